@@ -1,0 +1,252 @@
+"""What a checkpoint can do: its heads, read from config.json and sentence-transformers files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from polyrank.checkpoint.files import read_json, read_object, read_optional
+from polyrank.checkpoint.layouts import (
+    ACTIVATIONS,
+    BODIES,
+    CLASSIFIER_SUFFIX,
+    LEGACY_POOLING_FLAGS,
+    MODULES,
+    MODULES_FILE,
+    NONLINEARITIES,
+    POOLING_MODES,
+    PROMPTS_FILE,
+)
+from polyrank.checkpoint.spec import BodySpec, DenseSpec, HeadSpec
+from polyrank.errors import CheckpointError, UnsupportedArchitectureError
+from polyrank.types import Activation, PoolingMode, TaskName
+
+EXTRA_HEADS_KEY = "polyrank_heads"
+
+Heads = dict[TaskName, HeadSpec]
+
+
+class Modules:
+    """The chain of modules of a sentence-transformers folder (empty for a plain one)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.chain: list[tuple[str, Path]] = []
+        path = folder / MODULES_FILE
+        if not path.is_file():
+            return
+        content = read_json(path)
+        try:
+            for entry in content:
+                kind = entry["type"].rsplit(".", 1)[-1]
+                self.chain.append((MODULES.get(kind, kind), self._subfolder(entry["path"], path)))
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise CheckpointError(f"{path} does not list modules: {exc!r}.") from exc
+        self._check(path)
+
+    def _subfolder(self, relative: str, path: Path) -> Path:
+        if relative and (Path(relative).is_absolute() or ".." in Path(relative).parts):
+            raise CheckpointError(f"{path} names a folder outside the checkpoint: {relative!r}.")
+        return self.folder / relative
+
+    def _check(self, path: Path) -> None:
+        kinds = [kind for kind, _ in self.chain]
+        unknown = [kind for kind in kinds if kind not in MODULES.values()]
+        if unknown:
+            raise UnsupportedArchitectureError(
+                f"{path} uses the module {unknown[0]}; polyrank runs {', '.join(MODULES)}."
+            )
+        if kinds[:1] != ["transformer"] or kinds.count("transformer") != 1:
+            raise UnsupportedArchitectureError(
+                f"{path} must begin with one Transformer module, not {kinds}."
+            )
+        if kinds.count("pooling") > 1 or ("dense" in kinds and "pooling" not in kinds):
+            raise UnsupportedArchitectureError(
+                f"{path} must hold one Pooling module before any Dense one, not {kinds}."
+            )
+
+    @property
+    def body_folder(self) -> Path:
+        """Folder of the transformer: the checkpoint's own, or 0_Transformer in old ones."""
+        return self.chain[0][1] if self.chain else self.folder
+
+    @property
+    def has_pooling(self) -> bool:
+        """Whether the chain pools token rows."""
+        return any(kind == "pooling" for kind, _ in self.chain)
+
+    def head(self) -> HeadSpec:
+        """Return pooling, linear layers and normalisation of the chain as one head."""
+        pooling: tuple[PoolingMode, ...] = ("mean",)
+        layers: list[DenseSpec] = []
+        is_normalized = False
+        for kind, folder in self.chain:
+            if kind == "pooling":
+                pooling = _pooling(folder / "config.json")
+            elif kind == "dense":
+                layers.append(self._dense(folder))
+            elif kind == "normalize":
+                is_normalized = True
+        return HeadSpec(pooling, tuple(layers), is_normalized)
+
+    def _dense(self, folder: Path) -> DenseSpec:
+        path = folder / "config.json"
+        config = read_object(path)
+        name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+        if name not in NONLINEARITIES:
+            raise UnsupportedArchitectureError(
+                f"{path} uses the activation {name!r}; polyrank knows "
+                f"{', '.join(key for key in NONLINEARITIES if '.' in key)}."
+            )
+        bias = "linear.bias" if config.get("bias", True) else None
+        relative = folder.relative_to(self.folder).as_posix()
+        return DenseSpec("linear.weight", bias, NONLINEARITIES[name], relative)
+
+
+def _pooling(path: Path) -> tuple[PoolingMode, ...]:
+    config = read_object(path)
+    if not config.get("include_prompt", True):
+        raise UnsupportedArchitectureError(
+            f"{path} pools without the prompt's tokens (include_prompt: false), "
+            "which polyrank does not do."
+        )
+    named = config.get("pooling_mode")
+    if named is None:
+        modes = [mode for flag, mode in LEGACY_POOLING_FLAGS.items() if config.get(flag)]
+    else:
+        names = [named] if isinstance(named, str) else list(named)
+        unknown = [name for name in names if name not in POOLING_MODES]
+        if unknown:
+            raise UnsupportedArchitectureError(
+                f"{path} pools by {unknown[0]!r}; polyrank knows {', '.join(POOLING_MODES)}."
+            )
+        modes = [POOLING_MODES[name] for name in names]
+    return tuple(modes) or ("mean",)
+
+
+def read_heads(
+    config: Mapping[str, Any], path: Path, body: BodySpec, modules: Modules
+) -> tuple[Heads, tuple[str, ...]]:
+    """Return the heads of a checkpoint and what had to be assumed.
+
+    Args:
+        config: Content of config.json.
+        path: Where it was read.
+        body: The body that the heads stand on.
+        modules: Sentence-transformers modules of the folder.
+
+    Returns:
+        Heads by task, and one sentence for each assumption.
+
+    Raises:
+        UnsupportedArchitectureError: If a head cannot be run.
+        CheckpointError: If a head is described wrongly.
+    """
+    settings = read_optional(modules.folder / PROMPTS_FILE)
+    architecture = str((config.get("architectures") or [""])[0])
+    assumptions: tuple[str, ...] = ()
+    heads: Heads = {}
+    if modules.has_pooling and settings.get("model_type") == "CrossEncoder":
+        head = modules.head()
+        heads = _scoring(head.pooling, head.layers, config, settings, path)
+    elif modules.has_pooling:
+        heads = {"embed": modules.head()}
+    elif architecture.endswith(CLASSIFIER_SUFFIX):
+        layers = _classifier_layers(body)
+        heads = _scoring(("cls",), layers, config, settings, path)
+    elif EXTRA_HEADS_KEY not in config:
+        heads = {"embed": HeadSpec(("mean",))}
+        assumptions = (
+            "The folder describes no head: vectors are the mean of the token rows, not normalised.",
+        )
+    heads.update(_extra_heads(config, path))
+    return heads, assumptions
+
+
+def _classifier_layers(body: BodySpec) -> tuple[DenseSpec, ...]:
+    if BODIES[body.model_type].has_pooler_head:
+        pooler = f"{body.prefix}pooler.dense."
+        return (
+            DenseSpec(pooler + "weight", pooler + "bias", "tanh"),
+            DenseSpec("classifier.weight", "classifier.bias", "identity"),
+        )
+    return (
+        DenseSpec("classifier.dense.weight", "classifier.dense.bias", "tanh"),
+        DenseSpec("classifier.out_proj.weight", "classifier.out_proj.bias", "identity"),
+    )
+
+
+def _scoring(
+    pooling: tuple[PoolingMode, ...],
+    layers: tuple[DenseSpec, ...],
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    path: Path,
+) -> Heads:
+    """One label makes a reranker, several make a classifier."""
+    labels = _labels(config, path)
+    if len(labels) == 1:
+        activation = _score_activation(config, settings)
+        return {"rerank": HeadSpec(pooling, layers, activation=activation, labels=labels)}
+    problem = config.get("problem_type")
+    activations: dict[str | None, Activation] = {
+        "multi_label_classification": "sigmoid",
+        "regression": "identity",
+    }
+    activation = activations.get(problem, "softmax")
+    return {"classify": HeadSpec(pooling, layers, activation=activation, labels=labels)}
+
+
+def _score_activation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Activation:
+    """Sigmoid unless the checkpoint names another, in any of the three places used over time."""
+    nested = config.get("sentence_transformers")
+    candidates = (
+        settings.get("activation_fn"),
+        nested.get("activation_fn") if isinstance(nested, dict) else None,
+        config.get("sbert_ce_default_activation_function"),
+    )
+    for name in candidates:
+        if isinstance(name, str) and name.rsplit(".", 1)[-1] in ACTIVATIONS:
+            return ACTIVATIONS[name.rsplit(".", 1)[-1]]
+    return "sigmoid"
+
+
+def _labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    id2label = config.get("id2label")
+    if id2label is None:
+        # transformers' own default is two labels
+        return tuple(f"LABEL_{i}" for i in range(int(config.get("num_labels", 2))))
+    try:
+        return tuple(str(id2label[str(i)]) for i in range(len(id2label)))
+    except (KeyError, TypeError) as exc:
+        raise CheckpointError(
+            f"{path} must name labels 0 to n-1 in id2label, not {id2label!r}."
+        ) from exc
+
+
+def _extra_heads(config: Mapping[str, Any], path: Path) -> Heads:
+    """Heads beyond what transformers can describe: several tasks on one body.
+
+    ``"polyrank_heads": {"classify": {"pooling": "mean", "layers": [{"weight": …, "bias": …,
+    "nonlinearity": …}], "activation": "softmax", "labels": […]}, …}`` in config.json.
+    """
+    heads: Heads = {}
+    for task, entry in dict(config.get(EXTRA_HEADS_KEY, {})).items():
+        try:
+            if task not in get_args(TaskName):
+                raise ValueError(f"unknown task {task!r}")
+            layers = tuple(
+                DenseSpec(layer["weight"], layer.get("bias"), layer.get("nonlinearity", "identity"))
+                for layer in entry.get("layers", ())
+            )
+            heads[cast(TaskName, task)] = HeadSpec(
+                (POOLING_MODES[entry["pooling"]],),
+                layers,
+                bool(entry.get("normalize", False)),
+                entry.get("activation", "identity"),
+                tuple(entry.get("labels", ())),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise CheckpointError(
+                f"{path} describes the head {task!r} of {EXTRA_HEADS_KEY} wrongly: {exc!r}."
+            ) from exc
+    return heads

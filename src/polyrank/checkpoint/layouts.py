@@ -1,0 +1,139 @@
+"""Known folder shapes, as data: where each ecosystem keeps what, and under which names.
+
+Adding a published layout means adding a row here, not a branch elsewhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from polyrank.checkpoint.spec import Nonlinearity
+from polyrank.types import Activation, PoolingMode
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin")
+MODULES_FILE = "modules.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+TRANSFORMER_CONFIG_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+)
+
+HUB_PATTERNS = (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+    "model-*-of-*.safetensors",
+    MODULES_FILE,
+    PROMPTS_FILE,
+    *TRANSFORMER_CONFIG_FILES,
+    "[0-9]*_*/config.json",
+    "[0-9]*_*/*_config.json",
+    "[0-9]*_*/tokenizer*.json",
+    "[0-9]*_*/model*.safetensors*",
+)
+"""Files fetched from the Hub: no pickles, no ONNX exports, no other framework's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLayout:
+    """How one family of bodies names and counts things.
+
+    Attributes:
+        counts_from_padding: Positions start at padding index + 1 and skip padding ids (RoBERTa).
+        prefixes: What may stand before ``embeddings.`` in tensor names, likeliest first.
+        has_pooler_head: Whether sequence classification goes through ``pooler.dense`` (BERT)
+            rather than ``classifier.dense`` (RoBERTa).
+    """
+
+    counts_from_padding: bool
+    prefixes: tuple[str, ...]
+    has_pooler_head: bool
+
+
+_ROBERTA = BodyLayout(True, ("roberta.", ""), has_pooler_head=False)
+
+BODIES: Mapping[str, BodyLayout] = {
+    "bert": BodyLayout(False, ("bert.", ""), has_pooler_head=True),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+}
+"""Bodies that polyrank runs, by ``model_type`` of config.json."""
+
+CLASSIFIER_SUFFIX = "ForSequenceClassification"
+
+NONLINEARITIES: Mapping[str, Nonlinearity] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.GELU": "gelu",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.SiLU": "silu",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+}
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "Sigmoid": "sigmoid",
+    "Identity": "identity",
+    "Softmax": "softmax",
+}
+"""Score activations by the last part of the class path that a checkpoint names."""
+
+MODULES: Mapping[str, str] = {
+    "Transformer": "transformer",
+    "Pooling": "pooling",
+    "Dense": "dense",
+    "Normalize": "normalize",
+    "Dropout": "dropout",
+}
+"""Sentence-transformers modules by the last part of their class path."""
+
+POOLING_MODES: Mapping[str, PoolingMode] = {
+    "cls": "cls",
+    "mean": "mean",
+    "max": "max",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+
+LEGACY_POOLING_FLAGS: Mapping[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+
+_E5_PROMPTS = {"query": "query: ", "document": "passage: "}
+_UAE_QUERY = "Represent this sentence for searching relevant passages: "
+
+DOCUMENTED_PROMPTS: Mapping[str, Mapping[str, str]] = {
+    "intfloat/multilingual-e5-small": _E5_PROMPTS,
+    "intfloat/multilingual-e5-base": _E5_PROMPTS,
+    "intfloat/multilingual-e5-large": _E5_PROMPTS,
+    "WhereIsAI/UAE-Large-V1": {"query": _UAE_QUERY, "document": ""},
+}
+"""Prompts that a model card asks for and the published folder does not hold, by exact Hub id."""
+
+INPUT_TYPE_PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "search_query"),
+    "document": ("document", "passage", "corpus", "search_document"),
+}
+"""Prompt names that serve an input type; the first one with a text wins."""

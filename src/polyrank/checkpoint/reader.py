@@ -1,0 +1,143 @@
+"""From a folder on disk to a `Checkpoint`: specification, tensors and tokenizer file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyrank.checkpoint.body import locate_body, read_body
+from polyrank.checkpoint.files import read_object, read_optional
+from polyrank.checkpoint.heads import Modules, read_heads
+from polyrank.checkpoint.layouts import (
+    CONFIG_FILE,
+    DOCUMENTED_PROMPTS,
+    INPUT_TYPE_PROMPTS,
+    PROMPTS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    TRANSFORMER_CONFIG_FILES,
+)
+from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
+from polyrank.checkpoint.weights import TensorInfo, Weights
+from polyrank.errors import CheckpointError, CheckpointNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened checkpoint folder.
+
+    Attributes:
+        spec: What the checkpoint is and can do.
+        weights: Tensors of the folder, or of its transformer module.
+        body_tensors: Where each tensor of the body lies, by its name without prefix.
+        tokenizer_file: Path of tokenizer.json.
+    """
+
+    spec: ModelSpec
+    weights: Weights
+    body_tensors: Mapping[str, TensorInfo]
+    tokenizer_file: Path
+
+    def module_weights(self, folder: str) -> Weights:
+        """Return the tensors of a module's own sub-folder ("" for the checkpoint's)."""
+        return Weights.open(self.spec.folder / folder) if folder else self.weights
+
+
+def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
+    """Open a checkpoint folder: read its configuration, check that its tensors are there.
+
+    No tensor is read yet.
+
+    Args:
+        folder: Folder as the Hub publishes it.
+        name: What to call the checkpoint; its Hub id where it has one.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: If the folder or one of its files does not exist.
+        CheckpointError: If a file cannot be used; subclasses say how.
+    """
+    if not folder.is_dir():
+        raise CheckpointNotFoundError(f"there is no folder {folder}.")
+    modules = Modules(folder)
+    path = modules.body_folder / CONFIG_FILE
+    config = read_object(path)
+    weights = Weights.open(modules.body_folder)
+    body = read_body(config, path, weights)
+    heads, assumptions = read_heads(config, path, body, modules)
+    settings = _transformer_settings(modules.body_folder)
+    limit = settings.get("max_seq_length") or _tokenizer_limit(modules.body_folder)
+    spec = ModelSpec(
+        name=name or folder.name,
+        folder=folder,
+        body=body,
+        heads=heads,
+        prompts=read_prompts(folder, name),
+        max_length=min(int(limit), body.max_seqlen) if limit else body.max_seqlen,
+        is_lowercased=bool(settings.get("do_lower_case", False)),
+        assumptions=assumptions,
+    )
+    return Checkpoint(
+        spec, weights, locate_body(body, weights), _tokenizer_file(folder, modules.body_folder)
+    )
+
+
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    for name in TRANSFORMER_CONFIG_FILES:
+        if (folder / name).is_file():
+            return read_object(folder / name)
+    return {}
+
+
+def _tokenizer_limit(folder: Path) -> int | None:
+    limit = read_optional(folder / TOKENIZER_CONFIG_FILE).get("model_max_length")
+    # transformers writes 1e30 where a tokenizer has no limit
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+
+
+def _tokenizer_file(folder: Path, body_folder: Path) -> Path:
+    for candidate in (body_folder / TOKENIZER_FILE, folder / TOKENIZER_FILE):
+        if candidate.is_file():
+            return candidate
+    raise CheckpointNotFoundError(
+        f"no {TOKENIZER_FILE} in {folder}. Download it, or write it from an older tokenizer with "
+        f'transformers: python -c "from transformers import AutoTokenizer as A; '
+        f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
+    )
+
+
+def read_prompts(folder: Path, name: str | None) -> PromptsSpec:
+    """Return the prompts of a folder, else those that its model card documents.
+
+    Args:
+        folder: The checkpoint's folder.
+        name: Its Hub id, if it has one.
+
+    Returns:
+        Prompts by name.
+
+    Raises:
+        CheckpointError: If the folder's prompts are not texts.
+    """
+    path = folder / PROMPTS_FILE
+    settings = read_optional(path)
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise CheckpointError(f"{path} must map prompt names to texts, not {prompts!r}.")
+    if default is not None and default not in prompts:
+        raise CheckpointError(
+            f"{path} names the default prompt {default!r}, which is not among {list(prompts)}."
+        )
+    if any(prompts.values()):
+        return PromptsSpec(prompts, default, PROMPTS_FILE)
+    if documented := DOCUMENTED_PROMPTS.get(name or ""):
+        return PromptsSpec(documented, None, "model card")
+    return PromptsSpec()
+
+
+def prompt_for_input_type(prompts: PromptsSpec, input_type: str) -> str:
+    """Return the prompt that serves an input type, "" where the checkpoint has none."""
+    texts = (prompts.by_name.get(name, "") for name in INPUT_TYPE_PROMPTS[input_type])
+    return next((text for text in texts if text), "")

@@ -1,0 +1,153 @@
+"""What polyrank needs to know of a checkpoint, and nothing of where it was written.
+
+These classes are the seam between a folder on disk and everything that computes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from polyrank.errors import CapabilityError
+from polyrank.types import Activation, PoolingMode, TaskName
+
+Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class BodySpec:
+    """Sizes and conventions of a BERT-shaped body (post-norm, learnt absolute positions).
+
+    Attributes:
+        model_type: As transformers names it, for instance "xlm-roberta".
+        hidden_size: Width of a token row.
+        num_layers: Transformer layers.
+        num_heads: Attention heads of a layer.
+        intermediate_size: Width of the feed-forward layer.
+        vocab_size: Rows of the token-embedding table.
+        num_positions: Rows of the position-embedding table.
+        position_offset: Row of the first token: 0 for BERT, padding index + 1 for RoBERTa.
+        type_vocab_size: Rows of the segment-embedding table.
+        pad_token_id: Padding id. RoBERTa bodies give such tokens no position of their own.
+        activation: Nonlinearity of the feed-forward layer.
+        layer_norm_eps: Added to the variance in layer normalisation.
+        prefix: What stands before ``embeddings.`` and ``encoder.`` in tensor names.
+    """
+
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    vocab_size: int
+    num_positions: int
+    position_offset: int
+    type_vocab_size: int
+    pad_token_id: int
+    activation: Nonlinearity
+    layer_norm_eps: float
+    prefix: str
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def max_seqlen(self) -> int:
+        """Most tokens of a sequence that have a position of their own."""
+        return self.num_positions - self.position_offset
+
+
+@dataclass(frozen=True, slots=True)
+class DenseSpec:
+    """One linear layer of a head: ``nonlinearity(row @ weight.T + bias)``.
+
+    Attributes:
+        weight: Name of the tensor of shape (out_features, in_features).
+        bias: Name of the tensor of shape (out_features,), or None.
+        nonlinearity: Applied to the result.
+        folder: Sub-folder of the checkpoint that holds the two tensors ("" for its root).
+    """
+
+    weight: str
+    bias: str | None
+    nonlinearity: Nonlinearity
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """From token rows to one result row: pooling, linear layers, normalisation, activation.
+
+    Attributes:
+        pooling: Modes whose pooled rows are laid side by side; nearly always one.
+        layers: Linear layers on the pooled row.
+        is_normalized: Whether rows are scaled to unit length at the end (vectors).
+        activation: From logits to scores or probabilities; "identity" for vectors.
+        labels: Name of each output, in order; empty for vectors.
+    """
+
+    pooling: tuple[PoolingMode, ...]
+    layers: tuple[DenseSpec, ...] = ()
+    is_normalized: bool = False
+    activation: Activation = "identity"
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsSpec:
+    """Texts that a checkpoint wants put before queries and documents.
+
+    Attributes:
+        by_name: Prompt of each name.
+        default: Name of the prompt used when the caller names none, or None.
+        origin: Where the prompts were found, for `polyrank info`.
+    """
+
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
+    origin: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A checkpoint, ready to be run.
+
+    Attributes:
+        name: Hub id or folder name, as the caller gave it.
+        folder: Folder on disk.
+        body: Sizes and conventions of the encoder.
+        heads: What the checkpoint can do.
+        prompts: Texts put before queries and documents.
+        max_length: Most tokens of a sequence, special tokens included.
+        is_lowercased: Whether texts are lowercased before the tokenizer sees them.
+        assumptions: What the folder leaves open and polyrank filled in, one sentence each.
+    """
+
+    name: str
+    folder: Path
+    body: BodySpec
+    heads: Mapping[TaskName, HeadSpec]
+    prompts: PromptsSpec
+    max_length: int
+    is_lowercased: bool = False
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """Tasks that the checkpoint has a head for."""
+        return tuple(self.heads)
+
+    def head(self, task: TaskName) -> HeadSpec:
+        """Return the head of a task.
+
+        Raises:
+            CapabilityError: If the checkpoint has none.
+        """
+        if task not in self.heads:
+            raise CapabilityError(
+                f"{self.name} cannot {task}: its heads serve {', '.join(self.tasks) or 'nothing'}. "
+                "Choose a checkpoint with such a head; `polyrank info MODEL` shows what one can do."
+            )
+        return self.heads[task]

@@ -1,0 +1,1 @@
+"""Backends that turn packed token ids into rows, behind one seam."""

@@ -1,0 +1,1 @@
+"""Sorting, packing and running of sequences; knows nothing of text."""

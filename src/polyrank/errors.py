@@ -1,0 +1,71 @@
+"""Every error that polyrank raises, in one tree.
+
+PolyrankError
+├── ConfigError            (ValueError)   a setting is out of range or contradicts another
+├── CheckpointError                       a model folder cannot be used
+│   ├── CheckpointNotFoundError           no such folder, Hub id or file
+│   ├── UnsupportedArchitectureError      a body that polyrank does not run
+│   ├── UnsafeWeightsError                weights exist only as a pickle
+│   ├── MissingWeightError                a tensor is not in the files
+│   └── CorruptWeightsError               a file or a tensor contradicts its header
+├── InputError             (ValueError)   a query, document or text cannot be read
+├── DataError              (ValueError)   a file of documents or an evaluation set cannot be read
+├── CapabilityError                       this checkpoint or encoder cannot do what was asked
+├── EncoderError                          the encoder failed while running
+└── MissingExtraError      (ImportError)  an optional library is not installed
+
+A message says what was wrong, the value seen, the limit and the next step. Errors of other
+libraries are translated where polyrank calls them, and chained.
+"""
+
+
+class PolyrankError(Exception):
+    """Base of all errors that polyrank raises on purpose."""
+
+
+class ConfigError(PolyrankError, ValueError):
+    """A setting is out of range, unknown, or contradicts another."""
+
+
+class CheckpointError(PolyrankError):
+    """A model folder cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """No such folder, Hub id or file."""
+
+
+class UnsupportedArchitectureError(CheckpointError):
+    """The checkpoint's body is not one that polyrank runs."""
+
+
+class UnsafeWeightsError(CheckpointError):
+    """The weights exist only as a pickle, which can run foreign code when opened."""
+
+
+class MissingWeightError(CheckpointError):
+    """A tensor that the architecture needs is not in the weight files."""
+
+
+class CorruptWeightsError(CheckpointError):
+    """A weight file is cut short, lies about its sizes, or holds impossible values."""
+
+
+class InputError(PolyrankError, ValueError):
+    """A query, a document or a text cannot be read."""
+
+
+class DataError(PolyrankError, ValueError):
+    """A file of documents or an evaluation set cannot be read."""
+
+
+class CapabilityError(PolyrankError):
+    """The checkpoint or the encoder cannot do what was asked."""
+
+
+class EncoderError(PolyrankError):
+    """The encoder failed while running."""
+
+
+class MissingExtraError(PolyrankError, ImportError):
+    """An optional library is not installed."""

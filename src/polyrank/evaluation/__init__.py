@@ -1,0 +1,1 @@
+"""Measures of ranking quality on data sets in BEIR form."""

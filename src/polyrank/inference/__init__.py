@@ -1,0 +1,1 @@
+"""The public classes: a loaded checkpoint with an engine and a task."""

@@ -1,0 +1,1 @@
+"""Rerank, embed and classify as pure functions of texts and rows."""

@@ -1,0 +1,1 @@
+"""From text to token ids: prompts, tokenizing, pairing and truncation."""

@@ -1,0 +1,126 @@
+"""Types that cross layers: packed batches, results, and the closed choices users make.
+
+Shape vocabulary: `num_sequences`, `total_tokens`, `seq_len`, `hidden_size`, `dim`,
+`num_labels`. A packed batch lays its sequences end to end without padding; sequence `i`
+owns the tokens `cu_seqlens[i]:cu_seqlens[i + 1]`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+
+TaskName = Literal["rerank", "embed", "classify"]
+PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"]
+Activation = Literal["sigmoid", "softmax", "identity"]
+TruncationStrategy = Literal["longest_first", "only_second"]
+EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+InputType = Literal["query", "document"]
+
+Document = str | Mapping[str, Any]
+"""A document: its text, or a mapping whose ``"text"`` holds it (other fields pass through)."""
+
+Progress = Callable[[int, int], None]
+"""Called with (tokens done, tokens in all) as work goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences of token ids laid end to end.
+
+    Attributes:
+        input_ids: Token ids, shape (total_tokens,).
+        cu_seqlens: Start of each sequence and the end of the last, shape (num_sequences + 1,).
+        token_type_ids: Segment of each token, shape (total_tokens,), or None where all are 0.
+    """
+
+    input_ids: Int32Array
+    cu_seqlens: Int32Array
+    token_type_ids: Int32Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def lengths(self) -> Int32Array:
+        """Tokens in each sequence, shape (num_sequences,)."""
+        return np.diff(self.cu_seqlens)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in all sequences."""
+        return int(self.cu_seqlens[-1])
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens in the longest sequence."""
+        return int(self.lengths.max(initial=0))
+
+    def select(self, indices: NDArray[np.intp]) -> "PackedBatch":
+        """Return the named sequences, in the order named."""
+        starts, lengths = self.cu_seqlens[:-1][indices], self.lengths[indices]
+        cu_seqlens = np.zeros(len(indices) + 1, np.int32)
+        np.cumsum(lengths, out=cu_seqlens[1:])
+        tokens = np.arange(cu_seqlens[-1]) + np.repeat(starts - cu_seqlens[:-1], lengths)
+        types = None if self.token_type_ids is None else self.token_type_ids[tokens]
+        return PackedBatch(self.input_ids[tokens], cu_seqlens, types)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The span of a document that a score speaks of.
+
+    Attributes:
+        text: The span itself.
+        start: Offset of its first character in the document's text.
+        end: Offset after its last character.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document of a ranking.
+
+    Attributes:
+        index: Position of the document in the input.
+        score: Relevance after the model's activation, 0 to 1 for sigmoid heads; the cosine,
+            -1 to 1, where an embedding checkpoint ranks.
+        logit: The raw value before the activation.
+        document: The document as it was given.
+        passage: The part of the text that the model read; shorter than the text when
+            `is_truncated`.
+        is_truncated: Whether tokens of the query or the document were cut off.
+    """
+
+    index: int
+    score: float
+    logit: float
+    document: Document
+    passage: Passage
+    is_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The label of one text or pair.
+
+    Attributes:
+        label: The most probable label.
+        score: Its probability, 0 to 1.
+        probabilities: Probability of every label, in the checkpoint's order.
+        is_truncated: Whether tokens were cut off.
+    """
+
+    label: str
+    score: float
+    probabilities: Mapping[str, float]
+    is_truncated: bool = False
