@@ -11,7 +11,6 @@ from polyrank.checkpoint.heads import Modules, read_heads
 from polyrank.checkpoint.layouts import (
     CONFIG_FILE,
     DOCUMENTED_PROMPTS,
-    INPUT_TYPE_PROMPTS,
     PROMPTS_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -135,9 +134,3 @@ def read_prompts(folder: Path, name: str | None) -> PromptsSpec:
     if documented := DOCUMENTED_PROMPTS.get(name or ""):
         return PromptsSpec(documented, None, "model card")
     return PromptsSpec()
-
-
-def prompt_for_input_type(prompts: PromptsSpec, input_type: str) -> str:
-    """Return the prompt that serves an input type, "" where the checkpoint has none."""
-    texts = (prompts.by_name.get(name, "") for name in INPUT_TYPE_PROMPTS[input_type])
-    return next((text for text in texts if text), "")

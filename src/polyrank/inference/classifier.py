@@ -1,0 +1,105 @@
+"""`Classifier`: labels with probabilities for texts or pairs."""
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.tasks.classify import classifications
+from polyrank.text.inputs import as_list, check_pairs, check_texts
+from polyrank.types import Classification, Float32Array, Progress, TruncationStrategy
+
+
+class Classifier(Front):
+    """Labels texts, or pairs of texts such as (query, passage). Safe to use from threads."""
+
+    _task = "classify"
+
+    def __init__(
+        self,
+        model: ModelName = None,
+        *,
+        max_length: int | None = None,
+        truncation: TruncationStrategy = "longest_first",
+        max_query_length: int | None = None,
+        encoder: str = "auto",
+        num_threads: int | None = None,
+        max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
+        device: str = "cpu",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Load a checkpoint; settings are those of `Reranker`.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be used.
+            CapabilityError: If it has no classification head.
+            ConfigError: If a setting does not fit.
+            MissingExtraError: If no encoder is installed.
+        """
+        loaded = load_model(
+            model,
+            EngineConfig(encoder, max_batch_tokens, num_threads, device),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        super().__init__(loaded, TruncationConfig(max_length, truncation, max_query_length))
+        self._head = loaded.head("classify")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in the checkpoint's order."""
+        return self._head.spec.labels
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        return self._describe(self._head, self._head.spec.activation)
+
+    def classify(
+        self,
+        inputs: Iterable[str | tuple[str, str]],
+        *,
+        progress: Progress | None = None,
+    ) -> list[Classification]:
+        """Return the label of each text or pair.
+
+        Args:
+            inputs: Texts, or pairs of texts; not both in one call. Any number.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Results in input order.
+
+        Raises:
+            InputError: If an input cannot be read.
+            EncoderError: If the encoder fails.
+        """
+        logits, is_truncated = self._run(inputs, progress)
+        return classifications(self.labels, self._head.activate(logits), is_truncated)
+
+    def logits(
+        self,
+        inputs: Iterable[str | tuple[str, str]],
+        *,
+        progress: Progress | None = None,
+    ) -> Float32Array:
+        """Return raw outputs, shape (num_inputs, num_labels), dtype float32."""
+        return self._run(inputs, progress)[0]
+
+    def _run(
+        self, inputs: Iterable[str | tuple[str, str]], progress: Progress | None
+    ) -> tuple[Float32Array, NDArray[np.bool_]]:
+        members = as_list(inputs, "inputs", "texts or pairs of texts")
+        if members and isinstance(members[0], str):
+            sequences = self._builder.texts(check_texts(members, "inputs"))
+        else:
+            sequences = self._builder.pairs(check_pairs(members, "inputs"))
+        rows = self._model.rows(sequences.batch, self._head, progress)
+        self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
+        return self._head(rows), sequences.is_truncated

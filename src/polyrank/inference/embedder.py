@@ -1,0 +1,126 @@
+"""`Embedder`: vectors of texts for semantic search."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
+from polyrank.text.inputs import check_texts
+from polyrank.text.prompts import choose_prompt
+from polyrank.types import EmbeddingPrecision, Float32Array, InputType, Progress
+
+
+class Embedder(Front):
+    """Turns texts into vectors. Safe to use from several threads."""
+
+    _task = "embed"
+
+    def __init__(
+        self,
+        model: ModelName = None,
+        *,
+        max_length: int | None = None,
+        normalize: bool | None = None,
+        encoder: str = "auto",
+        num_threads: int | None = None,
+        max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
+        device: str = "cpu",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Load a checkpoint; settings not named here are those of `Reranker`.
+
+        Args:
+            model: Local folder or Hub id; None takes the default model, which works offline.
+            max_length: Tokens of a text, special tokens included; None takes the checkpoint's
+                limit.
+            normalize: Whether vectors get unit length; None does as the checkpoint says.
+            encoder: Backend name, or "auto" for the best one installed.
+            num_threads: Threads; None takes what this process may use.
+            max_batch_tokens: Tokens in one forward pass, padding included.
+            device: "cpu", or a device of the pytorch encoder.
+            revision: Branch, tag or commit on the Hub.
+            cache_dir: The Hub's cache folder, if not the usual one.
+            local_files_only: Whether to use only what is on this machine.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be used.
+            CapabilityError: If it makes no vectors.
+            ConfigError: If a setting does not fit.
+            MissingExtraError: If no encoder is installed.
+        """
+        loaded = load_model(
+            model,
+            EngineConfig(encoder, max_batch_tokens, num_threads, device),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        super().__init__(loaded, TruncationConfig(max_length))
+        self._head = loaded.head("embed")
+        self._is_normalized = self._head.spec.is_normalized if normalize is None else normalize
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a whole vector."""
+        return self._head.out_features
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded, and what differs from the checkpoint."""
+        notes: tuple[str, ...] = ()
+        if self._is_normalized != self._head.spec.is_normalized:
+            notes = ("normalize differs from what the checkpoint says.",)
+        return self._describe(self._head, "identity", notes)
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        input_type: InputType | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        precision: EmbeddingPrecision = "float32",
+        ranges: Float32Array | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """Return one vector per text.
+
+        Args:
+            texts: Any number of texts.
+            input_type: "query" for questions, "document" for what is searched: puts the
+                checkpoint's prompt of that purpose before each text. The E5 family needs it.
+            prompt_name: Name of one of the checkpoint's prompts, instead of `input_type`.
+            prompt: The prompt itself, instead of both.
+            dimensions: Keep only the first values (for checkpoints trained so), scaled to unit
+                length again where vectors are normalised.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary"; see
+                `polyrank.tasks.embed.quantize_vectors`.
+            ranges: Lowest and highest value of each dimension for int8 and uint8, shape
+                (2, dimensions).
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Vectors in input order, shape (num_texts, dimensions), contiguous.
+
+        Raises:
+            InputError: If a text cannot be read.
+            ConfigError: If prompts or dimensions do not fit the checkpoint.
+            EncoderError: If the encoder fails.
+        """
+        before = choose_prompt(
+            self.spec.prompts, input_type=input_type, prompt_name=prompt_name, prompt=prompt
+        )
+        dimensions = check_dimensions(dimensions, self.dimensions)
+        sequences = self._builder.texts([before + text for text in check_texts(texts)])
+        rows = self._model.rows(sequences.batch, self._head, progress)
+        self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
+        vectors = shorten(self._head(rows), dimensions, is_normalized=self._is_normalized)
+        return quantize_vectors(vectors, precision, ranges)

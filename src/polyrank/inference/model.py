@@ -1,0 +1,189 @@
+"""A loaded checkpoint: weights, tokenizer and engine, shared by everything that names it.
+
+`Reranker`, `Embedder` and `Classifier` are thin fronts over one `Model`; two that name the same
+folder with the same engine settings share one.
+"""
+
+import os
+import threading
+import weakref
+from dataclasses import dataclass, replace
+
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
+from polyrank.checkpoint.spec import ModelSpec
+from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.encoder.base import Capabilities
+from polyrank.encoder.choose import choose_encoder
+from polyrank.engine.engine import Engine, Usage
+from polyrank.errors import CheckpointError
+from polyrank.tasks.heads import Head
+from polyrank.text.pairs import SequenceBuilder
+from polyrank.text.tokenizer import Tokenizer
+from polyrank.types import Float32Array, PackedBatch, Progress, TaskName
+
+ModelName = str | os.PathLike[str] | None
+
+_shared: "weakref.WeakValueDictionary[tuple[str, EngineConfig], Model]" = (
+    weakref.WeakValueDictionary()
+)
+_shared_lock = threading.Lock()
+
+
+class Model:
+    """A checkpoint ready to run. Safe to use from several threads."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, tokenizer: Tokenizer) -> None:
+        self.checkpoint = checkpoint
+        self.engine = engine
+        self.tokenizer = tokenizer
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is and can do."""
+        return self.checkpoint.spec
+
+    def builder(self, truncation: TruncationConfig) -> SequenceBuilder:
+        """Return a builder of sequences under a truncation setting."""
+        return SequenceBuilder(
+            self.tokenizer,
+            truncation,
+            model_limit=self.spec.max_length,
+            has_segments=self.spec.body.type_vocab_size > 1,
+        )
+
+    def head(self, task: TaskName) -> Head:
+        """Load the head of a task."""
+        return Head.load(self.checkpoint, self.spec.head(task))
+
+    def rows(
+        self, batch: PackedBatch, head: Head, progress: Progress | None = None
+    ) -> Float32Array:
+        """Return pooled rows for a head, shape (num_sequences, head.in_features)."""
+        return self.engine.run(batch, head.spec.pooling, head.in_features, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is and does, for people and for `/info` pages.
+
+    Attributes:
+        name: Hub id or folder name.
+        folder: Where it lies.
+        task: What this front does.
+        encoder: What computes, its precision and device.
+        max_length: Tokens of a sequence, special tokens included.
+        truncation: What is cut when a sequence is longer.
+        activation: From logits to scores.
+        labels: Names of the outputs.
+        dimensions: Values of a vector; 0 where none are made.
+        notes: Assumptions and departures from the checkpoint, one sentence each.
+    """
+
+    name: str
+    folder: str
+    task: TaskName
+    encoder: Capabilities
+    max_length: int
+    truncation: TruncationConfig
+    activation: str
+    labels: tuple[str, ...]
+    dimensions: int
+    notes: tuple[str, ...]
+
+
+def load_model(
+    model: ModelName,
+    config: EngineConfig,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Model:
+    """Load a checkpoint, or return the one already loaded with the same settings.
+
+    Args:
+        model: Local folder, Hub id, or None for the default model.
+        config: How sequences are batched and run.
+        revision: Branch, tag or commit on the Hub.
+        cache_dir: The Hub's cache folder, if not the usual one.
+        local_files_only: Whether to use only what is on this machine.
+
+    Returns:
+        The model; it is freed when nothing refers to it any more.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used; subclasses say how.
+        MissingExtraError: If no encoder is installed.
+    """
+    folder, name = resolve(
+        model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    key = (str(folder), config)
+    with _shared_lock:
+        loaded = _shared.get(key)
+        if loaded is None:
+            checkpoint = read_checkpoint(folder, name)
+            tokenizer = _load_tokenizer(checkpoint)
+            encoder = choose_encoder(checkpoint, config)
+            loaded = Model(checkpoint, Engine(encoder, config.max_batch_tokens), tokenizer)
+            _shared[key] = loaded
+        return loaded
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    spec = checkpoint.spec
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
+    if tokenizer.vocab_size > spec.body.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size:,} pieces, but the embedding "
+            f"table only {spec.body.vocab_size:,} rows. The two belong to different checkpoints."
+        )
+    return tokenizer
+
+
+class Front:
+    """What the public classes share: a model, a truncation setting and counts."""
+
+    _task: TaskName
+
+    def __init__(self, model: Model, truncation: TruncationConfig) -> None:
+        self._model = model
+        self._truncation = truncation
+        self._builder = model.builder(truncation)
+        self._num_truncated = 0
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is and can do."""
+        return self._model.spec
+
+    @property
+    def usage(self) -> Usage:
+        """Work done by the loaded model so far, by all that share it."""
+        return self._model.engine.usage
+
+    @property
+    def num_truncated(self) -> int:
+        """Texts or pairs of this object that were longer than the model reads, so far."""
+        return self._num_truncated
+
+    def _count_truncated(self, count: int) -> None:
+        with self._lock:
+            self._num_truncated += count
+
+    def _describe(self, head: Head, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
+        spec = self.spec
+        return ModelInfo(
+            name=spec.name,
+            folder=str(spec.folder),
+            task=self._task,
+            encoder=self._model.engine.encoder.capabilities,
+            max_length=self._builder.max_length,
+            truncation=replace(self._truncation, max_length=self._builder.max_length),
+            activation=activation,
+            labels=head.spec.labels,
+            dimensions=0 if head.spec.labels else head.out_features,
+            notes=spec.assumptions + notes,
+        )

@@ -1,0 +1,174 @@
+"""`Reranker`: relevance of documents to a query."""
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.errors import ConfigError
+from polyrank.inference.model import Front, Model, ModelInfo, ModelName, load_model
+from polyrank.tasks.rerank import check_top_n, document_text, ranking
+from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairPlan, PairScorer
+from polyrank.text.inputs import as_list, check_pairs, check_text
+from polyrank.types import (
+    Activation,
+    Document,
+    Float32Array,
+    Progress,
+    RankedDocument,
+    TruncationStrategy,
+)
+
+
+class Reranker(Front):
+    """Scores and ranks documents for a query, in any language the checkpoint knows.
+
+    A cross-encoder checkpoint reads query and document together. An embedding checkpoint ranks
+    by the cosine of their vectors. Safe to use from several threads.
+    """
+
+    _task = "rerank"
+
+    def __init__(
+        self,
+        model: ModelName = None,
+        *,
+        max_length: int | None = None,
+        truncation: TruncationStrategy = "longest_first",
+        max_query_length: int | None = None,
+        activation: Activation | None = None,
+        encoder: str = "auto",
+        num_threads: int | None = None,
+        max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
+        device: str = "cpu",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            model: Local folder or Hub id; None takes the default model, which works offline.
+            max_length: Tokens of a pair, special tokens included; None takes the checkpoint's
+                limit.
+            truncation: "longest_first" shortens the longer text, as transformers does;
+                "only_second" shortens the document alone.
+            max_query_length: Under "only_second", tokens that the query may hold.
+            activation: From logits to scores; None takes the checkpoint's own.
+            encoder: Backend name, or "auto" for the best one installed.
+            num_threads: Threads; None takes what this process may use.
+            max_batch_tokens: Tokens in one forward pass, padding included.
+            device: "cpu", or a device of the pytorch encoder.
+            revision: Branch, tag or commit on the Hub.
+            cache_dir: The Hub's cache folder, if not the usual one.
+            local_files_only: Whether to use only what is on this machine.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be used.
+            CapabilityError: If it can neither score pairs nor make vectors.
+            ConfigError: If a setting does not fit.
+            MissingExtraError: If no encoder is installed.
+        """
+        if activation is not None and activation not in ("sigmoid", "identity"):
+            raise ConfigError(f"activation must be sigmoid or identity, not {activation!r}")
+        config = EngineConfig(encoder, max_batch_tokens, num_threads, device)
+        loaded = load_model(
+            model,
+            config,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        super().__init__(loaded, TruncationConfig(max_length, truncation, max_query_length))
+        self._activation = activation
+        self._scorer = _scorer(loaded, self)
+
+    @property
+    def is_cross_encoder(self) -> bool:
+        """Whether query and document are read together; False where cosines rank."""
+        return isinstance(self._scorer, CrossEncoderScorer)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded, and what differs from the checkpoint."""
+        head = self._scorer.head
+        notes: tuple[str, ...] = ()
+        if not self.is_cross_encoder:
+            notes = ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
+        elif self._activation not in (None, head.spec.activation):
+            notes = (f"The checkpoint's own activation is {head.spec.activation}.",)
+        named = head.spec.activation if self.is_cross_encoder else "identity"
+        return self._describe(head, self._activation or named, notes)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[Document],
+        *,
+        top_n: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[RankedDocument]:
+        """Return documents by relevance to a query, best first.
+
+        Args:
+            query: What is looked for.
+            documents: Strings, or mappings whose "text" holds the text. Any number.
+            top_n: How many to return; None returns all.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            At most `top_n` results; documents with equal logits keep their order.
+
+        Raises:
+            InputError: If the query or a document cannot be read.
+            ConfigError: If `top_n` is below 1.
+            EncoderError: If the encoder fails.
+        """
+        check_text(query, "query")
+        documents = as_list(documents, "documents", "strings or mappings")
+        texts = [document_text(entry, f"documents[{i}]") for i, entry in enumerate(documents)]
+        top_n = check_top_n(top_n)
+        plan, logits = self._run([(query, text) for text in texts], progress)
+        scores = self._scorer.activate(logits, self._activation)
+        tokenizer = self._model.tokenizer
+        return ranking(documents, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
+        """Return the relevance of each (query, document) pair.
+
+        Args:
+            pairs: Pairs of texts. Any number.
+            logits: Whether to return raw logits instead of scores.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Scores in input order, shape (num_pairs,), dtype float32.
+
+        Raises:
+            InputError: If a pair cannot be read.
+            EncoderError: If the encoder fails.
+        """
+        _, raw = self._run(check_pairs(pairs), progress)
+        return raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
+
+    def _run(
+        self, pairs: Sequence[tuple[str, str]], progress: Progress | None
+    ) -> tuple[PairPlan, Float32Array]:
+        plan = self._scorer.prepare(pairs)
+        rows = self._model.rows(plan.batch, self._scorer.head, progress)
+        self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
+        return plan, self._scorer.logits(plan, rows)
+
+
+def _scorer(model: Model, front: Front) -> PairScorer:
+    builder = front._builder
+    if "rerank" in model.spec.heads or "embed" not in model.spec.heads:
+        return CrossEncoderScorer(builder, model.head("rerank"))
+    return CosineScorer(builder, model.head("embed"), model.spec.prompts)

@@ -1,0 +1,84 @@
+"""Checks of what callers hand in, before any tokenizer sees it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from polyrank.errors import InputError
+
+
+def as_list(values: object, what: str, of: str) -> list[Any]:
+    """Return the members of any iterable but a single text.
+
+    Args:
+        values: A list, tuple, array, generator, …
+        what: Name of the argument, for the message.
+        of: What it should hold, for the message.
+
+    Returns:
+        Its members.
+
+    Raises:
+        InputError: If it is a single text or mapping, or cannot be iterated.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InputError(
+            f"{what} must be a list of {of}, not {type(values).__name__}; "
+            "put a single one in a list"
+        )
+    return list(values)
+
+
+def check_text(text: object, what: str) -> str:
+    """Return a text that a tokenizer can read.
+
+    Args:
+        text: The value given as a text.
+        what: Which value it is, for the message, as in "documents[3]".
+
+    Returns:
+        The same text.
+
+    Raises:
+        InputError: If it is not a string, or holds a lone surrogate (half of a character,
+            which no encoding can represent).
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be a string, not {type(text).__name__}: {text!r:.80}")
+    try:
+        text.encode("utf8")
+    except UnicodeEncodeError as exc:
+        raise InputError(
+            f"{what} holds a lone surrogate, {text[exc.start]!a}, at character {exc.start}: half "
+            "of a character, usually left by text cut in the middle or decoded wrongly. Repair it "
+            'with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
+        ) from exc
+    return text
+
+
+def check_texts(texts: object, what: str = "texts") -> list[str]:
+    """Return texts that can be read.
+
+    Raises:
+        InputError: If they are not an iterable of strings.
+    """
+    return [
+        check_text(text, f"{what}[{i}]") for i, text in enumerate(as_list(texts, what, "strings"))
+    ]
+
+
+def check_pairs(pairs: object, what: str = "pairs") -> list[tuple[str, str]]:
+    """Return pairs of texts that can be read.
+
+    Raises:
+        InputError: If they are not an iterable of pairs of strings.
+    """
+    checked: list[tuple[str, str]] = []
+    for i, pair in enumerate(as_list(pairs, what, "(text, text) pairs")):
+        members = as_list(pair, f"{what}[{i}]", "two texts")
+        if len(members) != 2:
+            raise InputError(
+                f"{what}[{i}] must be two texts, but it has {len(members)}: {pair!r:.80}"
+            )
+        first, second = (check_text(text, f"{what}[{i}][{k}]") for k, text in enumerate(members))
+        checked.append((first, second))
+    return checked

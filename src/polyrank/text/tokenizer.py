@@ -1,0 +1,132 @@
+"""A checkpoint's tokenizer: texts to token ids, and the template that joins them.
+
+Truncation and padding stay switched off in the underlying tokenizer: turning them on changes
+its state and is what makes shared fast tokenizers fail with "Already borrowed". Special tokens
+are added here, from the template that the tokenizer's own post-processor was seen to apply.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import normalizers
+
+from polyrank.errors import CheckpointError
+from polyrank.types import Int32Array
+
+_PROBE = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Special tokens around one text or two, with the segment of every part.
+
+    Attributes:
+        parts: Ids of the special tokens before, between and after the texts.
+        part_types: Segment id of each of those tokens.
+        text_types: Segment id of each text's tokens.
+    """
+
+    parts: tuple[Int32Array, ...]
+    part_types: tuple[Int32Array, ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def num_special_tokens(self) -> int:
+        """Tokens that the template adds."""
+        return sum(len(part) for part in self.parts)
+
+    def join(self, texts: Sequence[Int32Array]) -> tuple[list[Int32Array], list[Int32Array]]:
+        """Return the pieces of one sequence and their segments, ready to be concatenated."""
+        ids, types = [self.parts[0]], [self.part_types[0]]
+        for i, text in enumerate(texts):
+            ids += [text, self.parts[i + 1]]
+            types += [np.full(len(text), self.text_types[i], np.int32), self.part_types[i + 1]]
+        return ids, types
+
+
+class Tokenizer:
+    """Token ids of texts, exactly as the checkpoint's tokenizer.json makes them.
+
+    Safe to use from several threads: nothing changes after construction.
+    """
+
+    def __init__(self, path: Path, *, is_lowercased: bool = False) -> None:
+        """Load tokenizer.json.
+
+        Args:
+            path: The file.
+            is_lowercased: Whether texts are lowercased before the file's own normaliser.
+
+        Raises:
+            CheckpointError: If the file is not a tokenizer.
+        """
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as exc:
+            raise CheckpointError(
+                f"{path} is not a tokenizer.json of the tokenizers library: {exc}. "
+                "Download it again."
+            ) from exc
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if is_lowercased:
+            self._lowercase()
+        self.vocab_size = self._tokenizer.get_vocab_size()
+        self.single = _template(self._tokenizer.encode(_PROBE), num_texts=1)
+        self.pair = _template(self._tokenizer.encode(_PROBE, _PROBE), num_texts=2)
+
+    def _lowercase(self) -> None:
+        steps: list[Any] = [normalizers.Lowercase()]
+        if self._tokenizer.normalizer is not None:
+            steps.append(self._tokenizer.normalizer)
+        self._tokenizer.normalizer = normalizers.Sequence(steps)
+
+    def encode(self, texts: Sequence[str]) -> list[Int32Array]:
+        """Return the token ids of each text, without special tokens or truncation.
+
+        Args:
+            texts: Texts that `check_text` accepts.
+
+        Returns:
+            One array of shape (seq_len,) per text; empty for a text without tokens.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+    def end_of_token(self, text: str, num_tokens: int) -> int:
+        """Return the character offset after a text's first tokens.
+
+        Args:
+            text: The text.
+            num_tokens: How many tokens to keep.
+
+        Returns:
+            Offset of the end of the last kept token; 0 where none is kept.
+        """
+        if num_tokens == 0:
+            return 0
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return int(offsets[min(num_tokens, len(offsets)) - 1][1]) if offsets else 0
+
+
+def _template(encoding: tokenizers.Encoding, num_texts: int) -> Template:
+    """Learn the template from an encoding of short texts: what was added, and where."""
+    owners = encoding.sequence_ids
+    bounds = [0]
+    for text in range(num_texts):
+        positions = [at for at, owner in enumerate(owners) if owner == text]
+        bounds += [positions[0], positions[-1] + 1]
+    bounds.append(len(owners))
+    ids = np.asarray(encoding.ids, np.int32)
+    types = np.asarray(encoding.type_ids, np.int32)
+    # special tokens lie at bounds 0-1, 2-3, 4-5; the texts between them
+    spans = [slice(bounds[k], bounds[k + 1]) for k in range(0, len(bounds), 2)]
+    return Template(
+        parts=tuple(ids[span] for span in spans),
+        part_types=tuple(types[span] for span in spans),
+        text_types=tuple(int(types[bounds[2 * text + 1]]) for text in range(num_texts)),
+    )

@@ -1,0 +1,243 @@
+"""Tiny seeded checkpoints, written by transformers and sentence-transformers themselves.
+
+Each is laid out as the published one of the same name: same classes, same conventions (positions,
+segments, poolers, labels, length limits), fewer and smaller layers.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
+    XLMRobertaTokenizer,
+)
+
+from tests.texts import ALL, SENTENCES
+
+# A larger spread than the usual 0.02 makes attention far from uniform and logits far from 0.
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "initializer_range": 0.15,
+}
+
+
+def xlm_roberta_tokenizer(model_max_length: int) -> XLMRobertaTokenizer:
+    """A unigram tokenizer trained on the test sentences, in XLM-R's own class."""
+    trainer = trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", show_progress=False)
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(list(SENTENCES.values()) * 2, trainer)
+    pieces = [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    rest = [piece for piece in pieces if piece[0] != "<unk>"]
+    vocab = [*special, *rest, ("<mask>", 0.0)]
+    return XLMRobertaTokenizer(vocab=vocab, model_max_length=model_max_length)
+
+
+def bert_tokenizer(model_max_length: int) -> BertTokenizer:
+    """A WordPiece tokenizer trained on the test sentences, in BERT's own class."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=600, special_tokens=special, show_progress=False
+    )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator([text for text in ALL if len(text) < 1000], trainer)
+    vocab = tokenizer.get_vocab()
+    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=model_max_length)
+
+
+def _xlm_roberta_config(vocab_size: int, **changes: object) -> XLMRobertaConfig:
+    base = {
+        **SIZES,
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    return XLMRobertaConfig(**{**base, **changes})
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, **kwargs: object
+) -> Path:
+    model.eval()
+    model.save_pretrained(folder, **kwargs)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bge_reranker_v2_m3(folder: Path) -> Path:
+    """XLM-R with 8,194 positions and one logit."""
+    tokenizer = xlm_roberta_tokenizer(8192)
+    config = _xlm_roberta_config(len(tokenizer), max_position_embeddings=8194, num_labels=1)
+    return _save(XLMRobertaForSequenceClassification(config), tokenizer, folder)
+
+
+def bge_reranker_base(folder: Path) -> Path:
+    """XLM-R with 514 positions and one logit."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    config = _xlm_roberta_config(len(tokenizer), num_labels=1)
+    return _save(XLMRobertaForSequenceClassification(config), tokenizer, folder)
+
+
+def bert_reranker(folder: Path) -> Path:
+    """BERT with segments, a pooler and one logit."""
+    tokenizer = bert_tokenizer(512)
+    config = BertConfig(**SIZES, vocab_size=len(tokenizer), num_labels=1)
+    return _save(BertForSequenceClassification(config), tokenizer, folder)
+
+
+def three_way_classifier(folder: Path) -> Path:
+    """XLM-R with three named labels and softmax."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    labels = ["irrelevant", "neutral", "relevant"]
+    config = _xlm_roberta_config(
+        len(tokenizer),
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        problem_type="single_label_classification",
+    )
+    return _save(XLMRobertaForSequenceClassification(config), tokenizer, folder)
+
+
+def multi_label_classifier(folder: Path) -> Path:
+    """BERT with five labels, each yes or no."""
+    tokenizer = bert_tokenizer(512)
+    config = BertConfig(
+        **SIZES,
+        vocab_size=len(tokenizer),
+        num_labels=5,
+        problem_type="multi_label_classification",
+    )
+    return _save(BertForSequenceClassification(config), tokenizer, folder)
+
+
+def _sentence_transformer(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pooling: str,
+    *,
+    is_normalized: bool,
+    max_seq_length: int,
+    dense: int | None = None,
+    prompts: dict[str, str] | None = None,
+) -> Path:
+    body = _save(model, tokenizer, folder.parent / f"{folder.name}-body")
+    modules = [
+        Transformer(str(body), max_seq_length=max_seq_length),
+        Pooling(SIZES["hidden_size"], pooling),
+    ]
+    if dense is not None:
+        modules.append(Dense(SIZES["hidden_size"], dense))
+    if is_normalized:
+        modules.append(Normalize())
+    SentenceTransformer(modules=modules, prompts=prompts or {}, device="cpu").save_pretrained(
+        str(folder)
+    )
+    # published folders of this age keep the length limit in this file
+    settings = {"max_seq_length": max_seq_length, "do_lower_case": False}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def multilingual_e5_small(folder: Path) -> Path:
+    """A BERT body under XLM-R's tokenizer, mean pooling, unit length."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    # the published table has 35 rows more than the tokenizer has pieces
+    config = BertConfig(**SIZES, vocab_size=len(tokenizer) + 35)
+    return _sentence_transformer(
+        folder,
+        BertModel(config),
+        tokenizer,
+        "mean",
+        is_normalized=True,
+        max_seq_length=512,
+        prompts={"query": "query: ", "document": "passage: "},
+    )
+
+
+def multilingual_e5_large(folder: Path) -> Path:
+    """An XLM-R body, mean pooling, unit length."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    model = XLMRobertaModel(_xlm_roberta_config(len(tokenizer)))
+    return _sentence_transformer(
+        folder, model, tokenizer, "mean", is_normalized=True, max_seq_length=512
+    )
+
+
+def paraphrase_multilingual_mpnet(folder: Path) -> Path:
+    """An XLM-R body, mean pooling, 128 tokens, length not normalised."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    model = XLMRobertaModel(_xlm_roberta_config(len(tokenizer)))
+    return _sentence_transformer(
+        folder, model, tokenizer, "mean", is_normalized=False, max_seq_length=128
+    )
+
+
+def uae_large(folder: Path) -> Path:
+    """A BERT body, CLS pooling."""
+    tokenizer = bert_tokenizer(512)
+    model = BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer)))
+    return _sentence_transformer(
+        folder, model, tokenizer, "cls", is_normalized=False, max_seq_length=512
+    )
+
+
+def dense_embedder(folder: Path) -> Path:
+    """A BERT body with a Dense module behind the pooling."""
+    tokenizer = bert_tokenizer(512)
+    model = BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer)))
+    return _sentence_transformer(
+        folder, model, tokenizer, "mean", is_normalized=True, max_seq_length=64, dense=24
+    )
+
+
+RERANKERS: dict[str, Callable[[Path], Path]] = {
+    "bge-reranker-v2-m3": bge_reranker_v2_m3,
+    "bge-reranker-base": bge_reranker_base,
+    "bert-reranker": bert_reranker,
+}
+CLASSIFIERS: dict[str, Callable[[Path], Path]] = {
+    "three-way-classifier": three_way_classifier,
+    "multi-label-classifier": multi_label_classifier,
+}
+EMBEDDERS: dict[str, Callable[[Path], Path]] = {
+    "multilingual-e5-small": multilingual_e5_small,
+    "multilingual-e5-large": multilingual_e5_large,
+    "paraphrase-multilingual-mpnet-base-v2": paraphrase_multilingual_mpnet,
+    "UAE-Large-V1": uae_large,
+    "dense-embedder": dense_embedder,
+}
+MAKERS = {**RERANKERS, **CLASSIFIERS, **EMBEDDERS}
+
+
+def make(name: str, parent: Path, seed: int = 0) -> Path:
+    """Write a checkpoint by name into a folder of that name, the same at every call."""
+    torch.manual_seed(seed)
+    folder = parent / name
+    folder.mkdir(parents=True)
+    return MAKERS[name](folder)
