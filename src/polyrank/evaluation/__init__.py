@@ -1,1 +1,56 @@
-"""Measures of ranking quality on data sets in BEIR form."""
+"""Measures of ranking quality on data sets in BEIR form: does reranking help, and where?
+
+The names below load on first use, because the room needs the extra `eval` (bm25s,
+ir_measures, matplotlib), which serving does not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from polyrank import _extras
+
+if TYPE_CHECKING:
+    from polyrank.evaluation.beir import load_dataset
+    from polyrank.evaluation.bm25 import Bm25FirstStage
+    from polyrank.evaluation.dataset import Dataset
+    from polyrank.evaluation.first_stage import EmbedderFirstStage, FirstStage
+    from polyrank.evaluation.plan import EvaluationConfig
+    from polyrank.evaluation.report import Provenance, write_report
+    from polyrank.evaluation.results import Report
+    from polyrank.evaluation.run import evaluate
+    from polyrank.evaluation.tables import report_table
+
+__all__ = [
+    "Bm25FirstStage",
+    "Dataset",
+    "EmbedderFirstStage",
+    "EvaluationConfig",
+    "FirstStage",
+    "Provenance",
+    "Report",
+    "evaluate",
+    "load_dataset",
+    "report_table",
+    "write_report",
+]
+
+_HOMES = {
+    "Bm25FirstStage": "bm25",
+    "Dataset": "dataset",
+    "EmbedderFirstStage": "first_stage",
+    "EvaluationConfig": "plan",
+    "FirstStage": "first_stage",
+    "Provenance": "report",
+    "Report": "results",
+    "evaluate": "run",
+    "load_dataset": "beir",
+    "report_table": "tables",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _extras.require("eval", "bm25s", "ir_measures", "matplotlib", purpose="evaluation")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
