@@ -55,9 +55,7 @@ def xlm_roberta_tokenizer(model_max_length: int) -> XLMRobertaTokenizer:
 def bert_tokenizer(model_max_length: int) -> BertTokenizer:
     """A WordPiece tokenizer trained on the test sentences, in BERT's own class."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=600, special_tokens=special, show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -259,15 +259,16 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             )
         raw = file.read(header_bytes)
     try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        entries = list(header.items())
-    except (ValueError, AttributeError, RecursionError) as exc:
+        header = dict(json.loads(raw))
+    except (ValueError, TypeError, RecursionError) as exc:
         raise CorruptWeightsError(
-            f"the header of {path} is not JSON: {exc}. Download it again."
+            f"the header of {path} is not a JSON object: {exc}. Download it again."
         ) from exc
+    header.pop("__metadata__", None)
     start = 8 + header_bytes
-    return {name: _tensor_info(path, name, entry, start, file_bytes) for name, entry in entries}
+    return {
+        name: _tensor_info(path, name, entry, start, file_bytes) for name, entry in header.items()
+    }
 
 
 def _tensor_info(path: Path, name: str, entry: Any, start: int, file_bytes: int) -> TensorInfo:

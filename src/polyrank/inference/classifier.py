@@ -48,8 +48,8 @@ class Classifier(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        super().__init__(loaded, TruncationConfig(max_length, truncation, max_query_length))
-        self._head = loaded.head("classify")
+        limits = TruncationConfig(max_length, truncation, max_query_length)
+        super().__init__(loaded, loaded.head("classify"), limits)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Classifier(Front):
     @property
     def info(self) -> ModelInfo:
         """What is loaded."""
-        return self._describe(self._head, self._head.spec.activation)
+        return self._describe(self._head.spec.activation)
 
     def classify(
         self,
@@ -100,6 +100,6 @@ class Classifier(Front):
             sequences = self._builder.texts(check_texts(members, "inputs"))
         else:
             sequences = self._builder.pairs(check_pairs(members, "inputs"))
-        rows = self._model.rows(sequences.batch, self._head, progress)
+        rows = self._rows(sequences.batch, progress)
         self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
         return self._head(rows), sequences.is_truncated

@@ -62,8 +62,7 @@ class Embedder(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        super().__init__(loaded, TruncationConfig(max_length))
-        self._head = loaded.head("embed")
+        super().__init__(loaded, loaded.head("embed"), TruncationConfig(max_length))
         self._is_normalized = self._head.spec.is_normalized if normalize is None else normalize
 
     @property
@@ -77,7 +76,7 @@ class Embedder(Front):
         notes: tuple[str, ...] = ()
         if self._is_normalized != self._head.spec.is_normalized:
             notes = ("normalize differs from what the checkpoint says.",)
-        return self._describe(self._head, "identity", notes)
+        return self._describe("identity", notes)
 
     def encode(
         self,
@@ -120,7 +119,7 @@ class Embedder(Front):
         )
         dimensions = check_dimensions(dimensions, self.dimensions)
         sequences = self._builder.texts([before + text for text in check_texts(texts)])
-        rows = self._model.rows(sequences.batch, self._head, progress)
+        rows = self._rows(sequences.batch, progress)
         self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
         vectors = shorten(self._head(rows), dimensions, is_normalized=self._is_normalized)
         return quantize_vectors(vectors, precision, ranges)

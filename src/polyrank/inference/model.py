@@ -33,10 +33,21 @@ _shared_lock = threading.Lock()
 class Model:
     """A checkpoint ready to run. Safe to use from several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, config: EngineConfig) -> None:
         self.checkpoint = checkpoint
-        self.engine = engine
         self.tokenizer = tokenizer
+        self.config = config
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, made when first asked for: heads are checked before weights are packed."""
+        with self._lock:
+            if self._engine is None:
+                encoder = choose_encoder(self.checkpoint, self.config)
+                self._engine = Engine(encoder, self.config.max_batch_tokens)
+            return self._engine
 
     @property
     def spec(self) -> ModelSpec:
@@ -55,12 +66,6 @@ class Model:
     def head(self, task: TaskName) -> Head:
         """Load the head of a task."""
         return Head.load(self.checkpoint, self.spec.head(task))
-
-    def rows(
-        self, batch: PackedBatch, head: Head, progress: Progress | None = None
-    ) -> Float32Array:
-        """Return pooled rows for a head, shape (num_sequences, head.in_features)."""
-        return self.engine.run(batch, head.spec.pooling, head.in_features, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,7 @@ def load_model(
         loaded = _shared.get(key)
         if loaded is None:
             checkpoint = read_checkpoint(folder, name)
-            tokenizer = _load_tokenizer(checkpoint)
-            encoder = choose_encoder(checkpoint, config)
-            loaded = Model(checkpoint, Engine(encoder, config.max_batch_tokens), tokenizer)
+            loaded = Model(checkpoint, _load_tokenizer(checkpoint), config)
             _shared[key] = loaded
         return loaded
 
@@ -143,14 +146,16 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 
 class Front:
-    """What the public classes share: a model, a truncation setting and counts."""
+    """What the public classes share: a model with a head, a truncation setting and counts."""
 
     _task: TaskName
 
-    def __init__(self, model: Model, truncation: TruncationConfig) -> None:
+    def __init__(self, model: Model, head: Head, truncation: TruncationConfig) -> None:
         self._model = model
+        self._head = head
         self._truncation = truncation
         self._builder = model.builder(truncation)
+        self._engine = model.engine
         self._num_truncated = 0
         self._lock = threading.Lock()
 
@@ -162,7 +167,7 @@ class Front:
     @property
     def usage(self) -> Usage:
         """Work done by the loaded model so far, by all that share it."""
-        return self._model.engine.usage
+        return self._engine.usage
 
     @property
     def num_truncated(self) -> int:
@@ -173,13 +178,18 @@ class Front:
         with self._lock:
             self._num_truncated += count
 
-    def _describe(self, head: Head, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
-        spec = self.spec
+    def _rows(self, batch: PackedBatch, progress: Progress | None) -> Float32Array:
+        """Pooled rows for the head, shape (num_sequences, in_features)."""
+        head = self._head
+        return self._engine.run(batch, head.spec.pooling, head.in_features, progress)
+
+    def _describe(self, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
+        spec, head = self.spec, self._head
         return ModelInfo(
             name=spec.name,
             folder=str(spec.folder),
             task=self._task,
-            encoder=self._model.engine.encoder.capabilities,
+            encoder=self._engine.encoder.capabilities,
             max_length=self._builder.max_length,
             truncation=replace(self._truncation, max_length=self._builder.max_length),
             activation=activation,

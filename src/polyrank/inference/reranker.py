@@ -7,7 +7,7 @@ import numpy as np
 
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
 from polyrank.errors import ConfigError
-from polyrank.inference.model import Front, Model, ModelInfo, ModelName, load_model
+from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.tasks.rerank import check_top_n, document_text, ranking
 from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairPlan, PairScorer
 from polyrank.text.inputs import as_list, check_pairs, check_text
@@ -80,9 +80,15 @@ class Reranker(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        super().__init__(loaded, TruncationConfig(max_length, truncation, max_query_length))
+        is_embedder = "embed" in loaded.spec.heads and "rerank" not in loaded.spec.heads
+        limits = TruncationConfig(max_length, truncation, max_query_length)
+        super().__init__(loaded, loaded.head("embed" if is_embedder else "rerank"), limits)
         self._activation = activation
-        self._scorer = _scorer(loaded, self)
+        self._scorer: PairScorer = (
+            CosineScorer(self._builder, self._head, loaded.spec.prompts)
+            if is_embedder
+            else CrossEncoderScorer(self._builder, self._head)
+        )
 
     @property
     def is_cross_encoder(self) -> bool:
@@ -92,14 +98,13 @@ class Reranker(Front):
     @property
     def info(self) -> ModelInfo:
         """What is loaded, and what differs from the checkpoint."""
-        head = self._scorer.head
+        own = self._head.spec.activation
         notes: tuple[str, ...] = ()
         if not self.is_cross_encoder:
             notes = ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
-        elif self._activation not in (None, head.spec.activation):
-            notes = (f"The checkpoint's own activation is {head.spec.activation}.",)
-        named = head.spec.activation if self.is_cross_encoder else "identity"
-        return self._describe(head, self._activation or named, notes)
+        elif self._activation not in (None, own):
+            notes = (f"The checkpoint's own activation is {own}.",)
+        return self._describe(self._activation or own, notes)
 
     def rank(
         self,
@@ -162,13 +167,6 @@ class Reranker(Front):
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
     ) -> tuple[PairPlan, Float32Array]:
         plan = self._scorer.prepare(pairs)
-        rows = self._model.rows(plan.batch, self._scorer.head, progress)
+        rows = self._rows(plan.batch, progress)
         self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
         return plan, self._scorer.logits(plan, rows)
-
-
-def _scorer(model: Model, front: Front) -> PairScorer:
-    builder = front._builder
-    if "rerank" in model.spec.heads or "embed" not in model.spec.heads:
-        return CrossEncoderScorer(builder, model.head("rerank"))
-    return CosineScorer(builder, model.head("embed"), model.spec.prompts)

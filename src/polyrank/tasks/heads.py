@@ -7,7 +7,7 @@ import numpy as np
 
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import DenseSpec, HeadSpec, Nonlinearity
-from polyrank.errors import CheckpointError
+from polyrank.errors import CheckpointError, CorruptWeightsError
 from polyrank.types import Activation, Float32Array
 
 _SQRT_HALF = np.float32(np.sqrt(0.5))
@@ -155,6 +155,12 @@ def _load_dense(checkpoint: Checkpoint, spec: DenseSpec, in_features: int) -> De
         if spec.bias is None
         else weights.get_float32(spec.bias, (out_features,))
     )
+    for name, tensor in ((spec.weight, weight), (spec.bias, bias)):
+        if not np.isfinite(tensor).all():
+            path = weights.info(spec.weight).path
+            raise CorruptWeightsError(
+                f"tensor {name!r} in {path} holds NaN or infinity. Download the file again."
+            )
     return Dense(np.ascontiguousarray(weight), bias, spec.nonlinearity)
 
 

@@ -1,0 +1,105 @@
+"""`polyrank classify`: labels with probabilities."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from polyrank.cli import options, screen
+from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.errors import DataError
+from polyrank.types import Classification
+
+
+def classify(
+    file: options.File = STDIN,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--query", help="Pair every text with this query (relevance).", show_default=False
+        ),
+    ] = None,
+    query_field: Annotated[
+        str | None,
+        typer.Option(help="Field that holds each text's own query.", show_default=False),
+    ] = None,
+    model: options.Model = None,
+    input_format: options.Format = InputFormat.AUTO,
+    text_field: options.TextField = "text",
+    max_length: options.MaxLength = None,
+    encoder: options.Encoder = "auto",
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
+    revision: options.Revision = None,
+    output: options.Output = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Label texts, or pairs of query and text, with a probability for each label.
+
+    A pipe gets every field of the text with "label", "label_score" and "probabilities" added.
+
+    Examples:
+      polyrank classify --model FOLDER reviews.txt
+      polyrank classify --query "How long do cats live?" passages.jsonl
+      polyrank classify --query-field question pairs.jsonl --output labelled.jsonl
+    """
+    from polyrank.inference.classifier import Classifier
+
+    classifier = Classifier(
+        model,
+        max_length=max_length,
+        encoder=encoder,
+        num_threads=threads,
+        device=device,
+        max_batch_tokens=max_batch_tokens,
+        revision=revision,
+    )
+    records = list(Source(file, input_format, text_field).records())
+    inputs = [_input(record, query, query_field) for record in records]
+    with screen.progress_bar("classifying", quiet=quiet) as progress:
+        results = classifier.classify(inputs, progress=progress)
+    if screen.is_table_wanted(as_json, output):
+        Console().print(_table(results, records))
+    else:
+        with screen.text_output(output) as out:
+            screen.write_lines(_rows(results, records), out)
+    limit = classifier.info.max_length
+    screen.note_truncated(classifier.num_truncated, len(records), limit, quiet=quiet)
+
+
+def _input(record: Record, query: str | None, field: str | None) -> str | tuple[str, str]:
+    if field is not None:
+        value = record.fields.get(field)
+        if not isinstance(value, str):
+            raise DataError(f"{record.where}: no text in the field {field!r} (--query-field)")
+        return value, record.text
+    return record.text if query is None else (query, record.text)
+
+
+def _rows(results: Sequence[Classification], records: Sequence[Record]) -> list[dict[str, Any]]:
+    return [
+        {
+            **record.fields,
+            "label": result.label,
+            "label_score": result.score,
+            "probabilities": dict(result.probabilities),
+            **({"is_truncated": True} if result.is_truncated else {}),
+        }
+        for record, result in zip(records, results, strict=True)
+    ]
+
+
+def _table(results: Sequence[Classification], records: Sequence[Record]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("label", style="bold")
+    table.add_column("", justify="right")
+    table.add_column("")
+    table.add_column("text", ratio=1, no_wrap=True)
+    for result, record in zip(results, records, strict=True):
+        shown = screen.one_line(record.text)
+        table.add_row(result.label, f"{result.score:.4f}", screen.bar(result.score), shown)
+    return table

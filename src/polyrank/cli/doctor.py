@@ -1,0 +1,139 @@
+"""`polyrank doctor`: what this machine has, and what polyrank will use of it."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import polyrank
+from polyrank.checkpoint.hub import cache_folder, default_model_folder
+from polyrank.cli import options
+from polyrank.encoder.choose import available_encoders
+from polyrank.encoder.threads import usable_threads
+from polyrank.errors import CheckpointNotFoundError
+
+# processor flags that decide how fast int8 and float32 products can be
+FEATURES = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "asimddp",
+    "i8mm",
+)
+LIBRARIES = (
+    "numpy",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "onnx",
+    "onnxruntime",
+    "torch",
+)
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Show processor, threads, encoders, libraries and folders.
+
+    Paste the output of `polyrank doctor --json` into bug reports; it names folders on this
+    machine, but no secrets.
+    """
+    facts = examine()
+    if as_json or not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        table.add_row(key.replace("_", " "), Text(_shown(value)))
+    Console().print(table)
+
+
+def examine() -> dict[str, Any]:
+    """Return the facts as plain values."""
+    return {
+        "polyrank": polyrank.__version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "features": _features(),
+        "cores": os.cpu_count(),
+        "usable_threads": usable_threads(),
+        "memory_bytes": _memory_bytes(),
+        "encoders": {
+            status.name: "available" if status.is_available else status.reason
+            for status in available_encoders()
+        },
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "default_model": _default_model(),
+        "cache_folder": str(cache_folder()),
+        "hub_cache_folder": _hub_cache(),
+        "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """First processor of /proc/cpuinfo; empty on systems without it."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text("utf8", errors="replace").split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _processor() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    facts = _cpuinfo()
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    return [feature for feature in FEATURES if feature in flags]
+
+
+def _memory_bytes() -> int | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _default_model() -> str:
+    try:
+        return str(default_model_folder())
+    except CheckpointNotFoundError as exc:
+        return f"missing: {exc}"
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {entry}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(value) or "none known"
+    return f"{value:,}" if type(value) is int else str(value)

@@ -1,0 +1,102 @@
+"""`polyrank info`: what a checkpoint is, what it can do, and what polyrank assumes of it."""
+
+import json
+import math
+import sys
+from collections import Counter
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
+from polyrank.checkpoint.spec import HeadSpec
+from polyrank.cli import options
+
+
+def info(
+    model: str | None = typer.Argument(
+        None, help="Folder or Hub id. Left out: the default model.", show_default=False
+    ),
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what a checkpoint is and can do, without running it.
+
+    Examples:
+      polyrank info
+      polyrank info BAAI/bge-reranker-v2-m3
+    """
+    folder, name = resolve(model, revision=revision)
+    facts = describe(read_checkpoint(folder, name))
+    if as_json or not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        table.add_row(key.replace("_", " "), Text(_shown(value)))
+    Console().print(table)
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the facts of a checkpoint as plain values."""
+    spec, body = checkpoint.spec, checkpoint.spec.body
+    infos = [checkpoint.weights.info(tensor) for tensor in _float_tensors(checkpoint)]
+    dtypes = Counter(info.dtype for info in infos)
+    return {
+        "name": spec.name,
+        "folder": str(spec.folder),
+        "architecture": (
+            f"{body.model_type}, {body.num_layers} layers, hidden size {body.hidden_size}, "
+            f"{body.num_heads} heads"
+        ),
+        "parameters": sum(math.prod(info.shape) for info in infos),
+        "weights": ", ".join(dtypes),
+        "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
+        "vocabulary": body.vocab_size,
+        "max_length": spec.max_length,
+        "tasks": {task: _head(head) for task, head in spec.heads.items()},
+        "reranks_by": _reranks_by(tuple(spec.heads)),
+        "prompts": dict(spec.prompts.by_name),
+        "prompts_from": spec.prompts.origin,
+        "assumptions": list(spec.assumptions),
+    }
+
+
+def _float_tensors(checkpoint: Checkpoint) -> list[str]:
+    stored = {info.name for info in checkpoint.body_tensors.values()}
+    layers = [layer for head in checkpoint.spec.heads.values() for layer in head.layers]
+    for layer in layers:
+        if not layer.folder:
+            stored |= {layer.weight} | ({layer.bias} if layer.bias else set())
+    return [name for name in checkpoint.weights if name in stored]
+
+
+def _head(head: HeadSpec) -> str:
+    parts = [f"{' + '.join(head.pooling)} pooling"]
+    if head.layers:
+        parts.append(f"{len(head.layers)} linear layer{'s' if len(head.layers) > 1 else ''}")
+    if head.is_normalized:
+        parts.append("unit length")
+    if head.labels:
+        parts.append(f"{head.activation} over {', '.join(head.labels)}")
+    return ", ".join(parts)
+
+
+def _reranks_by(tasks: tuple[str, ...]) -> str:
+    if "rerank" in tasks:
+        return "cross-encoder score"
+    return "cosine of vectors" if "embed" in tasks else "not at all"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {entry!r:.100}" for key, entry in value.items()) or "none"
+    if isinstance(value, list):
+        return "\n".join(value) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)

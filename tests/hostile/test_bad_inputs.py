@@ -1,0 +1,157 @@
+"""Bad input gets a clear error, loses nothing, and good odd input works."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polyrank import Classifier, Embedder, Reranker
+from polyrank.errors import ConfigError, InputError
+from tests.texts import AWKWARD, SENTENCES
+
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def reranker(checkpoint: Checkpoint) -> Reranker:
+    return Reranker(checkpoint("bge-reranker-base"))
+
+
+@pytest.fixture(scope="module")
+def embedder(checkpoint: Checkpoint) -> Embedder:
+    return Embedder(checkpoint("multilingual-e5-small"))
+
+
+def test_nothing_in_nothing_out(
+    reranker: Reranker, embedder: Embedder, checkpoint: Checkpoint
+) -> None:
+    assert reranker.rank("query", []) == []
+    assert reranker.score([]).shape == (0,)
+    assert embedder.encode([]).shape == (0, 64)
+    assert embedder.encode([], precision="ubinary").shape == (0, 8)
+    assert Classifier(checkpoint("three-way-classifier")).classify([]) == []
+
+
+@pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
+def test_awkward_texts_work(reranker: Reranker, embedder: Embedder, text: str) -> None:
+    assert np.isfinite(reranker.score([(text, text), ("a", text), (text, "a")])).all()
+    assert np.isfinite(embedder.encode([text])).all()
+
+
+@pytest.mark.parametrize("text", ["\ud800", "half \udc00 of", "x" * 100 + "\udfff"])
+def test_lone_surrogates_are_named(reranker: Reranker, embedder: Embedder, text: str) -> None:
+    with pytest.raises(InputError, match=r"documents\[1\] holds a lone surrogate, '\\ud"):
+        reranker.rank("query", ["fine", text])
+    with pytest.raises(InputError, match="query holds a lone surrogate"):
+        reranker.rank(text, ["fine"])
+    with pytest.raises(InputError, match=r"texts\[0\]"):
+        embedder.encode([text])
+
+
+@pytest.mark.parametrize("value", [None, 3, b"bytes", ["list"], 2.5])
+def test_wrong_types_are_named(reranker: Reranker, embedder: Embedder, value: Any) -> None:
+    with pytest.raises(InputError, match=r"documents\[0\] must be a string"):
+        reranker.rank("query", [value])
+    with pytest.raises(InputError, match="query must be a string"):
+        reranker.rank(value, ["a"])
+    with pytest.raises(InputError, match=r"texts\[1\] must be a string"):
+        embedder.encode(["a", value])
+    with pytest.raises(InputError, match=r"pairs\[0\]"):
+        reranker.score([value])
+
+
+def test_a_single_text_is_not_a_list(reranker: Reranker, embedder: Embedder) -> None:
+    with pytest.raises(InputError, match="documents must be a list"):
+        reranker.rank("query", "document")
+    with pytest.raises(InputError, match="texts must be a list"):
+        embedder.encode("text")
+    with pytest.raises(InputError, match=r"pairs\[0\] must be two texts, not 3"):
+        reranker.score([("a", "b", "c")])  # type: ignore[list-item]
+
+
+def test_any_iterable_will_do(reranker: Reranker, embedder: Embedder) -> None:
+    texts = list(SENTENCES.values())
+    expected = embedder.encode(texts)
+    np.testing.assert_array_equal(embedder.encode(np.array(texts)), expected)
+    np.testing.assert_array_equal(embedder.encode(text for text in texts), expected)
+    assert len(reranker.rank("a", (text for text in texts))) == len(texts)
+
+
+def test_documents_as_mappings_pass_through(reranker: Reranker) -> None:
+    documents = [{"id": 7, "text": "cats"}, {"id": 8, "text": "dogs", "lang": "en"}]
+    plain = reranker.rank("pets", ["cats", "dogs"])
+    ranked = reranker.rank("pets", documents)
+    assert [hit.score for hit in ranked] == [hit.score for hit in plain]
+    assert all(hit.document is documents[hit.index] for hit in ranked)
+    assert {hit.passage.text for hit in ranked} == {"cats", "dogs"}
+    with pytest.raises(InputError, match=r'documents\[0\] has no "text" field; it has body'):
+        reranker.rank("pets", [{"body": "cats"}])
+    with pytest.raises(InputError, match=r'documents\[0\]\["text"\] must be a string'):
+        reranker.rank("pets", [{"text": 5}])
+
+
+def test_settings_out_of_range(checkpoint: Checkpoint, reranker: Reranker) -> None:
+    folder = checkpoint("bge-reranker-base")
+    for settings, message in (
+        ({"max_length": 513}, "at most 512"),
+        ({"max_length": 0}, "1 or more"),
+        ({"truncation": "first"}, "longest_first, only_second"),
+        ({"max_query_length": 5}, "only_second"),
+        ({"num_threads": 0}, "1 or more"),
+        ({"max_batch_tokens": 0}, "1 or more"),
+        ({"encoder": "abacus"}, "abacus"),
+        ({"activation": "softmax"}, "sigmoid or identity"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Reranker(folder, **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="top_n must be 1 or more"):
+        reranker.rank("a", ["b"], top_n=0)
+
+
+def test_embedding_settings_out_of_range(embedder: Embedder) -> None:
+    for settings, message in (
+        ({"dimensions": 0}, "from 1 to 64"),
+        ({"dimensions": 65}, "from 1 to 64"),
+        ({"precision": "int4"}, "int4"),
+        ({"input_type": "passage"}, "query, document"),
+        ({"prompt_name": "clustering"}, "it has: "),
+        ({"input_type": "query", "prompt": "x"}, "only one"),
+        ({"precision": "int8", "ranges": np.zeros((2, 3), np.float32)}, r"\(2, 64\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            embedder.encode(["text"], **settings)  # type: ignore[arg-type]
+
+
+def test_a_giant_document_is_cut_and_said_so(reranker: Reranker) -> None:
+    before = reranker.num_truncated
+    giant = "猫 cats кошки " * 100_000
+    hit = reranker.rank("cats", [giant])[0]
+    assert hit.is_truncated
+    assert reranker.num_truncated == before + 1
+    assert hit.passage.text == giant[: hit.passage.end]
+    assert 0 < len(hit.passage.text) < len(giant)
+
+
+def test_a_passage_is_what_the_model_read(reranker: Reranker, checkpoint: Checkpoint) -> None:
+    words = " ".join(SENTENCES.values())
+    short = Reranker(checkpoint("bge-reranker-base"), max_length=64)
+    hit = short.rank("cats", [words])[0]
+    assert hit.is_truncated
+    # the span alone, given whole, scores the same: nothing after it was read
+    again = reranker.rank("cats", [hit.passage.text])[0]
+    assert not again.is_truncated
+    assert abs(again.logit - hit.logit) < 1e-5
+
+
+def test_only_second_keeps_the_query_whole(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("bge-reranker-base")
+    query, document = SENTENCES["en"], AWKWARD["long"]
+    cut = Reranker(folder, max_length=80, truncation="only_second", max_query_length=70)
+    both = Reranker(folder, max_length=80)
+    assert cut.rank(query, [document])[0].is_truncated
+    assert cut.score([(query, document)])[0] != both.score([(query, document)])[0]
+    capped = Reranker(folder, max_length=80, truncation="only_second", max_query_length=2)
+    start = capped.rank(query, ["x"])[0]
+    assert start.is_truncated
