@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from polyrank.evaluation.plan import EvaluationConfig
     from polyrank.evaluation.report import Provenance, write_report
     from polyrank.evaluation.results import Report
-    from polyrank.evaluation.run import evaluate
+    from polyrank.evaluation.run import LogitReranker, evaluate
     from polyrank.evaluation.tables import report_table
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "EmbedderFirstStage",
     "EvaluationConfig",
     "FirstStage",
+    "LogitReranker",
     "Provenance",
     "Report",
     "evaluate",
@@ -40,6 +41,7 @@ _HOMES = {
     "EmbedderFirstStage": "first_stage",
     "EvaluationConfig": "plan",
     "FirstStage": "first_stage",
+    "LogitReranker": "run",
     "Provenance": "report",
     "Report": "results",
     "evaluate": "run",

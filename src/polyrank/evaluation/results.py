@@ -105,7 +105,8 @@ class Report:
         mode: The mode, settled.
         measures: Names of the measures, the main one first.
         groups: Figures by group; by language in most modes.
-        timings: By step: "index documents", "read queries", "search" and, with a reranker, "rerank".
+        timings: By step: "index documents", "read queries", "search" and, where there is a
+            reranker, "rerank".
     """
 
     dataset: str

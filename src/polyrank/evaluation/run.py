@@ -28,11 +28,29 @@ _PAIRS_PER_CALL = 2048  # pairs that a reranker gets at once, between two report
 
 
 class RerankerLike(Protocol):
-    """Anything that scores pairs of query and document, as `polyrank.Reranker` does."""
+    """Anything that scores pairs of query and document."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Float32Array:
         """Return one score for each pair, higher is more relevant, shape (num_pairs,)."""
         ...
+
+
+class _GivesLogits(Protocol):
+    def score(self, pairs: Sequence[tuple[str, str]], *, logits: bool) -> Float32Array: ...
+
+
+class LogitReranker:
+    """A `polyrank.Reranker` that orders by raw logits, as its own `rank` does.
+
+    Its scores would tie where its logits differ: in float32 the sigmoid is 1.0 from 17 upwards.
+    """
+
+    def __init__(self, reranker: _GivesLogits) -> None:
+        self._reranker = reranker
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Float32Array:
+        """Return the logit of each pair, shape (num_pairs,)."""
+        return self._reranker.score(pairs, logits=True)
 
 
 def evaluate(
@@ -48,7 +66,8 @@ def evaluate(
     Args:
         dataset: The evaluation set.
         first_stage: Finds `config.top_k` documents for each query.
-        reranker: Orders them anew; equal scores keep the order of the first stage.
+        reranker: Orders them anew; equal scores keep the order of the first stage. Wrap a
+            `polyrank.Reranker` in `LogitReranker`.
         config: The settings.
         progress: Called as work goes on.
 
@@ -85,8 +104,7 @@ class _Run(Generic[QueriesT, IndexT]):
         }
 
     def report(self) -> Report:
-        indexes = self._index()
-        queries = self._read_queries()
+        indexes, queries = self._index(), self._read_queries()
         rows = {
             language: {query.query_id: row for row, query in enumerate(asked)}
             for language, asked in self.plan.queries.items()
@@ -94,21 +112,17 @@ class _Run(Generic[QueriesT, IndexT]):
         advance = self._advance("rankings", sum(len(group.queries) for group in self.plan.groups))
         results = []
         for group in self.plan.groups:
-            own = rows[group.query_language]
+            own, asked = rows[group.query_language], queries[group.query_language]
             wanted = np.array([own[query.query_id] for query in group.queries], np.intp)
             index = indexes[group.document_language]
             with self._timed("search", "queries", len(wanted)):
-                found = self.first_stage.search(
-                    queries[group.query_language], wanted, index, self.config.top_k
-                )
+                found = self.first_stage.search(asked, wanted, index, self.config.top_k)
             results.append(self._measure(group, found, advance))
+        return self._finish(tuple(results))
+
+    def _finish(self, results: tuple[GroupResult, ...]) -> Report:
         return Report(
-            self.dataset.name,
-            self.config,
-            self.plan.mode,
-            self.measures,
-            tuple(results),
-            self.timings,
+            self.dataset.name, self.config, self.plan.mode, self.measures, results, self.timings
         )
 
     def _index(self) -> dict[str | None, IndexT]:
@@ -165,17 +179,15 @@ class _Run(Generic[QueriesT, IndexT]):
         orders: list[NDArray[np.intp]] = []
         step = max(1, _PAIRS_PER_CALL // self.config.top_k)
         for start in range(0, len(found), step):
-            hits = [candidates.doc_indices for candidates in found[start : start + step]]
+            queries, hits = group.queries[start : start + step], found[start : start + step]
             pairs = [
                 (query.text, texts[i])
-                for query, indices in zip(group.queries[start : start + step], hits, strict=True)
-                for i in indices
+                for query, candidates in zip(queries, hits, strict=True)
+                for i in candidates.doc_indices
             ]
             with self._timed("rerank", "pairs", len(pairs)):
                 scores = _score(reranker, pairs)
-            ends = np.cumsum([len(indices) for indices in hits])
-            for indices, own in zip(hits, np.split(scores, ends[:-1]), strict=True):
-                orders.append(indices[np.argsort(-own, kind="stable")])
+            orders.extend(_reorder(hits, scores))
             advance(len(hits))
         return orders
 
@@ -209,3 +221,12 @@ def _score(reranker: RerankerLike, pairs: list[tuple[str, str]]) -> Float32Array
             "values that are not finite; polyrank eval needs one finite score a pair."
         )
     return scores
+
+
+def _reorder(hits: Sequence[Candidates], scores: Float32Array) -> list[NDArray[np.intp]]:
+    """Return the documents of each query by new scores, laid end to end, ties as they were."""
+    ends = np.cumsum([len(candidates.doc_indices) for candidates in hits])
+    return [
+        candidates.doc_indices[np.argsort(-own, kind="stable")]
+        for candidates, own in zip(hits, np.split(scores, ends[:-1]), strict=True)
+    ]

@@ -1,0 +1,255 @@
+"""`polyrank eval`: how well a model finds and ranks, by language."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polyrank import _extras
+from polyrank.cli import options, screen
+
+if TYPE_CHECKING:
+    from polyrank.evaluation import FirstStage, LogitReranker, Provenance
+    from polyrank.evaluation.plan import Mode
+    from polyrank.evaluation.results import Report
+    from polyrank.evaluation.run import EvaluationProgress
+    from polyrank.inference.embedder import Embedder
+    from polyrank.inference.reranker import Reranker
+
+DEFAULT = "default"
+DEFAULT_TOP_K = 100
+
+
+class FirstStageName(StrEnum):
+    """What searches the whole corpus."""
+
+    EMBEDDER = "embedder"
+    BM25 = "bm25"
+
+
+class ModeName(StrEnum):
+    """Which queries meet which documents."""
+
+    AUTO = "auto"
+    SAME = "same"
+    CROSS = "cross"
+    POOL = "pool"
+    ALL = "all"
+
+
+def evaluate_command(
+    dataset_dir: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder in BEIR form: corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels.tsv.",
+        ),
+    ],
+    first_stage: Annotated[
+        FirstStageName,
+        typer.Option(help="What searches the whole corpus: vectors, or BM25 on words."),
+    ] = FirstStageName.EMBEDDER,
+    embedder: Annotated[
+        str, typer.Option(help="Checkpoint of the embedder: folder, Hub id, or default.")
+    ] = DEFAULT,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint that orders what was found anew: folder, Hub id, or default. "
+            "Left out: the first stage alone is measured.",
+            show_default=False,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(help="Documents that the first stage hands on.", min=1)
+    ] = DEFAULT_TOP_K,
+    mode: Annotated[
+        ModeName,
+        typer.Option(
+            help="same: each language with itself. cross: every pair of different languages. "
+            "pool: documents of all languages together. all: one figure for everything. "
+            'auto: same, or all where rows have no "lang".'
+        ),
+    ] = ModeName.AUTO,
+    languages: Annotated[
+        str | None,
+        typer.Option(help="Only these, as in en,de,th. Left out: all.", show_default=False),
+    ] = None,
+    query_languages: Annotated[
+        str | None, typer.Option(help="Languages of queries, instead.", show_default=False)
+    ] = None,
+    document_languages: Annotated[
+        str | None, typer.Option(help="Languages of documents, instead.", show_default=False)
+    ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(
+            help="For a quick look: a random sample of N queries a language.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    titles: Annotated[bool, typer.Option(help="Put a document's title before its text.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the sample and the intervals.", min=0)] = 0,
+    max_length: options.MaxLength = None,
+    encoder: options.Encoder = "auto",
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write report.json, report.md and plot.png to.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how well documents are found and ranked, by language.
+
+    The first stage searches the whole corpus; a reranker, if you name one, orders what it found
+    anew. Shows nDCG@10, MRR@10, mAP and recall with 95 % intervals, and how fast each step was.
+    A terminal gets tables; a pipe gets the report as one line of JSON.
+
+    Examples:
+      polyrank eval data/xquad
+      polyrank eval data/xquad --first-stage bm25 --reranker BAAI/bge-reranker-v2-m3 -o report
+      polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
+    """
+    _extras.require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
+    from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
+    from polyrank.evaluation.report import prepare_folder
+
+    config = EvaluationConfig(
+        mode=None if mode is ModeName.AUTO else cast("Mode", mode.value),
+        top_k=top_k,
+        query_languages=_codes(query_languages or languages),
+        document_languages=_codes(document_languages or languages),
+        max_queries=max_queries,
+        with_titles=titles,
+        seed=seed,
+    )
+    if output is not None:
+        prepare_folder(output)
+    dataset = load_dataset(dataset_dir)
+    models = _Models(
+        max_length=max_length,
+        encoder=encoder,
+        num_threads=threads,
+        device=device,
+        max_batch_tokens=max_batch_tokens,
+    )
+    stage = models.first_stage(first_stage, embedder)
+    judge = None if reranker is None else models.reranker(reranker)
+    with _progress(quiet=quiet) as progress:
+        report = evaluate(
+            dataset, first_stage=stage, reranker=judge, config=config, progress=progress
+        )
+    _show(report, models.provenance(first_stage), output, as_json=as_json, quiet=quiet)
+    models.note_truncated(quiet=quiet)
+
+
+def _codes(listed: str | None) -> tuple[str, ...] | None:
+    codes = tuple(code.strip() for code in (listed or "").split(",") if code.strip())
+    return codes or None
+
+
+def _show(
+    report: "Report", provenance: "Provenance", output: Path | None, *, as_json: bool, quiet: bool
+) -> None:
+    from polyrank.evaluation import report_table, write_report
+    from polyrank.evaluation.report import report_dict
+
+    if output is not None:
+        for path in write_report(report, provenance, output):
+            screen.remark(f"wrote {path}", quiet=quiet)
+    if screen.is_table_wanted(as_json, None):
+        Console(highlight=False).print(report_table(report))
+    else:
+        sys.stdout.write(json.dumps(report_dict(report, provenance), ensure_ascii=False) + "\n")
+
+
+class _Models:
+    """Loads what was named, with the same engine settings, and remembers it for the report."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._loaded: dict[str, Embedder | Reranker] = {}
+
+    def first_stage(self, kind: FirstStageName, name: str) -> "FirstStage[Any, Any]":
+        from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+
+        if kind is FirstStageName.BM25:
+            return Bm25FirstStage()
+        from polyrank.inference.embedder import Embedder
+
+        model = Embedder(None if name == DEFAULT else name, **self._settings)
+        self._loaded["embedder"] = model
+        return EmbedderFirstStage(model)
+
+    def reranker(self, name: str) -> "LogitReranker":
+        from polyrank.evaluation import LogitReranker
+        from polyrank.inference.reranker import Reranker
+
+        model = Reranker(None if name == DEFAULT else name, **self._settings)
+        self._loaded["reranker"] = model
+        return LogitReranker(model)
+
+    def provenance(self, kind: FirstStageName) -> "Provenance":
+        from polyrank.evaluation import Provenance
+
+        names = {part: model.info.name for part, model in self._loaded.items()}
+        settings = dict(self._settings)
+        for part, model in self._loaded.items():
+            settings[f"{part}_encoder"] = asdict(model.info.encoder)
+            settings[f"{part}_max_length"] = model.info.max_length
+            settings[f"{part}_num_truncated"] = model.num_truncated
+        return Provenance(
+            first_stage=names.get("embedder", kind.value),
+            reranker=names.get("reranker"),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=settings if self._loaded else {},
+        )
+
+    def note_truncated(self, *, quiet: bool) -> None:
+        for part, model in self._loaded.items():
+            if model.num_truncated:
+                screen.remark(
+                    f"{part}: {model.num_truncated:,} inputs were longer than "
+                    f"{model.info.max_length:,} tokens; the rest of them was not read.",
+                    quiet=quiet,
+                )
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator["EvaluationProgress | None"]:
+    """Show a bar for each step on standard error, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = shown.add_task(step, total=total)
+            shown.update(tasks[step], completed=done, total=total)
+
+        yield progress
