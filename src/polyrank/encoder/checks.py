@@ -1,0 +1,65 @@
+"""Checks that every encoder makes: ids that the tables hold, and rows that are numbers."""
+
+import numpy as np
+
+from polyrank.checkpoint.reader import Checkpoint
+from polyrank.checkpoint.spec import BodySpec
+from polyrank.encoder.base import segments_in_range
+from polyrank.errors import CorruptWeightsError, EncoderError
+from polyrank.types import Float32Array, PackedBatch
+
+
+def check_batch(batch: PackedBatch, body: BodySpec) -> None:
+    """Raise unless every token, segment and position has a row in the body's tables.
+
+    Args:
+        batch: The sequences to be run, at least one and none empty.
+        body: The body that would run them.
+
+    Raises:
+        EncoderError: If an id is out of range, or a sequence is empty or too long.
+    """
+    if not len(batch) or batch.lengths.min() < 1:
+        raise EncoderError("a batch needs one sequence or more, each of one token or more.")
+    lowest, highest = int(batch.input_ids.min()), int(batch.input_ids.max())
+    if lowest < 0 or highest >= body.vocab_size:
+        raise EncoderError(
+            f"token id {highest if lowest >= 0 else lowest} is outside the vocabulary of "
+            f"{body.vocab_size:,}. The tokenizer and the weights belong to different checkpoints."
+        )
+    if not segments_in_range(batch, body):
+        raise EncoderError(
+            f"token_type_ids name a segment beyond the {body.type_vocab_size} that the checkpoint "
+            "has. Leave them out, or take the checkpoint's own tokenizer."
+        )
+    if batch.max_seqlen > body.max_seqlen:
+        raise EncoderError(
+            f"a sequence has {batch.max_seqlen:,} tokens; the checkpoint has positions for "
+            f"{body.max_seqlen:,}. Truncate it, or split the document into passages."
+        )
+
+
+def check_rows(rows: Float32Array, checkpoint: Checkpoint) -> None:
+    """Raise unless all results are finite.
+
+    Args:
+        rows: Rows that an encoder returns, shape (num_rows, hidden_size * modes).
+        checkpoint: Where the weights came from; read in full only when a row is not finite.
+
+    Raises:
+        CorruptWeightsError: If weights of the body hold NaN or infinity.
+        EncoderError: If they do not, so that the computation itself overflowed.
+    """
+    if np.isfinite(rows).all():
+        return
+    used = {info.name for info in checkpoint.body_tensors.values()}
+    faulty = [name for name in checkpoint.weights.nonfinite() if name in used]
+    if faulty:
+        raise CorruptWeightsError(
+            f"tensor {faulty[0]!r} in {checkpoint.weights.info(faulty[0]).path} holds NaN or "
+            f"infinity ({len(faulty)} such tensor(s)). Download the file again."
+        )
+    raise EncoderError(
+        f"{checkpoint.spec.name} gave NaN or infinity though its weights are finite: values grew "
+        "beyond float32. The checkpoint was trained or converted wrongly; try another one."
+    )
