@@ -70,7 +70,7 @@ def test_takes_numbers_as_ids_a_byte_order_mark_blank_lines_and_no_header(tmp_pa
         ({"corpus": [CORPUS[0], CORPUS[0]]}, "line 2: the id 'd1' occurs twice, first on line 1"),
         ({"corpus": ""}, "corpus.jsonl is empty"),
         ({"queries": '{"_id": "q1", "text": " "}'}, "the query 'q1' has no text"),
-        ({"corpus": [{**CORPUS[0], "lang": "en"}, CORPUS[1]]}, "line 2: no \"lang\", and 1 of 2"),
+        ({"corpus": [{**CORPUS[0], "lang": "en"}, CORPUS[1]]}, 'line 2: no "lang", and 1 of 2'),
         ({"qrels": "q1\td1\n"}, "line 1: 2 fields"),
         ({"qrels": "q1\td1\tgood\n"}, "['q1', 'd1', 'good']"),
         ({"qrels": "q1\td9\t1\nq8\td1\t1\n"}, "line 1: there is no document 'd9', and 2 lines"),
@@ -88,7 +88,7 @@ def test_errors_name_file_line_and_what_was_seen(tmp_path, changed, said):
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         load_dataset(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="has no corpus.jsonl nor corpus.jsonl.gz"):
+    with pytest.raises(DataError, match=r"has no corpus\.jsonl nor corpus\.jsonl\.gz"):
         load_dataset(tmp_path)
 
 
@@ -122,9 +122,7 @@ def test_subset_drops_and_counts_queries_left_without_a_relevant_document(tmp_pa
     corpus = [{"_id": "d1", "text": "x", "lang": "en"}, {"_id": "d2", "text": "y", "lang": "fr"}]
     queries = [{"_id": f"q{i}", "text": "?", "lang": "en"} for i in range(3)]
     # q0 has an answer in English, q1 only in French, q2 only an irrelevant one in English
-    dataset = load_dataset(
-        write(tmp_path, corpus, queries, "q0\td1\t1\nq1\td2\t1\nq2\td1\t0\n")
-    )
+    dataset = load_dataset(write(tmp_path, corpus, queries, "q0\td1\t1\nq1\td2\t1\nq2\td1\t0\n"))
     part = dataset.subset("en", "en")
     assert [query.query_id for query in part.queries] == ["q0"]
     assert part.num_dropped_queries == 2

@@ -29,9 +29,7 @@ def test_rank_eleven_counts_for_recall_at_100_but_not_at_10():
     ranking = [f"x{i}" for i in range(10)] + ["a"]
     values = measure(measures_for(100), {"q": {"a": 1}}, {"q": ranking})
     found = {name: value[0] for name, value in values.items()}
-    assert found == pytest.approx(
-        {"nDCG@10": 0, "RR@10": 0, "AP": 1 / 11, "R@10": 0, "R@100": 1}
-    )
+    assert found == pytest.approx({"nDCG@10": 0, "RR@10": 0, "AP": 1 / 11, "R@10": 0, "R@100": 1})
 
 
 def test_missing_and_empty_rankings_count_as_zero_and_order_is_that_of_the_qrels():

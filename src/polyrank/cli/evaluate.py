@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from polyrank import _extras
+from polyrank._extras import require
 from polyrank.cli import options, screen
 
 if TYPE_CHECKING:
@@ -122,12 +122,15 @@ def evaluate_command(
     anew. Shows nDCG@10, MRR@10, mAP and recall with 95 % intervals, and how fast each step was.
     A terminal gets tables; a pipe gets the report as one line of JSON.
 
-    Examples:
-      polyrank eval data/xquad
-      polyrank eval data/xquad --first-stage bm25 --reranker BAAI/bge-reranker-v2-m3 -o report
-      polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
+    **Examples**
+
+    - `polyrank eval data/xquad`
+
+    - `polyrank eval data/xquad --first-stage bm25 --reranker BAAI/bge-reranker-v2-m3 -o report`
+
+    - `polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100`
     """
-    _extras.require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
+    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
     from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
     from polyrank.evaluation.report import prepare_folder
 

@@ -7,7 +7,7 @@ ir_measures, matplotlib), which serving does not.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from polyrank import _extras
+from polyrank._extras import require
 
 if TYPE_CHECKING:
     from polyrank.evaluation.beir import load_dataset
@@ -54,5 +54,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _extras.require("eval", "bm25s", "ir_measures", "matplotlib", purpose="evaluation")
+    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="evaluation")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,7 +5,7 @@ marks. (Python's regular expressions do not count marks as parts of words; witho
 would be cut at every vowel sign.) Scripts that put no spaces between words (Chinese, Japanese,
 Thai, Lao, Khmer, Burmese, Javanese, Tai), and Korean, whose particles cling to the noun, give
 overlapping bigrams of characters instead, a character being a letter with its marks; a run of
-one character gives that character.
+one character gives that character. Digits of every script become 0 to 9.
 
 Measured on nDCG@10 of BM25 (words / bigrams): XQuAD Thai 0.24 / 0.96, XQuAD Chinese
 0.21 / 0.96, JSQuAD Japanese 0.36 / 0.94, TyDi QA Korean 0.54 / 0.85.
@@ -34,6 +34,11 @@ def _marks() -> str:
     return "".join(char for char in map(chr, codes) if unicodedata.category(char)[0] == "M")
 
 
+_DIGITS = {
+    code: str(unicodedata.decimal(chr(code)))
+    for code in range(0x80, 0x20000)
+    if unicodedata.category(chr(code)) == "Nd"
+}
 _MARK = f"[{_marks()}]"
 _WORD = re.compile(rf"(?:[^\W_]|{_MARK})+")
 _RUN = re.compile(f"[{_BIGRAM_BLOCKS}]+|[^{_BIGRAM_BLOCKS}]+")
@@ -53,7 +58,7 @@ def tokenize(text: str) -> list[str]:
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     tokens: list[str] = []
-    for word in _WORD.findall(folded):
+    for word in _WORD.findall(folded.translate(_DIGITS)):
         for run in _RUN.findall(word):
             if _BIGRAM_SCRIPT.match(run):
                 tokens.extend(_bigrams(_CHARACTER.findall(run)))
