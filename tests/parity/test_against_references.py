@@ -28,8 +28,9 @@ def reference_logits(folder: Path, pairs: list[tuple[str, str]]) -> np.ndarray:
     rows = []
     with torch.inference_mode():
         for query, text in pairs:
+            # lists, as CrossEncoder passes them: a bare empty text counts as no second text
             inputs = tokenizer(
-                query, text, truncation="longest_first", max_length=limit, return_tensors="pt"
+                [query], [text], truncation="longest_first", max_length=limit, return_tensors="pt"
             )
             rows.append(model(**inputs).logits[0].numpy())
     return np.stack(rows)

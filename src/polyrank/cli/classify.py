@@ -42,10 +42,11 @@ def classify(
 
     A pipe gets every field of the text with "label", "label_score" and "probabilities" added.
 
-    Examples:
-      polyrank classify --model FOLDER reviews.txt
-      polyrank classify --query "How long do cats live?" passages.jsonl
-      polyrank classify --query-field question pairs.jsonl --output labelled.jsonl
+    For example:
+
+        polyrank classify --model FOLDER reviews.txt
+        polyrank classify --query "How long do cats live?" passages.jsonl
+        polyrank classify --query-field question pairs.jsonl --output labelled.jsonl
     """
     from polyrank.inference.classifier import Classifier
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import typer
@@ -23,7 +23,7 @@ CHUNK = 1024  # texts embedded and written at a time: bounds memory, keeps batch
 def embed(
     file: options.File = STDIN,
     input_type: Annotated[
-        str,
+        Literal["document", "query", "none"],
         typer.Option(
             help="document for what is searched, query for questions, none for neither: "
             "chooses the checkpoint's prompt."
@@ -38,7 +38,8 @@ def embed(
         typer.Option(help="Keep only the first N values.", min=1, show_default=False),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, int8, uint8, binary or ubinary.")
+        EmbeddingPrecision,
+        typer.Option(help="Type of the values; binary and ubinary hold eight to a byte."),
     ] = "float32",
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
@@ -57,10 +58,11 @@ def embed(
     Standard output gets JSON lines: every field of the text, and "embedding". With --output the
     name's ending decides: .npy (vectors alone, in input order), .parquet, or .jsonl.
 
-    Examples:
-      polyrank embed passages.txt --output passages.npy
-      echo "Wie lange leben Katzen?" | polyrank embed --input-type query
-      polyrank embed pages.parquet --text-field body --output vectors.parquet
+    For example:
+
+        polyrank embed passages.txt --output passages.npy
+        echo "Wie lange leben Katzen?" | polyrank embed --input-type query
+        polyrank embed pages.parquet --text-field body --output vectors.parquet
     """
     from polyrank.inference.embedder import Embedder
 
@@ -73,7 +75,9 @@ def embed(
         max_batch_tokens=max_batch_tokens,
         revision=revision,
     )
-    chosen = None if input_type == "none" or prompt is not None else cast(InputType, input_type)
+    chosen: InputType | None = None
+    if prompt is None and input_type != "none":
+        chosen = input_type
     count = 0
     with _sink(output) as sink:
         for part in chunks(Source(file, input_format, text_field).records(), CHUNK):
@@ -83,7 +87,7 @@ def embed(
                     input_type=chosen,
                     prompt=prompt,
                     dimensions=dimensions,
-                    precision=cast(EmbeddingPrecision, precision),
+                    precision=precision,
                     progress=progress,
                 )
             sink.write(part, vectors)

@@ -26,9 +26,10 @@ def info(
 ) -> None:
     """Show what a checkpoint is and can do, without running it.
 
-    Examples:
-      polyrank info
-      polyrank info BAAI/bge-reranker-v2-m3
+    For example:
+
+        polyrank info
+        polyrank info BAAI/bge-reranker-v2-m3
     """
     folder, name = resolve(model, revision=revision)
     facts = describe(read_checkpoint(folder, name))

@@ -24,7 +24,7 @@ def rerank(
     text_field: options.TextField = "text",
     max_length: options.MaxLength = None,
     truncation: Annotated[
-        str,
+        TruncationStrategy,
         typer.Option(
             help="longest_first cuts the longer of query and document; only_second cuts "
             "the document alone."
@@ -44,19 +44,19 @@ def rerank(
     A terminal gets a table; a pipe gets one JSON object a line, best first, with "rank",
     "index", "score" and every field of the document.
 
-    Examples:
-      polyrank rerank "How long do cats live?" articles.txt --top-n 5
-      cat answers.jsonl | polyrank rerank "猫の寿命" --model BAAI/bge-reranker-v2-m3 > ranked.jsonl
-      polyrank rerank "capital of France" pages.csv --text-field body
+    For example:
+
+        polyrank rerank "How long do cats live?" articles.txt --top-n 5
+        cat answers.jsonl | polyrank rerank "猫の寿命" -m BAAI/bge-reranker-v2-m3 > best.jsonl
+        polyrank rerank "capital of France" pages.csv --text-field body
     """
     from polyrank.inference.reranker import Reranker
 
-    strategy: TruncationStrategy = truncation  # type: ignore[assignment]  # checked by Reranker
     records = list(Source(file, input_format, text_field).records())
     reranker = Reranker(
         model,
         max_length=max_length,
-        truncation=strategy,
+        truncation=truncation,
         encoder=encoder,
         num_threads=threads,
         device=device,

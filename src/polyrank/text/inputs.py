@@ -76,9 +76,7 @@ def check_pairs(pairs: object, what: str = "pairs") -> list[tuple[str, str]]:
     for i, pair in enumerate(as_list(pairs, what, "(text, text) pairs")):
         members = as_list(pair, f"{what}[{i}]", "two texts")
         if len(members) != 2:
-            raise InputError(
-                f"{what}[{i}] must be two texts, but it has {len(members)}: {pair!r:.80}"
-            )
+            raise InputError(f"{what}[{i}] must be two texts, not {len(members)}: {pair!r:.80}")
         first, second = (check_text(text, f"{what}[{i}][{k}]") for k, text in enumerate(members))
         checked.append((first, second))
     return checked
