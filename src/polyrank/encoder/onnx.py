@@ -51,23 +51,27 @@ SESSION_SETTINGS: Mapping[str, str] = {
     "session.force_spinning_stop": "1",
 }
 FOLDER_SETTING = "session.model_external_initializers_file_folder_path"
+GIVE_BACK_MEMORY = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 ERRORS_ONLY = 3
 
 
 class OnnxEncoder:
-    """A body in ONNX Runtime, float32 on the CPU. Safe to call from several threads."""
+    """A body in ONNX Runtime, float32 on the CPU. Safe to call from several threads.
+
+    Working memory is kept between batches and does not grow with their number; what a batch
+    beyond `max_batch_tokens` (one long sequence) needed is given back.
+
+    Args:
+        checkpoint: The opened checkpoint; its files must stay where they are.
+        config: Token budget and threads; None takes what affinity and cgroup quota allow.
+
+    Raises:
+        EncoderError: If ONNX Runtime cannot load the graph or the weights.
+    """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
-        """Load a checkpoint.
-
-        Args:
-            checkpoint: The opened checkpoint; its files must stay where they are.
-            config: Threads; None takes what affinity and cgroup quota allow.
-
-        Raises:
-            EncoderError: If ONNX Runtime cannot load the graph or the weights.
-        """
         self._checkpoint = checkpoint
+        self._max_kept_tokens = config.max_batch_tokens
         self._capabilities = Capabilities(
             name="onnx", is_padding=False, precision="float32", device="cpu", tolerance=1e-5
         )
@@ -99,10 +103,9 @@ class OnnxEncoder:
         order = np.argsort(-batch.lengths, kind="stable")  # equal lengths stand together
         ordered = batch.select(order)
         token_rows = self._token_rows(ordered)
+        found, places = token_rows, _token_places(batch, order)
         if pooling:
             found, places = pool(token_rows, ordered.cu_seqlens, pooling), order
-        else:
-            found, places = token_rows, _token_places(batch, order)
         rows = np.empty_like(found)
         rows[places] = found
         check_rows(rows, self._checkpoint)
@@ -116,6 +119,9 @@ class OnnxEncoder:
         session = self._session
         if session is None:
             raise EncoderError("this onnx encoder was closed. Load the checkpoint again.")
+        options = ort.RunOptions()
+        if ordered.total_tokens > self._max_kept_tokens:
+            options.add_run_config_entry(*GIVE_BACK_MEMORY)
         body = self._checkpoint.spec.body
         types = ordered.token_type_ids
         feed: dict[str, NDArray[Any]] = {
@@ -125,7 +131,7 @@ class OnnxEncoder:
             **length_groups(ordered.lengths, body.hidden_size),
         }
         with _translated("could not run a batch"):
-            rows: Float32Array = session.run([OUTPUT], feed)[0]
+            rows: Float32Array = session.run([OUTPUT], feed, options)[0]
         return rows
 
 
@@ -152,7 +158,7 @@ def length_groups(lengths: Int32Array, hidden_size: int) -> dict[str, NDArray[np
     }
 
 
-def _token_places(batch: PackedBatch, order: NDArray[np.intp]) -> Int32Array:
+def _token_places(batch: PackedBatch, order: NDArray[np.intp]) -> NDArray[Any]:
     """Return where each token of the reordered batch stood, shape (total_tokens,)."""
     numbered = PackedBatch(np.arange(batch.total_tokens, dtype=np.int32), batch.cu_seqlens)
     return numbered.select(order).input_ids

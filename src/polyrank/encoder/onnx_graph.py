@@ -77,6 +77,10 @@ class _Nodes:
 class BodyGraph:
     """Builds the model of one body.
 
+    Args:
+        body: Sizes and conventions.
+        tensors: Where each tensor of the body lies, by its name without prefix.
+
     Attributes:
         folder: Folder that the locations of the external data are relative to.
     """

@@ -61,19 +61,17 @@ class PytorchEncoder:
 
     ``torch.set_num_threads`` counts for the whole process, other users of torch included, so it
     is called only when `EngineConfig.num_threads` is given.
+
+    Args:
+        checkpoint: The opened checkpoint; on the CPU float32 tensors stay in its mapped files.
+        config: Device, and threads if torch is to be told.
+
+    Raises:
+        ConfigError: If torch knows no such device, or it is not there.
+        EncoderError: If the weights cannot be placed on it.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
-        """Load a checkpoint onto a device.
-
-        Args:
-            checkpoint: The opened checkpoint; on the CPU float32 tensors stay in its mapped files.
-            config: Device, and threads if torch is to be told.
-
-        Raises:
-            ConfigError: If torch knows no such device, or it is not there.
-            EncoderError: If the weights cannot be placed on it.
-        """
         self._checkpoint = checkpoint
         self._device = _device(config.device)
         if config.num_threads is not None:
