@@ -231,7 +231,6 @@ def test_ctrl_c_leaves_no_half_written_file(checkpoint: Checkpoint, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped" in message
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 

@@ -122,13 +122,11 @@ def evaluate_command(
     anew. Shows nDCG@10, MRR@10, mAP and recall with 95 % intervals, and how fast each step was.
     A terminal gets tables; a pipe gets the report as one line of JSON.
 
-    **Examples**
+    For example:
 
-    - `polyrank eval data/xquad`
-
-    - `polyrank eval data/xquad --first-stage bm25 --reranker BAAI/bge-reranker-v2-m3 -o report`
-
-    - `polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100`
+        polyrank eval data/xquad
+        polyrank eval data/xquad --first-stage bm25 --reranker FOLDER --output report
+        polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
     from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
