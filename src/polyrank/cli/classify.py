@@ -50,21 +50,23 @@ def classify(
     """
     from polyrank.inference.classifier import Classifier
 
-    classifier = Classifier(
-        model,
-        max_length=max_length,
-        encoder=encoder,
-        num_threads=threads,
-        device=device,
-        max_batch_tokens=max_batch_tokens,
-        revision=revision,
-    )
+    with screen.loading(model, quiet=quiet):
+        classifier = Classifier(
+            model,
+            max_length=max_length,
+            encoder=encoder,
+            num_threads=threads,
+            device=device,
+            max_batch_tokens=max_batch_tokens,
+            revision=revision,
+        )
     records = list(Source(file, input_format, text_field).records())
     inputs = [_input(record, query, query_field) for record in records]
     with screen.progress_bar("classifying", quiet=quiet) as progress:
         results = classifier.classify(inputs, progress=progress)
     if screen.is_table_wanted(as_json, output):
-        Console().print(_table(results, records))
+        console = Console()
+        console.print(_table(results, records, console.width))
     else:
         with screen.text_output(output) as out:
             screen.write_lines(_rows(results, records), out)
@@ -94,13 +96,14 @@ def _rows(results: Sequence[Classification], records: Sequence[Record]) -> list[
     ]
 
 
-def _table(results: Sequence[Classification], records: Sequence[Record]) -> Table:
+def _table(results: Sequence[Classification], records: Sequence[Record], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("label", style="bold")
-    table.add_column("", justify="right")
-    table.add_column("")
-    table.add_column("text", ratio=1, no_wrap=True)
+    table.add_column("", justify="right", min_width=6)
+    table.add_column("", min_width=screen.BAR_WIDTH)
+    table.add_column("text")
+    longest = max((len(result.label) for result in results), default=0)
     for result, record in zip(results, records, strict=True):
-        shown = screen.one_line(record.text)
+        shown = screen.one_line(record.text, width - longest - 30)
         table.add_row(result.label, f"{result.score:.4f}", screen.bar(result.score), shown)
     return table

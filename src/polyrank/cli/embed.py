@@ -66,15 +66,16 @@ def embed(
     """
     from polyrank.inference.embedder import Embedder
 
-    embedder = Embedder(
-        model,
-        max_length=max_length,
-        encoder=encoder,
-        num_threads=threads,
-        device=device,
-        max_batch_tokens=max_batch_tokens,
-        revision=revision,
-    )
+    with screen.loading(model, quiet=quiet):
+        embedder = Embedder(
+            model,
+            max_length=max_length,
+            encoder=encoder,
+            num_threads=threads,
+            device=device,
+            max_batch_tokens=max_batch_tokens,
+            revision=revision,
+        )
     chosen: InputType | None = None
     if prompt is None and input_type != "none":
         chosen = input_type

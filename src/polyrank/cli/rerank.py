@@ -53,21 +53,24 @@ def rerank(
     from polyrank.inference.reranker import Reranker
 
     records = list(Source(file, input_format, text_field).records())
-    reranker = Reranker(
-        model,
-        max_length=max_length,
-        truncation=truncation,
-        encoder=encoder,
-        num_threads=threads,
-        device=device,
-        max_batch_tokens=max_batch_tokens,
-        revision=revision,
-    )
+    with screen.loading(model, quiet=quiet):
+        reranker = Reranker(
+            model,
+            max_length=max_length,
+            truncation=truncation,
+            encoder=encoder,
+            num_threads=threads,
+            device=device,
+            max_batch_tokens=max_batch_tokens,
+            revision=revision,
+        )
     texts = [record.text for record in records]
     with screen.progress_bar("ranking", quiet=quiet) as progress:
         ranked = reranker.rank(query, texts, top_n=top_n, progress=progress)
     if screen.is_table_wanted(as_json, output):
-        Console().print(_table(ranked))
+        console = Console()
+        is_probability = reranker.info.activation == "sigmoid"
+        console.print(_table(ranked, console.width, is_probability=is_probability))
     else:
         with screen.text_output(output) as out:
             screen.write_lines(_rows(ranked, records), out)
@@ -88,14 +91,14 @@ def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[d
     ]
 
 
-def _table(ranked: Sequence[RankedDocument]) -> Table:
+def _table(ranked: Sequence[RankedDocument], width: int, *, is_probability: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right", style="bold")
-    table.add_column("")
-    table.add_column("document", ratio=1, no_wrap=True)
-    bars = screen.shares([hit.score for hit in ranked])
+    table.add_column("rank", justify="right", min_width=4)
+    table.add_column("score", justify="right", style="bold", min_width=7)
+    table.add_column("", min_width=screen.BAR_WIDTH)
+    table.add_column("document")
+    bars = screen.shares([hit.score for hit in ranked], is_probability=is_probability)
     for rank, (hit, share) in enumerate(zip(ranked, bars, strict=True), start=1):
-        shown = screen.one_line(str(hit.document))
+        shown = screen.one_line(str(hit.document), width - 30)
         table.add_row(str(rank), f"{hit.score:.4f}", screen.bar(share), shown)
     return table

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -15,6 +17,7 @@ from polyrank import types
 from polyrank._files import replacing
 
 BAR_WIDTH = 12
+PATIENCE_S = 0.5  # shorter work shows no bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -25,19 +28,25 @@ def bar(share: float, width: int = BAR_WIDTH) -> str:
     return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
 
 
-def shares(values: list[float]) -> list[float]:
-    """Return values as shares for bars: themselves within 0 to 1, else from lowest to highest."""
-    if not values or (min(values) >= 0 and max(values) <= 1):
+def shares(values: list[float], *, is_probability: bool) -> list[float]:
+    """Return values as shares for bars: themselves, or spread from lowest to highest.
+
+    Cosines of an embedder lie close together: their own size would fill every bar alike.
+    """
+    if is_probability or not values:
         return values
     low, high = min(values), max(values)
     return [(value - low) / (high - low) if high > low else 1.0 for value in values]
 
 
-def one_line(text: str) -> Text:
-    """Return a text for a table cell: blanks folded, cut at the cell's end, no markup read."""
+def one_line(text: str, width: int) -> Text:
+    """Return a text for a table cell: blanks folded, cut to a width, no markup read."""
     shown = " ".join(text.split())
     printable = "".join(char if char.isprintable() else "\ufffd" for char in shown)
-    return Text(printable, no_wrap=True, overflow="ellipsis")
+    line = Text(printable, no_wrap=True)
+    # cut here: a table gives a column that must not wrap all the room it asks for
+    line.truncate(max(width, 10), overflow="ellipsis")
+    return line
 
 
 def is_table_wanted(as_json: bool, output: str | None) -> bool:
@@ -63,19 +72,39 @@ def note_truncated(count: int, total: int, max_length: int, *, quiet: bool) -> N
 
 @contextmanager
 def progress_bar(label: str, *, quiet: bool) -> Iterator[types.Progress | None]:
-    """Show a bar of tokens done on standard error, if that is a terminal."""
+    """Show a bar of tokens done on standard error, if that is a terminal and work takes a while."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    begin = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(label, total=1)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    shown = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = shown.add_task(label, total=1)
+
+    def update(done: int, total: int) -> None:
+        if time.monotonic() - begin > PATIENCE_S:
+            shown.start()
+            shown.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        shown.stop()
+
+
+@contextmanager
+def loading(model: str | None, *, quiet: bool) -> Iterator[None]:
+    """Show on standard error, if that is a terminal, that a model is being loaded."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(f"loading {escape(model or 'the default model')}"):
+        yield
 
 
 @contextmanager
