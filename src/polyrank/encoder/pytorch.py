@@ -81,6 +81,7 @@ class PytorchEncoder:
             is_padding=True,
             precision="float32",
             device=str(self._device),
+            # measured on the CPU; for accelerators a cautious guess
             tolerance=1e-5 if self._device.type == "cpu" else 1e-3,
         )
         with _translated(f"could not load {checkpoint.spec.name}"):
