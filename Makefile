@@ -44,7 +44,7 @@ check: $(VENV)/.test ## lint, types, layers and docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pydoclint --quiet src
 
 format: $(VENV)/.test ## format the code

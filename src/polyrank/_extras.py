@@ -15,7 +15,7 @@ def require(extra: str, *modules: str, purpose: str) -> None:
 
     Args:
         extra: Name of the extra, as in ``pip install 'polyrank[extra]'``.
-        modules: Top-level modules that the extra brings.
+        *modules: Top-level modules that the extra brings.
         purpose: What the caller needs them for, as in "Parquet input".
 
     Raises:

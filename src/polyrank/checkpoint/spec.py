@@ -142,6 +142,12 @@ class ModelSpec:
     def head(self, task: TaskName) -> HeadSpec:
         """Return the head of a task.
 
+        Args:
+            task: What is to be done.
+
+        Returns:
+            The checkpoint's head for it.
+
         Raises:
             CapabilityError: If the checkpoint has none.
         """

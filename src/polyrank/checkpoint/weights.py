@@ -78,6 +78,12 @@ class Weights:
     def open(cls, folder: Path) -> "Weights":
         """Open the weights of a folder without reading any tensor.
 
+        Args:
+            folder: Folder of a checkpoint or of one of its modules.
+
+        Returns:
+            Its tensors.
+
         Raises:
             CheckpointNotFoundError: If the folder holds no weights.
             UnsafeWeightsError: If it holds only a pickle.

@@ -33,7 +33,22 @@ class Classifier(Front):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Load a checkpoint; settings are those of `Reranker`.
+        """Load a checkpoint.
+
+        Args:
+            model: Local folder or Hub id; None takes the default model.
+            max_length: Tokens of a text or pair, special tokens included; None takes the
+                checkpoint's limit.
+            truncation: "longest_first" shortens the longer text of a pair; "only_second"
+                shortens the second alone.
+            max_query_length: Under "only_second", tokens that the first text may hold.
+            encoder: Backend name, or "auto" for the best one installed.
+            num_threads: Threads; None takes what this process may use.
+            max_batch_tokens: Tokens in one forward pass, padding included.
+            device: "cpu", or a device of the pytorch encoder.
+            revision: Branch, tag or commit on the Hub.
+            cache_dir: The Hub's cache folder, if not the usual one.
+            local_files_only: Whether to use only what is on this machine.
 
         Raises:
             CheckpointError: If the checkpoint cannot be used.

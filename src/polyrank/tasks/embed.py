@@ -13,6 +13,13 @@ from polyrank.types import EmbeddingPrecision, Float32Array
 def check_dimensions(dimensions: int | None, full: int) -> int:
     """Return how many values of a vector to keep.
 
+    Args:
+        dimensions: What the caller asked for; None keeps all.
+        full: Values of a whole vector.
+
+    Returns:
+        A number from 1 to `full`.
+
     Raises:
         ConfigError: If it is not between 1 and `full`.
     """

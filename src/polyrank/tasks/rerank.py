@@ -38,6 +38,12 @@ def document_text(document: Document, what: str) -> str:
 def check_top_n(top_n: int | None) -> int | None:
     """Return how many documents to keep.
 
+    Args:
+        top_n: What the caller asked for; None keeps all.
+
+    Returns:
+        The same value.
+
     Raises:
         ConfigError: If it is below 1.
     """

@@ -58,6 +58,13 @@ def check_text(text: object, what: str) -> str:
 def check_texts(texts: object, what: str = "texts") -> list[str]:
     """Return texts that can be read.
 
+    Args:
+        texts: Any iterable of strings.
+        what: Name of the argument, for the message.
+
+    Returns:
+        The texts.
+
     Raises:
         InputError: If they are not an iterable of strings.
     """
@@ -68,6 +75,13 @@ def check_texts(texts: object, what: str = "texts") -> list[str]:
 
 def check_pairs(pairs: object, what: str = "pairs") -> list[tuple[str, str]]:
     """Return pairs of texts that can be read.
+
+    Args:
+        pairs: Any iterable of pairs of strings.
+        what: Name of the argument, for the message.
+
+    Returns:
+        The pairs.
 
     Raises:
         InputError: If they are not an iterable of pairs of strings.

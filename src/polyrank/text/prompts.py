@@ -46,7 +46,14 @@ def choose_prompt(
 
 
 def prompt_for_input_type(prompts: PromptsSpec, input_type: InputType) -> str:
-    """Return the prompt that serves an input type, "" where the checkpoint has none.
+    """Return the prompt that serves an input type.
+
+    Args:
+        prompts: The checkpoint's prompts.
+        input_type: "query" or "document".
+
+    Returns:
+        The first text among the names that serve this type, "" where there is none.
 
     Raises:
         ConfigError: If there is no such input type.
