@@ -219,6 +219,8 @@ def test_ctrl_c_leaves_no_half_written_file(checkpoint: Checkpoint, tmp_path: Pa
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background job, as CI may be, ignores Ctrl-C and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     process.stdin.write("some text\n" * 1500)  # one chunk is written, the next one waits
