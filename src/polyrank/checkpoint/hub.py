@@ -4,17 +4,78 @@ The only part of loading that touches the network or the environment. The Hub's 
 (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT) are respected because huggingface_hub reads them.
 """
 
+import builtins
 import os
 import re
+import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from polyrank.checkpoint.layouts import CONFIG_FILE, HUB_PATTERNS, MODULES_FILE, PICKLE_FILES
+from polyrank.checkpoint.layouts import CONFIG_FILE, HUB_PATTERNS, PICKLE_FILES
 from polyrank.errors import CheckpointError, CheckpointNotFoundError, UnsafeWeightsError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 CACHE_VARIABLE = "POLYRANK_CACHE"
 DEFAULT_MODEL = "multilingual-e5-small-q4"
+
+_NOT_A_MODEL = (
+    "{name!r} is neither a folder on this machine nor a Hub id such as BAAI/bge-reranker-v2-m3."
+)
+_UNREACHABLE = (
+    "{name} is not, or not whole, in the Hub's cache, and could not be downloaded: offline, or the "
+    "Hub did not answer ({reason}). Download it where there is a connection with "
+    "`hf download {name}`, copy the folder here and name its path."
+)
+_FAILED = (
+    "{name} could not be downloaded from the Hub: {reason}. Look to the connection, proxy settings "
+    "and free disk space, then try again: what has been downloaded is kept."
+)
+
+HUB_ERRORS: Mapping[str, tuple[type[CheckpointError], str]] = {
+    "GatedRepoError": (
+        CheckpointNotFoundError,
+        "{name} needs you to accept its terms on the Hub and to log in with `hf auth login`.",
+    ),
+    "DisabledRepoError": (
+        CheckpointNotFoundError,
+        "the Hub has disabled {name}; choose another model.",
+    ),
+    "RevisionNotFoundError": (
+        CheckpointNotFoundError,
+        "{name} has no revision {revision!r} on the Hub; its page lists branches, tags and "
+        "commits under 'Files and versions'.",
+    ),
+    "RepositoryNotFoundError": (
+        CheckpointNotFoundError,
+        "there is no model {name} on the Hub, or it is private and you are not logged in "
+        "(`hf auth login`). A folder on this machine would need its path.",
+    ),
+    "LocalEntryNotFoundError": (CheckpointNotFoundError, _UNREACHABLE),
+    "OfflineModeIsEnabled": (CheckpointNotFoundError, _UNREACHABLE),
+    "RevisionResolutionError": (CheckpointNotFoundError, _UNREACHABLE),
+    "HFValidationError": (CheckpointNotFoundError, _NOT_A_MODEL),
+    "HfHubHTTPError": (CheckpointError, _FAILED),
+    "EntryNotFoundError": (CheckpointError, _FAILED),
+    "XetDownloadError": (CheckpointError, _FAILED),
+    "XetError": (CheckpointError, _FAILED),
+    "CorruptedCacheException": (CheckpointError, _FAILED),
+    # the HTTP library's: httpx2, httpx or requests, by the version of huggingface_hub
+    "HTTPError": (CheckpointError, _FAILED),
+    "InvalidURL": (CheckpointError, _FAILED),
+    # full disk, no permission
+    "OSError": (CheckpointError, _FAILED),
+    # an answer that is not the Hub's, as from the log-in page of a hotel's network
+    "ValueError": (CheckpointError, _FAILED),
+    "LookupError": (CheckpointError, _FAILED),
+    # hf_xet's only way to say that a download failed (huggingface_hub issue 3036)
+    "RuntimeError": (CheckpointError, _FAILED),
+}
+"""Errors of a download by class name, and what they become. The class nearest to the raised
+one decides. By name, since importing this module must not load huggingface_hub, and since its
+versions differ in the classes they have."""
+
+_TIMEOUTS = {"TimeoutException", "Timeout"}  # of httpx2 and httpx, and of requests
 
 
 def cache_folder() -> Path:
@@ -23,12 +84,15 @@ def cache_folder() -> Path:
     ``POLYRANK_CACHE`` if set, else ``polyrank`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
     """
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyrank"
 
 
 def default_model_folder() -> Path:
     """Return the folder of the model used when the caller names none.
+
+    Returns:
+        The one shipped with polyrank, else the one built into its cache.
 
     Raises:
         CheckpointNotFoundError: If it was neither shipped nor built.
@@ -40,7 +104,7 @@ def default_model_folder() -> Path:
             return folder
     raise CheckpointNotFoundError(
         f"the default model is not at {built}. Build it once from a checkout of polyrank with "
-        "`make demo`, or name a model: a local folder or a Hub id such as "
+        "`make model`, or name a model: a local folder or a Hub id such as "
         "BAAI/bge-reranker-v2-m3."
     )
 
@@ -66,20 +130,27 @@ def resolve(
     Raises:
         CheckpointNotFoundError: If there is no such model, or it is not to be had offline.
         UnsafeWeightsError: If the Hub has its weights only as a pickle.
+        CheckpointError: If a download fails half-way.
     """
     if model is None:
         folder = default_model_folder()
         return folder, folder.name
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path.resolve(), path.resolve().name
-    name = str(model)
-    if path.exists() or not HUB_ID.fullmatch(name):
-        raise CheckpointNotFoundError(
-            f"{name!r} is neither a folder on this machine nor a Hub id such as "
-            "BAAI/bge-reranker-v2-m3."
-        )
+    name = os.fspath(model)
+    path = _local(name)
+    if path is not None and path.is_dir():
+        return path, path.name
+    if path is not None or not HUB_ID.fullmatch(name):
+        raise CheckpointNotFoundError(_NOT_A_MODEL.format(name=name))
     return _download(name, revision, cache_dir, local_files_only), name
+
+
+def _local(name: str) -> Path | None:
+    """Return the absolute path of a file or folder that exists, else None."""
+    try:
+        # an empty name would be the working folder
+        return Path(name).expanduser().resolve(strict=True) if name else None
+    except (OSError, ValueError, RuntimeError):
+        return None  # absent, too long, with a null character, or of an unknown user
 
 
 def _download(
@@ -90,63 +161,86 @@ def _download(
 ) -> Path:
     # imported here: it takes 0.3 s, and local folders do not need it
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
+    only_cache = "only the cache was to be used" if local_files_only else _silence(name, revision)
     try:
         folder = Path(
             snapshot_download(
                 name,
                 revision=revision,
                 cache_dir=None if cache_dir is None else Path(cache_dir),
-                local_files_only=local_files_only,
+                local_files_only=only_cache is not None,
                 allow_patterns=list(HUB_PATTERNS),
             )
         )
-    except GatedRepoError as exc:
-        raise CheckpointNotFoundError(
-            f"{name} needs you to accept its terms on the Hub and to log in with `hf auth login`."
-        ) from exc
-    except RevisionNotFoundError as exc:
-        raise CheckpointNotFoundError(f"{name} has no revision {revision!r} on the Hub.") from exc
-    except RepositoryNotFoundError as exc:
-        raise CheckpointNotFoundError(
-            f"there is no model {name} on the Hub, or it is private and you are not logged in "
-            "(`hf auth login`). A folder on this machine would need its path."
-        ) from exc
-    except LocalEntryNotFoundError as exc:
-        raise CheckpointNotFoundError(
-            f"{name} is not in the Hub's cache and could not be downloaded (offline, or the Hub "
-            "did not answer). Download it where there is a connection: `hf download "
-            f"{name}`, then copy the folder and name its path."
-        ) from exc
-    except (HfHubHTTPError, HFValidationError, OSError) as exc:
-        raise CheckpointError(f"{name} could not be downloaded from the Hub: {exc}") from exc
-    _refuse_pickles(name, revision, folder, local_files_only)
+        if only_cache is None and not _has_weights(folder):
+            _refuse_without_weights(name, revision)
+    except _foreign_errors() as exc:
+        raise _translate(exc, name, revision, only_cache) from exc
     return folder
 
 
-def _refuse_pickles(name: str, revision: str | None, folder: Path, offline: bool) -> None:
-    if offline or (folder / MODULES_FILE).is_file() or any(folder.glob("*.safetensors*")):
-        return
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+def _silence(name: str, revision: str | None) -> str | None:
+    """Say that the Hub does not answer in time, if so.
 
+    snapshot_download sets no limit for its first request: behind a firewall that drops packets
+    even a cached model would wait for minutes. Errors other than silence are left to it.
+    """
+    from huggingface_hub import HfApi, constants
+
+    timeout_s = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        files = HfApi().list_repo_files(name, revision=revision)
-    except (HfHubHTTPError, OSError):
-        return  # the reader will say that there are no weights
-    pickles = [file for file in files if file in PICKLE_FILES]
+        HfApi().model_info(name, revision=revision, timeout=timeout_s)
+    except _foreign_errors() as exc:
+        if not _TIMEOUTS.isdisjoint(cls.__name__ for cls in type(exc).__mro__):
+            return f"no answer within {timeout_s} s"
+    return None
+
+
+def _foreign_errors() -> tuple[type[Exception], ...]:
+    """Return the classes that `HUB_ERRORS` names, as far as the installed libraries have them."""
+    from huggingface_hub import errors
+
+    http_library = sys.modules[errors.HfHubHTTPError.__bases__[0].__module__]
+    classes = (
+        getattr(home, name, None)
+        for home in (errors, http_library, builtins)
+        for name in HUB_ERRORS
+    )
+    return tuple(found for found in classes if isinstance(found, type))
+
+
+def _translate(
+    exc: Exception, name: str, revision: str | None, only_cache: str | None
+) -> CheckpointError:
+    made, message = next(
+        HUB_ERRORS[cls.__name__] for cls in type(exc).__mro__ if cls.__name__ in HUB_ERRORS
+    )
+    said = str(exc.__cause__ or only_cache or exc).strip() or type(exc).__name__
+    reason = said.splitlines()[0].rstrip(".: ")
+    return made(message.format(name=name, revision=revision or "main", reason=reason))
+
+
+def _has_weights(folder: Path) -> bool:
+    # old sentence-transformers folders keep the body in 0_Transformer
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors*", "0_*/*.safetensors*"))
+
+
+def _refuse_without_weights(name: str, revision: str | None) -> None:
+    from huggingface_hub import HfApi
+
+    files = HfApi().list_repo_files(name, revision=revision)
+    pickles = [file for file in files if file.rsplit("/", 1)[-1] in PICKLE_FILES]
     if pickles:
         raise UnsafeWeightsError(
             f"{name} has its weights only as {pickles[0]}, a pickle, which can run foreign code "
             "when opened. Ask for a safetensors version (many repositories have one as a pull "
             'request: revision="refs/pr/N"), or convert it where you trust it with transformers: '
-            f"AutoModel.from_pretrained('{name}').save_pretrained(FOLDER)."
+            f"AutoModel.from_pretrained('{name}').save_pretrained(FOLDER), for a reranker or a "
+            "classifier with AutoModelForSequenceClassification."
         )
+    held = ", ".join(files[:8]) + (" and more" if len(files) > 8 else "")
+    raise CheckpointNotFoundError(
+        f"{name} has no safetensors weights on the Hub; it holds {held or 'nothing'}. "
+        "Choose a repository that has model.safetensors."
+    )
