@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
+CMAKE ?= cmake
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow check format bench-parity bench-load eval-base clean
+.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +53,43 @@ check: $(VENV)/.test ## lint, types, layers and docstrings
 format: $(VENV)/.test ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+, := ,
+# A build in build/NAME, its settings in the second argument; quick where little has changed.
+configure = $(CMAKE) -S . -B build/$(1) --log-level=NOTICE $(if $(shell command -v ninja),-G Ninja) $(2)
+# The test program of build/NAME, once for each kernel path that it says can run; the second
+# argument is what runs it, where it is not for this processor.
+each_path = @set -e; paths=$$($(2) build/$(1)/test_kernels --paths); \
+	for path in $$paths; do POLYRANK_ISA=$$path $(2) build/$(1)/test_kernels; done
+
+$(VENV)/.native: pyproject.toml | $(VENV)/.demo
+	@command -v $(CMAKE) >/dev/null || { echo "make native needs CMake 3.25 or newer (Debian: apt-get install cmake ninja-build g++; or pip install cmake ninja)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet 'nanobind>=3.0,<4'
+	@touch $@
+
+native: $(VENV)/.native ## rebuild the C++ module in place
+	$(call configure,native,-DCMAKE_BUILD_TYPE=Release -DPOLYRANK_TESTS=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python))
+	$(CMAKE) --build build/native --target _native
+	$(CMAKE) --install build/native --component python --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+	@$(BIN)/python -c 'import polyrank._native' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -c 'import polyrank._native as native; print("polyrank._native:", ", ".join(native.compiled_paths()))'
+
+check-native: native ## test the kernels on every path that runs here, also under sanitizers
+	$(CMAKE) --build build/native
+	$(BIN)/python tests/native/check_symbols.py build/native
+	$(call each_path,native)
+	$(call configure,sanitize,-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g" -DPOLYRANK_SANITIZE=address$(,)undefined -DPOLYRANK_PYTHON=OFF -DPOLYRANK_TESTS=ON)
+	$(CMAKE) --build build/sanitize
+	$(call each_path,sanitize)
+
+# Statically linked, so that the emulator needs no ARM libraries. The second run is a processor
+# without dot product, which must take the portable path.
+check-native-arm: ## test the kernels for ARM64, cross-compiled and emulated
+	@command -v $(ARM_CXX) >/dev/null && command -v $(ARM_RUN) >/dev/null || { echo "make check-native-arm needs $(ARM_CXX) and $(ARM_RUN) (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)" >&2; exit 1; }
+	$(call configure,arm,-DCMAKE_BUILD_TYPE=Release -DPOLYRANK_SANITIZE=undefined -DPOLYRANK_PYTHON=OFF -DPOLYRANK_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static)
+	$(CMAKE) --build build/arm
+	$(call each_path,arm,$(ARM_RUN))
+	$(call each_path,arm,$(ARM_RUN) -cpu cortex-a53)
 
 eval-base: $(VENV)/.test model ## retrieval quality of the default model on XQuAD, 12 languages (slow)
 	$(BIN)/python recipes/base/check.py --data $(DATA)/eval/xquad

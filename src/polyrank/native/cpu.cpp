@@ -27,23 +27,23 @@ namespace {
 #if defined(POLYRANK_X86_64)
 
 struct Leaf {
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
 // All zeros where the processor does not know the leaf.
 Leaf cpuid(unsigned leaf, unsigned subleaf) {
-    Leaf out;
-    if (!__get_cpuid_count(leaf, subleaf, &out.eax, &out.ebx, &out.ecx, &out.edx)) return Leaf{};
-    return out;
+  Leaf out;
+  if (!__get_cpuid_count(leaf, subleaf, &out.eax, &out.ebx, &out.ecx, &out.edx)) return Leaf{};
+  return out;
 }
 
 bool bit(unsigned word, int index) { return (word >> index) & 1u; }
 
 // The registers that the operating system saves on a switch. Only call with OSXSAVE set.
 std::uint64_t xcr0() {
-    std::uint32_t low, high;
-    __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));  // xgetbv
-    return (static_cast<std::uint64_t>(high) << 32) | low;
+  std::uint32_t low, high;
+  __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));  // xgetbv
+  return (static_cast<std::uint64_t>(high) << 32) | low;
 }
 
 constexpr std::uint64_t kAvxState = 0x6;         // XMM, YMM
@@ -55,62 +55,62 @@ constexpr std::uint64_t kTileState = 0x3 << 17;  // tile configuration, tile dat
 // such frames, so this asks only where the processor has tiles. No other system needs asking.
 bool tiles_granted() {
 #if defined(__linux__)
-    constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, Linux 5.16
-    constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, Linux 5.16
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
-    return true;
+  return true;
 #endif
 }
 
 CpuFeatures detect() {
-    CpuFeatures out;
-    const Leaf one = cpuid(1, 0);
-    if (!bit(one.ecx, 27)) return out;  // OSXSAVE
-    const std::uint64_t saved = xcr0();
-    if ((saved & kAvxState) != kAvxState || !bit(one.ecx, 28)) return out;  // AVX
+  CpuFeatures out;
+  const Leaf one = cpuid(1, 0);
+  if (!bit(one.ecx, 27)) return out;  // OSXSAVE
+  const std::uint64_t saved = xcr0();
+  if ((saved & kAvxState) != kAvxState || !bit(one.ecx, 28)) return out;  // AVX
 
-    const Leaf seven = cpuid(7, 0);
-    const Leaf more = seven.eax >= 1 ? cpuid(7, 1) : Leaf{};
-    out.avx2 = bit(seven.ebx, 5);
-    out.fma = bit(one.ecx, 12);
-    out.f16c = bit(one.ecx, 29);
-    out.avx_vnni = out.avx2 && bit(more.eax, 4);
+  const Leaf seven = cpuid(7, 0);
+  const Leaf more = seven.eax >= 1 ? cpuid(7, 1) : Leaf{};
+  out.avx2 = bit(seven.ebx, 5);
+  out.fma = bit(one.ecx, 12);
+  out.f16c = bit(one.ecx, 29);
+  out.avx_vnni = out.avx2 && bit(more.eax, 4);
 
-    // macOS turns this state on at first use, so an Intel Mac runs the AVX2 path.
-    if ((saved & kAvx512State) != kAvx512State) return out;
-    out.avx512 = bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
-                 bit(seven.ebx, 31);  // F, DQ, BW, VL
-    out.avx512_vnni = out.avx512 && bit(seven.ecx, 11);
-    out.avx512_bf16 = out.avx512 && bit(more.eax, 5);
+  // macOS turns this state on at first use, so an Intel Mac runs the AVX2 path.
+  if ((saved & kAvx512State) != kAvx512State) return out;
+  out.avx512 = bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
+               bit(seven.ebx, 31);  // F, DQ, BW, VL
+  out.avx512_vnni = out.avx512 && bit(seven.ecx, 11);
+  out.avx512_bf16 = out.avx512 && bit(more.eax, 5);
 
-    const bool has_tiles = bit(seven.edx, 24) && (saved & kTileState) == kTileState;
-    if (has_tiles && tiles_granted()) {
-        out.amx_int8 = bit(seven.edx, 25);
-        out.amx_bf16 = bit(seven.edx, 22);
-    }
-    return out;
+  const bool has_tiles = bit(seven.edx, 24) && (saved & kTileState) == kTileState;
+  if (has_tiles && tiles_granted()) {
+    out.amx_int8 = bit(seven.edx, 25);
+    out.amx_bf16 = bit(seven.edx, 22);
+  }
+  return out;
 }
 
 #elif defined(POLYRANK_AARCH64)
 
 CpuFeatures detect() {
-    CpuFeatures out;
+  CpuFeatures out;
 #if defined(__linux__)
-    constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
-    out.neon_dotprod = (getauxval(AT_HWCAP) & kDotProduct) != 0;
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  out.neon_dotprod = (getauxval(AT_HWCAP) & kDotProduct) != 0;
 #elif defined(__APPLE__)
-    int value = 0;
-    size_t size = sizeof(value);
-    // Every Apple Silicon Mac has it; the name is missing on the oldest system only.
-    const int failed =
-        sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0);
-    out.neon_dotprod = failed != 0 || value != 0;
+  int value = 0;
+  size_t size = sizeof(value);
+  // Every Apple Silicon Mac has it; the name is missing on the oldest system only.
+  const int failed =
+      sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0);
+  out.neon_dotprod = failed != 0 || value != 0;
 #elif defined(_WIN32)
-    constexpr DWORD kDotProduct = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
-    out.neon_dotprod = IsProcessorFeaturePresent(kDotProduct) != 0;
+  constexpr DWORD kDotProduct = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+  out.neon_dotprod = IsProcessorFeaturePresent(kDotProduct) != 0;
 #endif
-    return out;
+  return out;
 }
 
 #else
@@ -122,8 +122,8 @@ CpuFeatures detect() { return {}; }
 }  // namespace
 
 const CpuFeatures& cpu_features() {
-    static const CpuFeatures features = detect();
-    return features;
+  static const CpuFeatures features = detect();
+  return features;
 }
 
 }  // namespace polyrank

@@ -7,16 +7,16 @@ namespace polyrank {
 // A field is true only where the processor has the instructions AND the operating system saves
 // the registers that they use.
 struct CpuFeatures {
-    bool avx2 = false;
-    bool fma = false;
-    bool f16c = false;
-    bool avx_vnni = false;
-    bool avx512 = false;  // F, BW, DQ and VL together
-    bool avx512_vnni = false;
-    bool avx512_bf16 = false;
-    bool amx_int8 = false;  // with tiles, and leave from the kernel to use them
-    bool amx_bf16 = false;
-    bool neon_dotprod = false;
+  bool avx2 = false;
+  bool fma = false;
+  bool f16c = false;
+  bool avx_vnni = false;
+  bool avx512 = false;  // F, BW, DQ and VL together
+  bool avx512_vnni = false;
+  bool avx512_bf16 = false;
+  bool amx_int8 = false;  // with tiles, and leave from the kernel to use them
+  bool amx_bf16 = false;
+  bool neon_dotprod = false;
 };
 
 // Found out on the first call, the same object ever after. Safe to call from several threads.
