@@ -1,7 +1,66 @@
 """The compiled module, built from `src/polyrank/native`. Absent from a build without a compiler."""
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
 def cpu_features() -> dict[str, bool]:
     """Return which instructions the processor and the operating system let run."""
 
 def compiled_paths() -> list[str]:
     """Return the kernel paths of this build, from plain to fast."""
+
+def usable_paths() -> list[str]:
+    """Return the kernel paths that run on this processor, best first."""
+
+class NativeBody:
+    """Packed weights of a body and its forward pass."""
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        intermediate_size: int,
+        layer_norm_eps: float,
+        activation: str,
+        is_int8: bool,
+        isa: str,
+    ) -> None: ...
+    def set_tables(
+        self,
+        words: NDArray[Any],
+        positions: NDArray[Any],
+        types: NDArray[Any],
+        word_scales: Floats | None,
+        bits16: str,
+    ) -> None: ...
+    def set_embedding_norm(self, gamma: Floats, beta: Floats) -> None: ...
+    def set_norm(self, layer: int, which: int, gamma: Floats, beta: Floats) -> None: ...
+    def set_linear(
+        self,
+        layer: int,
+        name: str,
+        weights: list[Floats],
+        biases: list[Floats],
+        multipliers: Floats | None,
+        num_threads: int,
+    ) -> None: ...
+    def run(
+        self,
+        input_ids: Ints,
+        token_types: Ints | None,
+        positions: Ints,
+        cu_seqlens: Ints,
+        pooling: str,
+        num_threads: int,
+    ) -> Floats: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def packed_bytes(self) -> int: ...

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from polyrank.errors import ConfigError
-from polyrank.types import TruncationStrategy
+from polyrank.types import Precision, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
 
@@ -19,6 +19,8 @@ class EngineConfig:
             sequence runs alone.
         num_threads: Threads of the encoder; None takes what affinity and cgroup quota allow.
         device: "cpu", or a device of the pytorch encoder such as "cuda".
+        precision: Type of the products in linear layers. "auto" is float32, unless the
+            checkpoint carries the record of a passed quality gate for int8.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -28,10 +30,16 @@ class EngineConfig:
     max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
     num_threads: int | None = None
     device: str = "cpu"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:
             raise ConfigError(f"max_batch_tokens must be 1 or more, not {self.max_batch_tokens}")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision must be one of {', '.join(get_args(Precision))}, "
+                f"not {self.precision!r}"
+            )
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads must be 1 or more, not {self.num_threads}")
 

@@ -20,6 +20,7 @@ PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "l
 Activation = Literal["sigmoid", "softmax", "identity"]
 TruncationStrategy = Literal["longest_first", "only_second"]
 EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+Precision = Literal["auto", "float32", "int8"]
 InputType = Literal["query", "document"]
 
 Document = str | Mapping[str, Any]

@@ -1,5 +1,7 @@
 """Checks that every encoder makes: ids that the tables hold, and rows that are numbers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from polyrank.checkpoint.reader import Checkpoint
@@ -63,3 +65,25 @@ def check_rows(rows: Float32Array, checkpoint: Checkpoint) -> None:
         f"{checkpoint.spec.name} gave NaN or infinity though its weights are finite: values grew "
         "beyond float32. The checkpoint was trained or converted wrongly; try another one."
     )
+
+
+def check_weights(
+    checkpoint: Checkpoint, names: Sequence[str], arrays: Sequence[Float32Array]
+) -> None:
+    """Raise unless weights are finite: int8 steps could not hold NaN or infinity.
+
+    Args:
+        checkpoint: Where they came from.
+        names: Their names without prefix.
+        arrays: The weights, in the same order.
+
+    Raises:
+        CorruptWeightsError: If one holds NaN or infinity.
+    """
+    for name, array in zip(names, arrays, strict=True):
+        if not np.isfinite(array).all():
+            info = checkpoint.body_tensors[name]
+            raise CorruptWeightsError(
+                f"tensor {info.name!r} in {info.path} holds NaN or infinity. "
+                "Download the file again."
+            )

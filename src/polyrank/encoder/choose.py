@@ -45,6 +45,12 @@ class _Backend:
         return device == CPU or not self.is_cpu_only
 
 
+def _make_native(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
+    from polyrank.encoder.native import NativeEncoder
+
+    return NativeEncoder(checkpoint, config)
+
+
 def _make_onnx(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
     from polyrank.encoder.onnx import OnnxEncoder
 

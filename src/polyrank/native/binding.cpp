@@ -1,63 +1,280 @@
 // The Python face of the native code: polyrank._native. Holds no arithmetic.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu.h"
+#include "kernels.h"
+#include "model.h"
 
 namespace nb = nanobind;
 
 namespace {
 
+using polyrank::Activation;
+using polyrank::Body;
+using polyrank::Linear;
+using polyrank::Pooling;
+using polyrank::Table;
+using polyrank::TableType;
+
+template <typename T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
+
 nb::dict cpu_features() {
-  const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
-  nb::dict out;
-  out["avx2"] = cpu.avx2;
-  out["fma"] = cpu.fma;
-  out["f16c"] = cpu.f16c;
-  out["avx_vnni"] = cpu.avx_vnni;
-  out["avx512"] = cpu.avx512;
-  out["avx512_vnni"] = cpu.avx512_vnni;
-  out["avx512_bf16"] = cpu.avx512_bf16;
-  out["amx_int8"] = cpu.amx_int8;
-  out["amx_bf16"] = cpu.amx_bf16;
-  out["neon_dotprod"] = cpu.neon_dotprod;
-  return out;
+    const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
+    nb::dict out;
+    out["avx2"] = cpu.avx2;
+    out["fma"] = cpu.fma;
+    out["f16c"] = cpu.f16c;
+    out["avx_vnni"] = cpu.avx_vnni;
+    out["avx512"] = cpu.avx512;
+    out["avx512_vnni"] = cpu.avx512_vnni;
+    out["avx512_bf16"] = cpu.avx512_bf16;
+    out["amx_int8"] = cpu.amx_int8;
+    out["amx_bf16"] = cpu.amx_bf16;
+    out["neon_dotprod"] = cpu.neon_dotprod;
+    return out;
+}
+
+std::vector<std::string> usable_paths() {
+    std::vector<std::string> names;
+    for (const char* const* name = polyrank::usable_kernels(); *name != nullptr; ++name) {
+        names.emplace_back(*name);
+    }
+    return names;
 }
 
 // From plain to fast.
 std::vector<std::string> compiled_paths() {
-  return {
+    return {
 #ifdef POLYRANK_HAVE_PORTABLE
-    "portable",
+        "portable",
 #endif
 #ifdef POLYRANK_HAVE_NEON
-    "neon",
+        "neon",
 #endif
 #ifdef POLYRANK_HAVE_AVX2
-    "avx2",
+        "avx2",
 #endif
 #ifdef POLYRANK_HAVE_AVXVNNI
-    "avxvnni",
+        "avxvnni",
 #endif
 #ifdef POLYRANK_HAVE_AVX512
-    "avx512",
+        "avx512",
 #endif
 #ifdef POLYRANK_HAVE_AMX
-    "amx",
+        "amx",
 #endif
-  };
+    };
 }
+
+template <typename Choice>
+Choice choose(const std::vector<std::pair<const char*, Choice>>& choices, const std::string& name) {
+    for (const auto& [known, choice] : choices) {
+        if (name == known) return choice;
+    }
+    throw std::invalid_argument("unknown name: " + name);
+}
+
+void check(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+// A body and the arrays that it reads in place.
+class NativeBody {
+  public:
+    NativeBody(int hidden_size, int num_layers, int num_heads, int intermediate_size,
+               float layer_norm_eps, const std::string& activation, bool is_int8,
+               const std::string& isa)
+        : shape_{hidden_size, num_layers, num_heads, intermediate_size, layer_norm_eps,
+                 choose<Activation>({{"identity", Activation::kIdentity},
+                                     {"gelu", Activation::kGelu},
+                                     {"gelu_tanh", Activation::kGeluTanh},
+                                     {"relu", Activation::kRelu},
+                                     {"silu", Activation::kSilu},
+                                     {"tanh", Activation::kTanh},
+                                     {"sigmoid", Activation::kSigmoid}},
+                                    activation)},
+          is_int8_(is_int8),
+          kernels_(choose_or_throw(isa, is_int8)),
+          body_(shape_, kernels_) {
+        check(hidden_size % 32 == 0 && intermediate_size % 32 == 0,
+              "hidden_size and intermediate_size must be multiples of 32");
+        check(num_heads > 0 && hidden_size % num_heads == 0 && hidden_size / num_heads % 16 == 0,
+              "the head size must be a multiple of 16");
+    }
+
+    NativeBody(const NativeBody&) = delete;
+    NativeBody& operator=(const NativeBody&) = delete;
+
+    void set_tables(AnyMatrix words, AnyMatrix positions, AnyMatrix types,
+                    std::optional<Vector<float>> word_scales, const std::string& bits16) {
+        body_.set_tables(table(words, word_scales, bits16), table(positions, {}, bits16),
+                         table(types, {}, bits16));
+        kept_ = {words, positions, types};
+        kept_scales_ = word_scales;
+    }
+
+    void set_embedding_norm(Vector<float> gamma, Vector<float> beta) {
+        check_width(gamma.shape(0), shape_.hidden_size);
+        check_width(beta.shape(0), shape_.hidden_size);
+        body_.set_embedding_norm(gamma.data(), beta.data());
+    }
+
+    void set_norm(int layer, int which, Vector<float> gamma, Vector<float> beta) {
+        check_layer(layer);
+        check(which == 0 || which == 1, "which must be 0 or 1");
+        check_width(gamma.shape(0), shape_.hidden_size);
+        check_width(beta.shape(0), shape_.hidden_size);
+        body_.set_norm(layer, which, gamma.data(), beta.data());
+    }
+
+    void set_linear(int layer, const std::string& name, const std::vector<Matrix<float>>& weights,
+                    const std::vector<Vector<float>>& biases,
+                    std::optional<Vector<float>> multipliers, int num_threads) {
+        check_layer(layer);
+        const Linear which = linear(name);
+        const int inputs = which == polyrank::kOuter ? shape_.intermediate_size : shape_.hidden_size;
+        const int outputs = which == polyrank::kInner ? shape_.intermediate_size : shape_.hidden_size;
+        check(weights.size() == (which == polyrank::kQkv ? 3u : 1u) && biases.size() == weights.size(),
+              "query, key and value come as three matrices, others as one");
+        std::vector<const float*> parts, bias_parts;
+        for (size_t i = 0; i < weights.size(); ++i) {
+            check_width(weights[i].shape(0), outputs);
+            check_width(weights[i].shape(1), inputs);
+            check_width(biases[i].shape(0), outputs);
+            parts.push_back(weights[i].data());
+            bias_parts.push_back(biases[i].data());
+        }
+        if (multipliers) check_width(multipliers->shape(0), inputs);
+        const float* scale = multipliers ? multipliers->data() : nullptr;
+        nb::gil_scoped_release release;
+        body_.set_linear(layer, which, parts.data(), bias_parts.data(),
+                         static_cast<int>(parts.size()), is_int8_, scale, num_threads);
+    }
+
+    Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
+             Vector<int32_t> positions, Vector<int32_t> cu_seqlens, const std::string& pooling,
+             int num_threads) {
+        const Pooling how = choose<Pooling>({{"tokens", Pooling::kTokens},
+                                             {"cls", Pooling::kCls},
+                                             {"mean", Pooling::kMean},
+                                             {"last_token", Pooling::kLast}},
+                                            pooling);
+        const size_t tokens = input_ids.shape(0);
+        check(cu_seqlens.shape(0) >= 2, "a batch needs one sequence or more");
+        check(positions.shape(0) == tokens && (!token_types || token_types->shape(0) == tokens),
+              "ids, segments and positions must be equally many");
+        const int num_sequences = static_cast<int>(cu_seqlens.shape(0)) - 1;
+        check(cu_seqlens.data()[0] == 0 &&
+                  static_cast<size_t>(cu_seqlens.data()[num_sequences]) == tokens,
+              "cu_seqlens must begin with 0 and end with the number of tokens");
+        const size_t rows = how == Pooling::kTokens ? tokens : num_sequences;
+        const size_t width = shape_.hidden_size;
+        float* out = new float[rows * width];
+        nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+        {
+            nb::gil_scoped_release release;
+            body_.run({input_ids.data(), token_types ? token_types->data() : nullptr,
+                       positions.data(), cu_seqlens.data(), num_sequences},
+                      how, num_threads, out);
+        }
+        return Rows(out, {rows, width}, owner);
+    }
+
+    std::string isa() const { return kernels_->name; }
+    size_t packed_bytes() const { return body_.packed_bytes(); }
+
+  private:
+    static const polyrank::Kernels* choose_or_throw(const std::string& isa, bool is_int8) {
+        const polyrank::Kernels* kernels = polyrank::choose_kernels(isa.c_str());
+        check(kernels != nullptr,
+              "no such kernels for this processor (isa, or the variable POLYRANK_ISA)");
+        return is_int8 || kernels->exact == nullptr ? kernels : kernels->exact;
+    }
+
+    static Linear linear(const std::string& name) {
+        return choose<Linear>({{"qkv", polyrank::kQkv},
+                               {"out", polyrank::kOut},
+                               {"inner", polyrank::kInner},
+                               {"outer", polyrank::kOuter}},
+                              name);
+    }
+
+    Table table(const AnyMatrix& rows, const std::optional<Vector<float>>& scales,
+                const std::string& bits16) const {
+        check_width(rows.shape(1), shape_.hidden_size);
+        Table made;
+        made.rows = rows.data();
+        if (rows.dtype() == nb::dtype<float>()) {
+            made.type = TableType::kFloat32;
+        } else if (rows.dtype() == nb::dtype<int8_t>()) {
+            check(scales.has_value() && scales->shape(0) == rows.shape(0),
+                  "an int8 table needs one scale a row");
+            made.type = TableType::kInt8;
+            made.scales = scales->data();
+        } else {
+            // NumPy has no bfloat16: both kinds come as their bits
+            check(rows.dtype() == nb::dtype<uint16_t>(), "tables are float32, 16 bits or int8");
+            made.type = choose<TableType>(
+                {{"F16", TableType::kFloat16}, {"BF16", TableType::kBfloat16}}, bits16);
+        }
+        return made;
+    }
+
+    void check_layer(int layer) const {
+        check(layer >= 0 && layer < shape_.num_layers, "there is no such layer");
+    }
+    static void check_width(size_t found, int wanted) {
+        check(found == static_cast<size_t>(wanted), "an array has another width than the body");
+    }
+
+    polyrank::Shape shape_;
+    bool is_int8_;
+    const polyrank::Kernels* kernels_;
+    Body body_;
+    std::vector<AnyMatrix> kept_;
+    std::optional<Vector<float>> kept_scales_;
+};
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "Kernels and forward pass of the native encoder.";
-  m.def("cpu_features", &cpu_features,
+    m.doc() = "Kernels and forward pass of the native encoder.";
+    m.def("cpu_features", &cpu_features,
           "Return which instructions the processor and the operating system let run.");
-  m.def("compiled_paths", &compiled_paths,
+    m.def("compiled_paths", &compiled_paths,
           "Return the kernel paths of this build, from plain to fast.");
+    m.def("usable_paths", &usable_paths,
+          "Return the kernel paths that run on this processor, best first.");
+    nb::class_<NativeBody>(m, "NativeBody")
+        .def(nb::init<int, int, int, int, float, const std::string&, bool, const std::string&>(),
+             nb::kw_only(), nb::arg("hidden_size"), nb::arg("num_layers"), nb::arg("num_heads"),
+             nb::arg("intermediate_size"), nb::arg("layer_norm_eps"), nb::arg("activation"),
+             nb::arg("is_int8"), nb::arg("isa"))
+        .def("set_tables", &NativeBody::set_tables, nb::arg("words"), nb::arg("positions"),
+             nb::arg("types"), nb::arg("word_scales").none(), nb::arg("bits16"))
+        .def("set_embedding_norm", &NativeBody::set_embedding_norm, nb::arg("gamma"),
+             nb::arg("beta"))
+        .def("set_norm", &NativeBody::set_norm, nb::arg("layer"), nb::arg("which"),
+             nb::arg("gamma"), nb::arg("beta"))
+        .def("set_linear", &NativeBody::set_linear, nb::arg("layer"), nb::arg("name"),
+             nb::arg("weights"), nb::arg("biases"), nb::arg("multipliers").none(), nb::arg("num_threads"))
+        .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
+             nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
+             nb::arg("num_threads"))
+        .def_prop_ro("isa", &NativeBody::isa)
+        .def_prop_ro("packed_bytes", &NativeBody::packed_bytes);
 }

@@ -1,0 +1,105 @@
+// What an instruction set must provide to run a BERT-shaped body, as one table of functions.
+//
+// Every table computes each row alone: neither the rows beside it in a block nor the block's
+// size change a bit of it. Row counts are free; widths are multiples of 32, head sizes of 16.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace polyrank {
+
+enum class Activation : int { kIdentity, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kSigmoid };
+
+// A linear layer y = x W^T + b with int8 weights, packed for one instruction set.
+struct LinearS8 {
+  int n;                       // outputs
+  int k;                       // inputs
+  const int8_t* weights;       // packed by Kernels::pack_s8
+  const float* scales;         // (n,) value of one step of each output's weights
+  const float* bias;           // (n,)
+  const int32_t* corrections;  // (n,) added to sums: undoes the offset of unsigned activations
+};
+
+// A linear layer with float32 weights, packed for one instruction set.
+struct LinearF32 {
+  int n;
+  int k;
+  const float* weights;  // packed by Kernels::pack_f32
+  const float* bias;
+};
+
+// Where the results of a linear layer go.
+struct Output {
+  void* values;           // (rows, ld) float, or bfloat16 where is_bf16
+  size_t ld;              // elements from row to row
+  bool is_bf16;
+  Activation activation;  // applied before the residual
+  const float* residual;  // (rows, ld_residual) added last, or null
+  size_t ld_residual;
+};
+
+// One head of one sequence, some of its queries.
+struct AttentionCall {
+  const void* qkv;    // first token of the sequence: query, key and value parts of a row
+  size_t ld;          // elements from token to token
+  int seq_len;
+  int query_begin;
+  int query_end;
+  int head_size;
+  size_t query_at;    // element of this head's query within a row
+  size_t key_at;
+  size_t value_at;
+  float* context;     // first token of the sequence, at this head's columns
+  size_t ld_context;
+  char* scratch;      // Kernels::attention_scratch bytes, aligned to 64
+};
+
+struct Kernels {
+  const char* name;
+  const Kernels* exact;  // the table for float32 weights where this one rounds more; else null
+  bool is_qkv_bf16;  // the type that attention reads
+  int row_block;     // rows that linear_s8 likes to get at once; quantised rows are padded to it
+
+  // Prepare and release the state of the calling thread (AMX tiles).
+  void (*begin)();
+  void (*end)();
+
+  size_t (*packed_s8_bytes)(int n, int k);
+  // Packs weights of shape (n, k); writes corrections (n,).
+  void (*pack_s8)(const int8_t* weights, int n, int k, int8_t* packed, int32_t* corrections);
+  size_t (*packed_f32_bytes)(int n, int k);
+  void (*pack_f32)(const float* weights, int n, int k, float* packed);
+
+  // Rows to int8 with one scale a row: q = round(x * multipliers * 127 / max). `multipliers` may
+  // be null. Rows of q lie padded_k(k) apart, the padding zero.
+  void (*quantize)(const float* x, size_t ld, int rows, int k, const float* multipliers,
+                   int8_t* q, float* scales);
+  void (*linear_s8)(const int8_t* q, const float* scales, int rows, const LinearS8& linear,
+                    const Output& out);
+  void (*linear_f32)(const float* x, size_t ld, int rows, const LinearF32& linear,
+                     const Output& out);
+  size_t (*attention_scratch)(int seq_len, int head_size);
+  void (*attention)(const AttentionCall& call);
+  void (*layer_norm)(float* x, size_t ld, int rows, int n, const float* gamma, const float* beta,
+                     float eps);
+};
+
+// Inputs of int8 products are padded to this many values.
+constexpr int kDepthBlock = 64;
+constexpr size_t padded_k(int k) { return (static_cast<size_t>(k) + kDepthBlock - 1) / kDepthBlock * kDepthBlock; }
+
+// The best table that this processor runs, or the one that `name` (or the environment variable
+// POLYRANK_ISA) forces. Null where a forced one is unknown or does not run here.
+const Kernels* choose_kernels(const char* name);
+// Names of the tables that this processor runs, best first; ends with null.
+const char* const* usable_kernels();
+
+extern const Kernels* const kKernelsPortable;
+extern const Kernels* const kKernelsAvx2;
+extern const Kernels* const kKernelsAvxVnni;
+extern const Kernels* const kKernelsAvx512;
+extern const Kernels* const kKernelsAmx;
+extern const Kernels* const kKernelsNeon;
+
+}  // namespace polyrank

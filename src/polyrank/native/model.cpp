@@ -1,0 +1,417 @@
+// The forward pass. Every row's bits depend on its own sequence alone: kernels treat rows alone,
+// and how rows are shared out to threads changes only who computes them.
+#include "model.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <new>
+
+#include "threads.h"
+
+namespace polyrank {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr int kPackTokens = 512;     // tokens that one thread takes through all layers at once
+constexpr int kRowGrain = 16;        // rows are shared out in such steps
+constexpr size_t kInnerBytes = 768 << 10;  // of the widest activations, to stay in a core's cache
+
+float half_to_float(uint16_t h) {
+  uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, exponent = (h >> 10) & 31,
+           mantissa = h & 1023, bits;
+  if (exponent == 0) {
+    float value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;  // 2^-24
+    std::memcpy(&bits, &value, 4);
+    bits |= sign;
+  } else {
+    bits = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | mantissa << 13;
+  }
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+float bfloat_to_float(uint16_t b) {
+  uint32_t bits = static_cast<uint32_t>(b) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Adds a row of a table to n floats, or writes it there.
+void add_row(const Table& table, int32_t row, int n, bool is_first, float* out) {
+  const size_t at = static_cast<size_t>(row) * n;
+  for (int j = 0; j < n; ++j) {
+    float value = 0;
+    switch (table.type) {
+      case TableType::kFloat32:
+        value = static_cast<const float*>(table.rows)[at + j];
+        break;
+      case TableType::kFloat16:
+        value = half_to_float(static_cast<const uint16_t*>(table.rows)[at + j]);
+        break;
+      case TableType::kBfloat16:
+        value = bfloat_to_float(static_cast<const uint16_t*>(table.rows)[at + j]);
+        break;
+      case TableType::kInt8:
+        value = static_cast<const int8_t*>(table.rows)[at + j] * table.scales[row];
+        break;
+    }
+    out[j] = is_first ? value : out[j] + value;
+  }
+}
+
+size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+void Buffer::Free::operator()(char* p) const {
+  ::operator delete(p, std::align_val_t(kAlignment));
+}
+
+void Buffer::reserve(size_t bytes) {
+  if (bytes <= bytes_) return;
+  data_.reset();
+  bytes_ = 0;
+  data_.reset(static_cast<char*>(::operator new(rounded(bytes), std::align_val_t(kAlignment))));
+  bytes_ = bytes;
+}
+
+// Sequences that a team of threads takes through all layers together.
+struct Body::Pack {
+  const Batch* batch;
+  int first_sequence;
+  int num_sequences;
+  int first_token;
+  int num_tokens;
+  std::vector<int> row_bounds;  // of each member, num_members + 1
+  Barrier* barrier;             // null for a team of one
+  float* x;                     // (num_tokens, hidden_size)
+  float* context;               // (num_tokens, hidden_size)
+  char* qkv[2];                 // (num_tokens, 3 * hidden_size), by turns; one for a team of one
+};
+
+// What one thread works in.
+struct Body::Scratch {
+  Buffer quantised, scales, inner, attention;
+};
+
+Body::Body(const Shape& shape, const Kernels* kernels)
+    : shape_(shape), kernels_(kernels), layers_(shape.num_layers) {}
+
+void Body::set_tables(Table words, Table positions, Table types) {
+  words_ = words;
+  positions_ = positions;
+  types_ = types;
+}
+
+void Body::set_embedding_norm(const float* gamma, const float* beta) {
+  embedding_norm_.gamma.assign(gamma, gamma + shape_.hidden_size);
+  embedding_norm_.beta.assign(beta, beta + shape_.hidden_size);
+}
+
+void Body::set_norm(int layer, int which, const float* gamma, const float* beta) {
+  Norm& norm = layers_[layer].norms[which];
+  norm.gamma.assign(gamma, gamma + shape_.hidden_size);
+  norm.beta.assign(beta, beta + shape_.hidden_size);
+}
+
+void Body::set_linear(int layer, Linear which, const float* const* parts,
+                      const float* const* biases, int num_parts, bool is_int8,
+                      const float* multipliers, int num_threads) {
+  const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
+  const int n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
+  const int k = which == kOuter ? inner : hidden;
+  const int part_rows = n / num_parts;
+  PackedLinear& linear = layers_[layer].linears[which];
+  std::vector<float> bias(n);
+  for (int p = 0; p < num_parts; ++p) {
+    std::copy(biases[p], biases[p] + part_rows, bias.begin() + p * part_rows);
+  }
+  if (is_int8) {
+    std::vector<int8_t> steps(static_cast<size_t>(n) * k);
+    std::vector<float> scales(n);
+    std::atomic<int> next{0};
+    run_in_parallel(num_threads, [&](int) {
+      for (int first; (first = next.fetch_add(64)) < n;) {
+        for (int j = first; j < std::min(first + 64, n); ++j) {
+          const float* in = parts[j / part_rows] + static_cast<size_t>(j % part_rows) * k;
+          float most = 0;
+          for (int i = 0; i < k; ++i) {
+            float value = multipliers ? in[i] / multipliers[i] : in[i];
+            most = std::max(most, std::fabs(value));
+          }
+          scales[j] = most / 127;
+          const float inverse = most > 0 ? 127 / most : 0;
+          int8_t* out = steps.data() + static_cast<size_t>(j) * k;
+          for (int i = 0; i < k; ++i) {
+            float value = multipliers ? in[i] / multipliers[i] : in[i];
+            out[i] = static_cast<int8_t>(std::lrintf(value * inverse));
+          }
+        }
+      }
+    });
+    set_linear_s8(layer, which, steps.data(), scales.data(), bias.data(), multipliers);
+    return;
+  }
+  linear.is_int8 = false;
+  linear.n = n;
+  linear.k = k;
+  linear.bias = std::move(bias);
+  const float* weights = parts[0];
+  std::vector<float> joined;
+  if (num_parts > 1) {
+    joined.resize(static_cast<size_t>(n) * k);
+    for (int p = 0; p < num_parts; ++p) {
+      std::memcpy(joined.data() + static_cast<size_t>(p) * part_rows * k, parts[p],
+                  static_cast<size_t>(part_rows) * k * 4);
+    }
+    weights = joined.data();
+  }
+  linear.weights.reserve(kernels_->packed_f32_bytes(n, k));
+  kernels_->pack_f32(weights, n, k, linear.weights.as<float>());
+}
+
+void Body::set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
+                         const float* bias, const float* multipliers) {
+  const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
+  PackedLinear& linear = layers_[layer].linears[which];
+  linear.is_int8 = true;
+  linear.n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
+  linear.k = which == kOuter ? inner : hidden;
+  // kernels read whole panels of scales, biases and corrections
+  const size_t padded = (static_cast<size_t>(linear.n) + 63) / 64 * 64;
+  linear.scales.assign(padded, 0);
+  linear.bias.assign(padded, 0);
+  linear.corrections.assign(padded, 0);
+  std::copy(scales, scales + linear.n, linear.scales.begin());
+  std::copy(bias, bias + linear.n, linear.bias.begin());
+  linear.multipliers.clear();
+  if (multipliers) linear.multipliers.assign(multipliers, multipliers + linear.k);
+  linear.weights.reserve(kernels_->packed_s8_bytes(linear.n, linear.k));
+  kernels_->pack_s8(weights, linear.n, linear.k, linear.weights.as<int8_t>(),
+                    linear.corrections.data());
+}
+
+size_t Body::packed_bytes() const {
+  size_t total = 0;
+  for (const Layer& layer : layers_) {
+    for (const PackedLinear& linear : layer.linears) total += linear.weights.bytes();
+  }
+  return total;
+}
+
+void Body::apply(const PackedLinear& linear, const float* x, size_t ld, int rows,
+                 Scratch& scratch, const Output& out) const {
+  if (!linear.is_int8) {
+    kernels_->linear_f32(x, ld, rows,
+                         {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
+    return;
+  }
+  const size_t padded_rows = (static_cast<size_t>(rows) + 63) / 64 * 64;
+  scratch.quantised.reserve(padded_rows * padded_k(linear.k));
+  scratch.scales.reserve(padded_rows * sizeof(float));
+  int8_t* q = scratch.quantised.as<int8_t>();
+  float* scales = scratch.scales.as<float>();
+  kernels_->quantize(x, ld, rows, linear.k,
+                     linear.multipliers.empty() ? nullptr : linear.multipliers.data(), q, scales);
+  kernels_->linear_s8(q, scales, rows,
+                      {linear.n, linear.k, linear.weights.as<int8_t>(), linear.scales.data(),
+                       linear.bias.data(), linear.corrections.data()},
+                      out);
+}
+
+void Body::embed(const Pack& pack, int begin, int end) const {
+  const int hidden = shape_.hidden_size;
+  const Batch& batch = *pack.batch;
+  for (int row = begin; row < end; ++row) {
+    const size_t token = static_cast<size_t>(pack.first_token) + row;
+    float* out = pack.x + static_cast<size_t>(row) * hidden;
+    add_row(words_, batch.input_ids[token], hidden, true, out);
+    add_row(types_, batch.token_types ? batch.token_types[token] : 0, hidden, false, out);
+    add_row(positions_, batch.positions[token], hidden, false, out);
+  }
+  kernels_->layer_norm(pack.x + static_cast<size_t>(begin) * hidden, hidden, end - begin, hidden,
+                       embedding_norm_.gamma.data(), embedding_norm_.beta.data(),
+                       shape_.layer_norm_eps);
+}
+
+void Body::attend(const Pack& pack, const void* qkv, int begin, int end, Scratch& scratch) const {
+  const int hidden = shape_.hidden_size, head_size = hidden / shape_.num_heads;
+  const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
+  for (int s = 0; s < pack.num_sequences; ++s) {
+    const int32_t* bounds = pack.batch->cu_seqlens + pack.first_sequence + s;
+    const int first = bounds[0] - pack.first_token, length = bounds[1] - bounds[0];
+    const int from = std::max(begin - first, 0), to = std::min(end - first, length);
+    if (from >= to) continue;
+    scratch.attention.reserve(kernels_->attention_scratch(length, head_size));
+    AttentionCall call;
+    call.qkv = static_cast<const char*>(qkv) + static_cast<size_t>(first) * 3 * hidden * element;
+    call.ld = static_cast<size_t>(3) * hidden;
+    call.seq_len = length;
+    call.query_begin = from;
+    call.query_end = to;
+    call.head_size = head_size;
+    call.ld_context = hidden;
+    call.scratch = scratch.attention.as<char>();
+    for (int head = 0; head < shape_.num_heads; ++head) {
+      call.query_at = static_cast<size_t>(head) * head_size;
+      call.key_at = call.query_at + hidden;
+      call.value_at = call.key_at + hidden;
+      call.context = pack.context + static_cast<size_t>(first) * hidden + call.query_at;
+      kernels_->attention(call);
+    }
+  }
+}
+
+void Body::feed_forward(const Pack& pack, const Layer& layer, int begin, int end,
+                        Scratch& scratch) const {
+  const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
+  const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(inner) * 4));
+  const int step = std::max(1, fit / kernels_->row_block) * kernels_->row_block;
+  scratch.inner.reserve(static_cast<size_t>(step) * inner * 4);
+  float* wide = scratch.inner.as<float>();
+  for (int row = begin; row < end; row += step) {
+    const int rows = std::min(step, end - row);
+    float* x = pack.x + static_cast<size_t>(row) * hidden;
+    const float* context = pack.context + static_cast<size_t>(row) * hidden;
+    const size_t ld = hidden;
+    apply(layer.linears[kOut], context, ld, rows, scratch,
+          {x, ld, false, Activation::kIdentity, x, ld});
+    kernels_->layer_norm(x, ld, rows, hidden, layer.norms[0].gamma.data(),
+                         layer.norms[0].beta.data(), shape_.layer_norm_eps);
+    apply(layer.linears[kInner], x, ld, rows, scratch,
+          {wide, static_cast<size_t>(inner), false, shape_.activation, nullptr, 0});
+    apply(layer.linears[kOuter], wide, inner, rows, scratch,
+          {x, ld, false, Activation::kIdentity, x, ld});
+    kernels_->layer_norm(x, ld, rows, hidden, layer.norms[1].gamma.data(),
+                         layer.norms[1].beta.data(), shape_.layer_norm_eps);
+  }
+}
+
+void Body::run_pack(Pack& pack, int member) const {
+  static thread_local Scratch scratch;
+  const int hidden = shape_.hidden_size;
+  const int begin = pack.row_bounds[member], end = pack.row_bounds[member + 1];
+  const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
+  kernels_->begin();
+  embed(pack, begin, end);
+  for (int i = 0; i < shape_.num_layers; ++i) {
+    const Layer& layer = layers_[i];
+    char* qkv = pack.qkv[i % 2];
+    for (int row = begin; row < end; row += kernels_->row_block) {
+      const int rows = std::min(kernels_->row_block, end - row);
+      const size_t ld = static_cast<size_t>(3) * hidden;
+      apply(layer.linears[kQkv], pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
+            {qkv + row * ld * element, ld, kernels_->is_qkv_bf16, Activation::kIdentity, nullptr,
+             0});
+    }
+    // Keys and values of all members are needed now. The next layer writes to the other buffer,
+    // so nobody overtakes a reader: to write to this one again takes one more barrier.
+    if (pack.barrier) pack.barrier->wait();
+    attend(pack, qkv, begin, end, scratch);
+    feed_forward(pack, layer, begin, end, scratch);
+  }
+  kernels_->end();
+  if (pack.barrier) pack.barrier->wait();
+}
+
+void Body::pool(const Pack& pack, int sequence, Pooling pooling, float* out) const {
+  const int hidden = shape_.hidden_size;
+  const int32_t* bounds = pack.batch->cu_seqlens + pack.first_sequence + sequence;
+  const int length = bounds[1] - bounds[0];
+  const float* rows = pack.x + static_cast<size_t>(bounds[0] - pack.first_token) * hidden;
+  if (pooling == Pooling::kTokens) {
+    std::memcpy(out, rows, static_cast<size_t>(length) * hidden * 4);
+    return;
+  }
+  const float* one = pooling == Pooling::kLast ? rows + static_cast<size_t>(length - 1) * hidden : rows;
+  std::memcpy(out, one, static_cast<size_t>(hidden) * 4);
+  if (pooling != Pooling::kMean) return;
+  for (int i = 1; i < length; ++i) {
+    const float* row = rows + static_cast<size_t>(i) * hidden;
+    for (int j = 0; j < hidden; ++j) out[j] += row[j];
+  }
+  for (int j = 0; j < hidden; ++j) out[j] /= static_cast<float>(length);
+}
+
+void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out) const {
+  const int hidden = shape_.hidden_size;
+  const int total = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
+  const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
+  const bool is_team = num_threads > 1 && (batch.num_sequences < 2 * num_threads ||
+                                           total < num_threads * kPackTokens / 2);
+  // Packs of whole sequences, all of about the same number of tokens.
+  std::vector<int> firsts{0};
+  if (!is_team && num_threads > 0) {
+    int num_packs = (total + kPackTokens - 1) / kPackTokens;
+    num_packs = (num_packs + num_threads - 1) / num_threads * num_threads;
+    const double share = static_cast<double>(total) / num_packs;
+    for (int s = 1; s < batch.num_sequences; ++s) {
+      const int before = batch.cu_seqlens[s] - batch.cu_seqlens[0];
+      if (before >= share * static_cast<double>(firsts.size())) firsts.push_back(s);
+    }
+  }
+  const int num_packs = static_cast<int>(firsts.size());
+  firsts.push_back(batch.num_sequences);
+
+  auto make_pack = [&](int p, int num_members, Buffer& memory, Barrier* barrier) {
+    Pack pack;
+    pack.batch = &batch;
+    pack.first_sequence = firsts[p];
+    pack.num_sequences = firsts[p + 1] - firsts[p];
+    pack.first_token = batch.cu_seqlens[firsts[p]];
+    pack.num_tokens = batch.cu_seqlens[firsts[p + 1]] - pack.first_token;
+    pack.barrier = barrier;
+    const int grains = (pack.num_tokens + kRowGrain - 1) / kRowGrain;
+    for (int m = 0; m <= num_members; ++m) {
+      pack.row_bounds.push_back(
+          std::min(pack.num_tokens, grains * m / num_members * kRowGrain));
+    }
+    const size_t rows = static_cast<size_t>(pack.num_tokens);
+    const size_t row_bytes = rounded(rows * hidden * 4), qkv_bytes = rounded(rows * 3 * hidden * element);
+    memory.reserve(2 * row_bytes + (num_members > 1 ? 2 : 1) * qkv_bytes);
+    char* at = memory.as<char>();
+    pack.x = reinterpret_cast<float*>(at);
+    pack.context = reinterpret_cast<float*>(at + row_bytes);
+    pack.qkv[0] = at + 2 * row_bytes;
+    pack.qkv[1] = num_members > 1 ? pack.qkv[0] + qkv_bytes : pack.qkv[0];
+    return pack;
+  };
+  auto finish = [&](const Pack& pack, int s) {
+    const int sequence = pack.first_sequence + s;
+    const size_t row = pooling == Pooling::kTokens
+                           ? static_cast<size_t>(batch.cu_seqlens[sequence] - batch.cu_seqlens[0])
+                           : static_cast<size_t>(sequence);
+    pool(pack, s, pooling, out + row * hidden);
+  };
+
+  if (is_team) {
+    static thread_local Buffer memory;
+    const int num_members =
+        std::max(1, std::min(num_threads, (total + kRowGrain - 1) / kRowGrain));
+    Barrier barrier(num_members);
+    Pack pack = make_pack(0, num_members, memory, num_members > 1 ? &barrier : nullptr);
+    run_in_parallel(num_members, [&](int member) {
+      run_pack(pack, member);
+      for (int s = member; s < pack.num_sequences; s += num_members) finish(pack, s);
+    });
+    return;
+  }
+  std::atomic<int> next{0};
+  run_in_parallel(std::min(num_threads, num_packs), [&](int) {
+    static thread_local Buffer memory;
+    for (int p; (p = next.fetch_add(1)) < num_packs;) {
+      Pack pack = make_pack(p, 1, memory, nullptr);
+      run_pack(pack, 0);
+      for (int s = 0; s < pack.num_sequences; ++s) finish(pack, s);
+    }
+  });
+}
+
+}  // namespace polyrank

@@ -1,0 +1,126 @@
+// A BERT-shaped body: packed weights and the forward pass on packed sequences.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+
+namespace polyrank {
+
+struct Shape {
+  int hidden_size;
+  int num_layers;
+  int num_heads;
+  int intermediate_size;
+  float layer_norm_eps;
+  Activation activation;
+};
+
+enum class TableType { kFloat32, kFloat16, kBfloat16, kInt8 };
+
+// Rows of an embedding table, read where they lie (usually a mapped file).
+struct Table {
+  const void* rows = nullptr;
+  const float* scales = nullptr;  // (num_rows,) for int8
+  TableType type = TableType::kFloat32;
+};
+
+// Linear layers of a transformer layer, in the order in which they run. Query, key and value are
+// one layer of 3 * hidden_size outputs.
+enum Linear { kQkv, kOut, kInner, kOuter, kNumLinears };
+
+enum class Pooling { kTokens, kCls, kMean, kLast };
+
+// Memory aligned to cache lines; its content is not initialised.
+class Buffer {
+ public:
+  void reserve(size_t bytes);
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_.get());
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(char* p) const;
+  };
+  std::unique_ptr<char, Free> data_;
+  size_t bytes_ = 0;
+};
+
+struct PackedLinear {
+  bool is_int8 = false;
+  int n = 0;
+  int k = 0;
+  Buffer weights;
+  std::vector<float> scales;
+  std::vector<float> bias;
+  std::vector<int32_t> corrections;
+  std::vector<float> multipliers;  // of the inputs before they are quantised; may be empty
+};
+
+struct Batch {
+  const int32_t* input_ids;     // (total_tokens,)
+  const int32_t* token_types;   // (total_tokens,) or null
+  const int32_t* positions;     // (total_tokens,)
+  const int32_t* cu_seqlens;    // (num_sequences + 1,)
+  int num_sequences;
+};
+
+class Body {
+ public:
+  Body(const Shape& shape, const Kernels* kernels);
+  Body(const Body&) = delete;
+  Body& operator=(const Body&) = delete;
+
+  void set_tables(Table words, Table positions, Table types);
+  void set_embedding_norm(const float* gamma, const float* beta);
+  // Quantises and packs (n, k) float weights given in `parts` equal parts, one below the other.
+  // With int8, `multipliers` (k,) scale the inputs and their inverses the weights.
+  void set_linear(int layer, Linear which, const float* const* parts, const float* const* biases,
+                  int num_parts, bool is_int8, const float* multipliers, int num_threads);
+  // Packs weights that are int8 already, with the value of a step of each output.
+  void set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
+                     const float* bias, const float* multipliers);
+  // which: 0 after attention, 1 after the feed-forward part.
+  void set_norm(int layer, int which, const float* gamma, const float* beta);
+
+  // Writes one row per sequence, or per token for kTokens, of hidden_size floats. Safe to call
+  // from several threads.
+  void run(const Batch& batch, Pooling pooling, int num_threads, float* out) const;
+
+  const Kernels* kernels() const { return kernels_; }
+  size_t packed_bytes() const;
+
+ private:
+  struct Norm {
+    std::vector<float> gamma, beta;
+  };
+  struct Layer {
+    PackedLinear linears[kNumLinears];
+    Norm norms[2];
+  };
+  struct Pack;
+  struct Scratch;
+
+  void run_pack(Pack& pack, int member) const;
+  void embed(const Pack& pack, int begin, int end) const;
+  void attend(const Pack& pack, const void* qkv, int begin, int end, Scratch& scratch) const;
+  void feed_forward(const Pack& pack, const Layer& layer, int begin, int end,
+                    Scratch& scratch) const;
+  void apply(const PackedLinear& linear, const float* x, size_t ld, int rows, Scratch& scratch,
+             const Output& out) const;
+  void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
+
+  Shape shape_;
+  const Kernels* kernels_;
+  Table words_, positions_, types_;
+  Norm embedding_norm_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace polyrank
