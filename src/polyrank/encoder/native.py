@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
 from polyrank.checkpoint.reader import Checkpoint
-from polyrank.checkpoint.weights import Weights
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
 from polyrank.encoder.checks import check_batch, check_rows, check_weights
 from polyrank.encoder.pooling import pool
-from polyrank.encoder.smoothing import input_multipliers
+from polyrank.encoder.smoothing import input_multipliers, random_pieces
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, EncoderError
 from polyrank.types import Float32Array, PackedBatch, PoolingMode
@@ -30,8 +29,7 @@ TABLES = (
     "embeddings.position_embeddings.weight",
     "embeddings.token_type_embeddings.weight",
 )
-# Linear layers of the C++ body, the layers of the checkpoint that they consist of, and the
-# normalisation whose result they read.
+# Linear layers of the C++ body in its order, and the layers of the checkpoint they consist of.
 LINEARS = {
     "qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
     "out": ("attention.output.dense",),
@@ -67,7 +65,8 @@ class NativeEncoder:
                 f'{body.intermediate_size} and {body.head_size}. Choose encoder="onnx".'
             )
         try:
-            self._body: _native.NativeBody | None = self._load()
+            widths = self._measure_inputs() if self._is_int8 else None
+            self._body: _native.NativeBody | None = self._load(widths)
         except MemoryError as exc:
             raise EncoderError(
                 f"there is not enough memory to load {checkpoint.spec.name}."
@@ -124,8 +123,15 @@ class NativeEncoder:
         """Free memory."""
         self._body = None
 
-    def _load(self) -> _native.NativeBody:
-        spec, weights = self._checkpoint.spec.body, self._checkpoint.weights
+    def _measure_inputs(self) -> Float32Array:
+        """Run the body in float32 on random pieces: (num_layers, 4, widest) of input widths."""
+        batch = random_pieces(self._checkpoint.spec.body)
+        positions = position_ids(batch, self._checkpoint.spec.body)
+        return self._load(None).measure_inputs(batch.input_ids, positions, batch.cu_seqlens)
+
+    def _load(self, widths: Float32Array | None) -> _native.NativeBody:
+        """Pack the weights: as int8 where the widths of inputs are given, else as float32."""
+        spec = self._checkpoint.spec.body
         try:
             body = _native.NativeBody(
                 hidden_size=spec.hidden_size,
@@ -134,7 +140,7 @@ class NativeEncoder:
                 intermediate_size=spec.intermediate_size,
                 layer_norm_eps=spec.layer_norm_eps,
                 activation=spec.activation,
-                is_int8=self._is_int8,
+                is_int8=widths is not None,
                 isa=os.environ.get(ISA_VARIABLE, ""),
             )
         except ValueError as exc:
@@ -142,32 +148,29 @@ class NativeEncoder:
                 f"{ISA_VARIABLE} is {os.environ.get(ISA_VARIABLE)!r}; this processor runs "
                 f"{', '.join(_native.usable_paths())}."
             ) from exc
-        words, positions, types = (self._table(name, weights) for name in TABLES)
+        words, positions, types = (self._table(name) for name in TABLES)
         body.set_tables(words[0], positions[0], types[0], None, words[1])
         body.set_embedding_norm(*self._norm("embeddings.LayerNorm"))
-        before = self._norm("embeddings.LayerNorm")
         for layer in range(spec.num_layers):
-            before = self._load_layer(body, layer, before)
+            self._load_layer(body, layer, None if widths is None else widths[layer])
         return body
 
     def _load_layer(
-        self, body: _native.NativeBody, layer: int, before: tuple[Float32Array, Float32Array]
-    ) -> tuple[Float32Array, Float32Array]:
-        """Pack one layer; returns the normalisation that ends it, whose result the next reads."""
+        self, body: _native.NativeBody, layer: int, widths: Float32Array | None
+    ) -> None:
         prefix = LAYER.format(layer)
-        inside, after = (self._norm(prefix + name) for name in NORMS)
-        norms = {"qkv": before, "inner": inside}
-        for name, parts in LINEARS.items():
-            matrices = [self._float32(f"{prefix}{part}.weight") for part in parts]
+        for number, (name, parts) in enumerate(LINEARS.items()):
+            names = [f"{prefix}{part}.weight" for part in parts]
+            matrices = [self._float32(weight) for weight in names]
             biases = [self._float32(f"{prefix}{part}.bias") for part in parts]
-            check_weights(self._checkpoint, [f"{prefix}{part}.weight" for part in parts], matrices)
             multipliers = None
-            if self._is_int8 and name in norms:
-                multipliers = input_multipliers(matrices, *norms[name])
+            if widths is not None:
+                check_weights(self._checkpoint, names, matrices)
+                inputs = matrices[0].shape[1]
+                multipliers = input_multipliers(matrices, widths[number, :inputs])
             body.set_linear(layer, name, matrices, biases, multipliers, self._num_threads)
-        body.set_norm(layer, 0, *inside)
-        body.set_norm(layer, 1, *after)
-        return after
+        for which, norm in enumerate(NORMS):
+            body.set_norm(layer, which, *self._norm(prefix + norm))
 
     def _float32(self, name: str) -> Float32Array:
         info = self._checkpoint.body_tensors[name]
@@ -177,9 +180,9 @@ class NativeEncoder:
     def _norm(self, name: str) -> tuple[Float32Array, Float32Array]:
         return self._float32(f"{name}.weight"), self._float32(f"{name}.bias")
 
-    def _table(self, name: str, weights: Weights) -> tuple[NDArray[Any], str]:
+    def _table(self, name: str) -> tuple[NDArray[Any], str]:
         """Return a table in the file's own type, 16-bit types as their bits."""
-        info = self._checkpoint.body_tensors[name]
+        info, weights = self._checkpoint.body_tensors[name], self._checkpoint.weights
         if info.dtype in ("F16", "BF16"):
             array = np.require(weights.get(info.name), requirements=["A", "C"])
             return array.view(np.uint16), info.dtype

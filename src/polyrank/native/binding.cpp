@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -194,6 +195,24 @@ class NativeBody {
         return Rows(out, {rows, width}, owner);
     }
 
+    // (num_layers, 4, widest) largest magnitude of each input of each linear layer
+    nb::ndarray<nb::numpy, float, nb::ndim<3>, nb::c_contig> measure_inputs(
+        Vector<int32_t> input_ids, Vector<int32_t> positions, Vector<int32_t> cu_seqlens) {
+        const size_t layers = shape_.num_layers, linears = polyrank::kNumLinears;
+        const size_t widest = std::max(shape_.hidden_size, shape_.intermediate_size);
+        check(cu_seqlens.shape(0) >= 2 && positions.shape(0) == input_ids.shape(0),
+              "ids and positions must be equally many");
+        float* out = new float[layers * linears * widest];
+        nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+        {
+            nb::gil_scoped_release release;
+            body_.measure_inputs({input_ids.data(), nullptr, positions.data(), cu_seqlens.data(),
+                                  static_cast<int>(cu_seqlens.shape(0)) - 1},
+                                 out);
+        }
+        return {out, {layers, linears, widest}, owner};
+    }
+
     std::string isa() const { return kernels_->name; }
     size_t packed_bytes() const { return body_.packed_bytes(); }
 
@@ -275,6 +294,8 @@ NB_MODULE(_native, m) {
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
              nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
              nb::arg("num_threads"))
+        .def("measure_inputs", &NativeBody::measure_inputs, nb::arg("input_ids"),
+             nb::arg("positions"), nb::arg("cu_seqlens"))
         .def_prop_ro("isa", &NativeBody::isa)
         .def_prop_ro("packed_bytes", &NativeBody::packed_bytes);
 }

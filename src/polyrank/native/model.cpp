@@ -94,6 +94,7 @@ struct Body::Pack {
   float* x;                     // (num_tokens, hidden_size)
   float* context;               // (num_tokens, hidden_size)
   char* qkv[2];                 // (num_tokens, 3 * hidden_size), by turns; one for a team of one
+  float* widths = nullptr;      // see measure_inputs; with a team of one only
 };
 
 // What one thread works in.
@@ -206,8 +207,21 @@ size_t Body::packed_bytes() const {
   return total;
 }
 
-void Body::apply(const PackedLinear& linear, const float* x, size_t ld, int rows,
+size_t Body::width_stride() const {
+  return static_cast<size_t>(std::max(shape_.hidden_size, shape_.intermediate_size));
+}
+
+void Body::apply(const Pack& pack, int layer, Linear which, const float* x, size_t ld, int rows,
                  Scratch& scratch, const Output& out) const {
+  const PackedLinear& linear = layers_[layer].linears[which];
+  if (pack.widths != nullptr) {
+    float* widths = pack.widths + (static_cast<size_t>(layer) * kNumLinears + which) * width_stride();
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < linear.k; ++j) {
+        widths[j] = std::max(widths[j], std::fabs(x[i * ld + j]));
+      }
+    }
+  }
   if (!linear.is_int8) {
     kernels_->linear_f32(x, ld, rows,
                          {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
@@ -269,8 +283,9 @@ void Body::attend(const Pack& pack, const void* qkv, int begin, int end, Scratch
   }
 }
 
-void Body::feed_forward(const Pack& pack, const Layer& layer, int begin, int end,
+void Body::feed_forward(const Pack& pack, int number, int begin, int end,
                         Scratch& scratch) const {
+  const Layer& layer = layers_[number];
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(inner) * 4));
   const int step = std::max(1, fit / kernels_->row_block) * kernels_->row_block;
@@ -281,13 +296,13 @@ void Body::feed_forward(const Pack& pack, const Layer& layer, int begin, int end
     float* x = pack.x + static_cast<size_t>(row) * hidden;
     const float* context = pack.context + static_cast<size_t>(row) * hidden;
     const size_t ld = hidden;
-    apply(layer.linears[kOut], context, ld, rows, scratch,
+    apply(pack, number, kOut, context, ld, rows, scratch,
           {x, ld, false, Activation::kIdentity, x, ld});
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[0].gamma.data(),
                          layer.norms[0].beta.data(), shape_.layer_norm_eps);
-    apply(layer.linears[kInner], x, ld, rows, scratch,
+    apply(pack, number, kInner, x, ld, rows, scratch,
           {wide, static_cast<size_t>(inner), false, shape_.activation, nullptr, 0});
-    apply(layer.linears[kOuter], wide, inner, rows, scratch,
+    apply(pack, number, kOuter, wide, inner, rows, scratch,
           {x, ld, false, Activation::kIdentity, x, ld});
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[1].gamma.data(),
                          layer.norms[1].beta.data(), shape_.layer_norm_eps);
@@ -302,12 +317,11 @@ void Body::run_pack(Pack& pack, int member) const {
   kernels_->begin();
   embed(pack, begin, end);
   for (int i = 0; i < shape_.num_layers; ++i) {
-    const Layer& layer = layers_[i];
     char* qkv = pack.qkv[i % 2];
     for (int row = begin; row < end; row += kernels_->row_block) {
       const int rows = std::min(kernels_->row_block, end - row);
       const size_t ld = static_cast<size_t>(3) * hidden;
-      apply(layer.linears[kQkv], pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
+      apply(pack, i, kQkv, pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
             {qkv + row * ld * element, ld, kernels_->is_qkv_bf16, Activation::kIdentity, nullptr,
              0});
     }
@@ -315,7 +329,7 @@ void Body::run_pack(Pack& pack, int member) const {
     // so nobody overtakes a reader: to write to this one again takes one more barrier.
     if (pack.barrier) pack.barrier->wait();
     attend(pack, qkv, begin, end, scratch);
-    feed_forward(pack, layer, begin, end, scratch);
+    feed_forward(pack, i, begin, end, scratch);
   }
   kernels_->end();
   if (pack.barrier) pack.barrier->wait();
@@ -341,6 +355,17 @@ void Body::pool(const Pack& pack, int sequence, Pooling pooling, float* out) con
 }
 
 void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out) const {
+  run_packs(batch, pooling, num_threads, out, nullptr);
+}
+
+void Body::measure_inputs(const Batch& batch, float* widths) const {
+  std::fill(widths, widths + layers_.size() * kNumLinears * width_stride(), 0.0f);
+  std::vector<float> out(static_cast<size_t>(batch.num_sequences) * shape_.hidden_size);
+  run_packs(batch, Pooling::kCls, 1, out.data(), widths);
+}
+
+void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
+                     float* widths) const {
   const int hidden = shape_.hidden_size;
   const int total = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
@@ -368,6 +393,7 @@ void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out)
     pack.first_token = batch.cu_seqlens[firsts[p]];
     pack.num_tokens = batch.cu_seqlens[firsts[p + 1]] - pack.first_token;
     pack.barrier = barrier;
+    pack.widths = widths;
     const int grains = (pack.num_tokens + kRowGrain - 1) / kRowGrain;
     for (int m = 0; m <= num_members; ++m) {
       pack.row_bounds.push_back(

@@ -93,6 +93,10 @@ class Body {
   // from several threads.
   void run(const Batch& batch, Pooling pooling, int num_threads, float* out) const;
 
+  // Runs a batch and writes the largest magnitude of each input of each linear layer:
+  // (num_layers, kNumLinears, max(hidden_size, intermediate_size)) floats.
+  void measure_inputs(const Batch& batch, float* widths) const;
+
   const Kernels* kernels() const { return kernels_; }
   size_t packed_bytes() const;
 
@@ -110,10 +114,12 @@ class Body {
   void run_pack(Pack& pack, int member) const;
   void embed(const Pack& pack, int begin, int end) const;
   void attend(const Pack& pack, const void* qkv, int begin, int end, Scratch& scratch) const;
-  void feed_forward(const Pack& pack, const Layer& layer, int begin, int end,
-                    Scratch& scratch) const;
-  void apply(const PackedLinear& linear, const float* x, size_t ld, int rows, Scratch& scratch,
-             const Output& out) const;
+  void feed_forward(const Pack& pack, int layer, int begin, int end, Scratch& scratch) const;
+  void apply(const Pack& pack, int layer, Linear which, const float* x, size_t ld, int rows,
+             Scratch& scratch, const Output& out) const;
+  void run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
+                 float* widths) const;
+  size_t width_stride() const;
   void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
 
   Shape shape_;
