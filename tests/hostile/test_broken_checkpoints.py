@@ -157,7 +157,7 @@ def test_labels_that_do_not_fit_the_head(folder: Path) -> None:
         Classifier(folder)
 
 
-@pytest.mark.parametrize("encoder", ["onnx", "pytorch"])
+@pytest.mark.parametrize("encoder", ["native", "onnx", "pytorch"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_weights(folder: Path, value: float, encoder: str) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from tests import tolerances
 from tests.checkpoints import CLASSIFIERS, EMBEDDERS, RERANKERS
 from tests.texts import ALL, AWKWARD, SENTENCES
 
-ENCODERS = ("onnx", "pytorch")
+ENCODERS = ("native", "onnx", "pytorch")
 QUERIES = (SENTENCES["en"], SENTENCES["ar"], SENTENCES["th"], AWKWARD["empty"], AWKWARD["long"])
 PAIRS = [(query, text) for query in QUERIES for text in ALL]
 

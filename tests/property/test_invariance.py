@@ -23,7 +23,7 @@ model_settings = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["onnx", "pytorch"])
+@pytest.fixture(scope="module", params=["native", "onnx", "pytorch"])
 def encoder(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -66,7 +66,7 @@ def test_small_precisions_do_not_depend_on_the_others(
     np.testing.assert_array_equal(together, alone)
 
 
-@pytest.mark.parametrize("name", ["onnx", "pytorch"])
+@pytest.mark.parametrize("name", ["native", "onnx", "pytorch"])
 def test_thread_count_changes_nothing(name: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint("bge-reranker-base")
     pairs = [(SENTENCES["de"], text) for text in TEXTS]

@@ -51,7 +51,7 @@ def test_positions_bound_the_length(checkpoint: Checkpoint, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("encoder", ["onnx", "pytorch"])
+@pytest.mark.parametrize("encoder", ["native", "onnx", "pytorch"])
 def test_other_weight_types(
     dtype: torch.dtype, encoder: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def classify(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    compute: options.ComputePrecision = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -57,6 +58,7 @@ def classify(
             encoder=encoder,
             num_threads=threads,
             device=device,
+            precision=compute,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )

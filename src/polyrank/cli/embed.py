@@ -48,6 +48,7 @@ def embed(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    compute: options.ComputePrecision = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -73,6 +74,7 @@ def embed(
             encoder=encoder,
             num_threads=threads,
             device=device,
+            precision=compute,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )

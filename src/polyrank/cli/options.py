@@ -6,6 +6,7 @@ import typer
 
 from polyrank.cli.inputs import InputFormat
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS
+from polyrank.types import Precision
 
 Model = Annotated[
     str | None,
@@ -38,13 +39,24 @@ MaxLength = Annotated[
     ),
 ]
 Encoder = Annotated[
-    str, typer.Option(help="What computes: auto, onnx or pytorch. `polyrank doctor` lists them.")
+    str,
+    typer.Option(
+        help="What computes: auto, native, onnx or pytorch. `polyrank doctor` lists them."
+    ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Left out: all that this process may use.", min=1),
 ]
 Device = Annotated[str, typer.Option(help="cpu, or a device of the pytorch encoder such as cuda.")]
+ComputePrecision = Annotated[
+    Precision,
+    typer.Option(
+        "--compute",
+        help="Type of the products in linear layers: auto is float32 unless the checkpoint "
+        "carries a passed quality gate for int8.",
+    ),
+]
 MaxBatchTokens = Annotated[int, typer.Option(help="Tokens in one forward pass.", min=1)]
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a Hub id.", show_default=False)

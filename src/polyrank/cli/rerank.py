@@ -33,6 +33,7 @@ def rerank(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    compute: options.ComputePrecision = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -61,6 +62,7 @@ def rerank(
             encoder=encoder,
             num_threads=threads,
             device=device,
+            precision=compute,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )

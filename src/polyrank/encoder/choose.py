@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from polyrank._extras import is_installed, require
 from polyrank.checkpoint.reader import Checkpoint
+from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, MissingExtraError
 
 AUTO = "auto"
 CPU = "cpu"
+NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,17 @@ class _Backend:
     extra: str
     modules: tuple[str, ...]
     is_cpu_only: bool
+    has_int8: bool
     make: Callable[[Checkpoint, EngineConfig], Encoder]
+    fits: Callable[[BodySpec], bool] = lambda body: True
 
-    def runs_on(self, device: str) -> bool:
-        return device == CPU or not self.is_cpu_only
+    def objection(self, config: EngineConfig) -> str | None:
+        """Return why this backend cannot do what is asked, or None where it can."""
+        if self.is_cpu_only and config.device != CPU:
+            return f"runs on the CPU only, not on {config.device!r}"
+        if config.precision == "int8" and not self.has_int8:
+            return "has no int8 products"
+        return None
 
 
 def _make_native(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
@@ -63,10 +72,15 @@ def _make_pytorch(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
     return PytorchEncoder(checkpoint, config)
 
 
-# In order of preference: "auto" takes the first one that is installed and runs on the device.
+def _fits_native(body: BodySpec) -> bool:
+    return not (body.hidden_size % 32 or body.intermediate_size % 32 or body.head_size % 16)
+
+
+# In order of preference: "auto" takes the first one that is installed and can do what is asked.
 _BACKENDS = (
-    _Backend("onnx", "onnx", ("onnx", "onnxruntime"), True, _make_onnx),
-    _Backend("pytorch", "torch", ("torch",), False, _make_pytorch),
+    _Backend(NATIVE, "onnx", ("polyrank._native",), True, True, _make_native, _fits_native),
+    _Backend("onnx", "onnx", ("onnx", "onnxruntime"), True, False, _make_onnx),
+    _Backend("pytorch", "torch", ("torch",), False, False, _make_pytorch),
 )
 
 
@@ -75,8 +89,8 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
 
     Args:
         checkpoint: The opened checkpoint.
-        config: Encoder name, device and threads. "auto" takes the first installed one of onnx
-            and pytorch on the CPU, and pytorch on any other device.
+        config: Encoder name, device and threads. "auto" takes the first installed one of
+            native, onnx and pytorch on the CPU, and pytorch on any other device.
 
     Returns:
         The loaded encoder; the caller closes it.
@@ -86,22 +100,33 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
         MissingExtraError: If its libraries are not installed; for "auto", if no encoder's are.
         EncoderError: If the encoder cannot load the checkpoint.
     """
-    backend = _pick(config)
+    backend = _pick(config, checkpoint.spec.body)
+    if backend.name == NATIVE and not is_installed(*backend.modules):
+        raise MissingExtraError(
+            "the native encoder was not built when polyrank was installed: that needs GCC 12, Clang "
+            "15 or newer and CMake 3.25, or a ready wheel for this system. Another encoder comes "
+            "with: pip install 'polyrank[onnx]'"
+        )
     require(backend.extra, *backend.modules, purpose=f"The {backend.name} encoder")
     return backend.make(checkpoint, config)
 
 
-def _pick(config: EngineConfig) -> _Backend:
-    able = [backend for backend in _BACKENDS if backend.runs_on(config.device)]
+def _pick(config: EngineConfig, body: BodySpec) -> _Backend:
     if config.encoder == AUTO:
-        # where none is installed, the first one's extra is the one to name
-        return next((backend for backend in able if is_installed(*backend.modules)), able[0])
+        able = [entry for entry in _BACKENDS if not entry.objection(config) and entry.fits(body)]
+        if not able:
+            raise ConfigError(
+                f"no encoder runs {config.precision} on {config.device!r} for this checkpoint. "
+                "`polyrank doctor` lists the encoders."
+            )
+        # where none is installed, an extra that pip can bring is the one to name
+        installed = (entry for entry in able if is_installed(*entry.modules))
+        return next(installed, able[-1] if len(able) == 1 else able[1])
     for backend in _BACKENDS:
         if backend.name == config.encoder:
-            if backend not in able:
+            if objection := backend.objection(config):
                 raise ConfigError(
-                    f"the {backend.name} encoder runs on the CPU only, not on {config.device!r}. "
-                    f"Choose encoder={able[0].name!r}, or device={CPU!r}."
+                    f"the {backend.name} encoder {objection}. Choose another encoder."
                 )
             return backend
     names = ", ".join((AUTO, *(backend.name for backend in _BACKENDS)))
@@ -119,7 +144,9 @@ def available_encoders() -> list[EncoderStatus]:
 
 def _status(backend: _Backend) -> EncoderStatus:
     missing = [module for module in backend.modules if not is_installed(module)]
-    if missing:
+    if missing == ["polyrank._native"]:
+        reason = "not built: polyrank was installed without a C++ compiler, or for another system"
+    elif missing:
         reason = f"{', '.join(missing)} not installed: pip install 'polyrank[{backend.extra}]'"
     else:
         reason = f"{', '.join(backend.modules)} installed"

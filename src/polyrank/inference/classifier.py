@@ -10,7 +10,13 @@ from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationCo
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
-from polyrank.types import Classification, Float32Array, Progress, TruncationStrategy
+from polyrank.types import (
+    Classification,
+    Float32Array,
+    Precision,
+    Progress,
+    TruncationStrategy,
+)
 
 
 class Classifier(Front):
@@ -29,6 +35,7 @@ class Classifier(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
+        precision: Precision = "auto",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -46,6 +53,8 @@ class Classifier(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
+            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+                checkpoint carries a passed quality gate.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.
@@ -58,7 +67,7 @@ class Classifier(Front):
         """
         loaded = load_model(
             model,
-            EngineConfig(encoder, max_batch_tokens, num_threads, device),
+            EngineConfig(encoder, max_batch_tokens, num_threads, device, precision),
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,

@@ -12,7 +12,7 @@ from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.text.inputs import check_texts
 from polyrank.text.prompts import choose_prompt
-from polyrank.types import EmbeddingPrecision, Float32Array, InputType, Progress
+from polyrank.types import EmbeddingPrecision, Float32Array, InputType, Precision, Progress
 
 
 class Embedder(Front):
@@ -30,6 +30,7 @@ class Embedder(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
+        precision: Precision = "auto",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -45,6 +46,8 @@ class Embedder(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
+            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+                checkpoint carries a passed quality gate.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.
@@ -57,7 +60,7 @@ class Embedder(Front):
         """
         loaded = load_model(
             model,
-            EngineConfig(encoder, max_batch_tokens, num_threads, device),
+            EngineConfig(encoder, max_batch_tokens, num_threads, device, precision),
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,

@@ -15,6 +15,7 @@ from polyrank.types import (
     Activation,
     Document,
     Float32Array,
+    Precision,
     Progress,
     RankedDocument,
     TruncationStrategy,
@@ -42,6 +43,7 @@ class Reranker(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
+        precision: Precision = "auto",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -60,6 +62,8 @@ class Reranker(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
+            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+                checkpoint carries a passed quality gate.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.
@@ -72,7 +76,7 @@ class Reranker(Front):
         """
         if activation is not None and activation not in ("sigmoid", "identity"):
             raise ConfigError(f"activation must be sigmoid or identity, not {activation!r}")
-        config = EngineConfig(encoder, max_batch_tokens, num_threads, device)
+        config = EngineConfig(encoder, max_batch_tokens, num_threads, device, precision)
         loaded = load_model(
             model,
             config,
