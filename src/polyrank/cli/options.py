@@ -40,9 +40,7 @@ MaxLength = Annotated[
 ]
 Encoder = Annotated[
     str,
-    typer.Option(
-        help="What computes: auto, native, onnx or pytorch. `polyrank doctor` lists them."
-    ),
+    typer.Option(help="auto, native, onnx or pytorch. `polyrank doctor` lists them."),
 ]
 Threads = Annotated[
     int | None,

@@ -103,7 +103,7 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
     backend = _pick(config, checkpoint.spec.body)
     if backend.name == NATIVE and not is_installed(*backend.modules):
         raise MissingExtraError(
-            "the native encoder was not built when polyrank was installed: that needs GCC 12, Clang "
+            "the native encoder was not built when polyrank was installed: it needs GCC 12, Clang "
             "15 or newer and CMake 3.25, or a ready wheel for this system. Another encoder comes "
             "with: pip install 'polyrank[onnx]'"
         )
