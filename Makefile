@@ -11,7 +11,7 @@ ARM_RUN ?= qemu-aarch64
 .PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load eval-base clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("polyrank needs Python 3.11 or newer, not " + sys.version.split()[0] + "; run make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
