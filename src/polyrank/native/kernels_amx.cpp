@@ -16,7 +16,16 @@ namespace {
 constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 4;
+#define POLYRANK_OWN_NARROWING
 #include "kernels.inc"
+
+inline void store_bytes(int8_t* p, IntVec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
+}
+
+inline void store_bf16(uint16_t* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
 
 constexpr int kSide = 16;              // rows of a tile
 constexpr int kTileBytes = 1024;
@@ -203,25 +212,54 @@ void pack_values(const uint16_t* values, size_t ld, int seq_len, int head_size, 
   }
 }
 
-// Scores of one row to bfloat16 weights, zero beyond seq_len; returns 1 / their sum.
-inline float soften_bf16(float* scores, int seq_len, size_t length, float scale, uint16_t* out) {
-  for (size_t j = static_cast<size_t>(seq_len); j < length; ++j) scores[j] = -3e38f;
-  Vec best = load(scores), best2 = load(scores + 16);
-  for (size_t j = 32; j < length; j += 32) {
-    best = larger(load(scores + j), best);
-    best2 = larger(load(scores + j + 16), best2);
+// 2^x to 4e-6; weights are rounded to bfloat16 afterwards. NaN stays NaN, small x give 0.
+inline __m512 power_of_two(__m512 x) {
+  __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 f = _mm512_sub_ps(x, whole);
+  __m512 p = _mm512_set1_ps(9.6181291e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, whole);
+}
+
+// Scores of one row to bfloat16 weights, zero beyond seq_len; returns 1 / their sum. `scale`
+// includes log2(e). Whole vectors first, then what is left of the last 32 keys under masks.
+inline float soften_bf16(const float* scores, int seq_len, float scale, uint16_t* out) {
+  const int whole = seq_len / 32 * 32, left = seq_len - whole;
+  const __mmask16 low = left >= 16 ? 0xffff : (1u << left) - 1;
+  const __mmask16 high = left > 16 ? (1u << (left - 16)) - 1 : 0;
+  const __m512 none = _mm512_set1_ps(-3e38f);
+  __m512 best = none, best2 = none;
+  for (int j = 0; j < whole; j += 32) {
+    best = _mm512_max_ps(_mm512_loadu_ps(scores + j), best);
+    best2 = _mm512_max_ps(_mm512_loadu_ps(scores + j + 16), best2);
   }
-  float shift = _mm512_reduce_max_ps((__m512)larger(best, best2)) * scale;
-  Vec total = {}, total2 = {};
-  for (size_t j = 0; j < length; j += 32) {
-    Vec v = exponential(load(scores + j) * scale - shift);
-    Vec w = exponential(load(scores + j + 16) * scale - shift);
-    total += v;
-    total2 += w;
-    _mm512_storeu_si512(out + j, (__m512i)_mm512_cvtne2ps_pbh((__m512)w, (__m512)v));
+  if (left > 0) {
+    best = _mm512_max_ps(_mm512_mask_loadu_ps(none, low, scores + whole), best);
+    best2 = _mm512_max_ps(_mm512_mask_loadu_ps(none, high, scores + whole + 16), best2);
   }
-  for (size_t j = static_cast<size_t>(seq_len); j < length; ++j) out[j] = 0;
-  return 1.0f / sum_of(total + total2);
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512 shift = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(best, best2)) * scale);
+  __m512 total = _mm512_setzero_ps(), total2 = total;
+  for (int j = 0; j < whole; j += 32) {
+    __m512 v = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), factor, shift));
+    __m512 w = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j + 16), factor, shift));
+    total = _mm512_add_ps(total, v);
+    total2 = _mm512_add_ps(total2, w);
+    _mm512_storeu_si512(out + j, (__m512i)_mm512_cvtne2ps_pbh(w, v));
+  }
+  if (left > 0) {
+    __m512 v = _mm512_maskz_loadu_ps(low, scores + whole);
+    __m512 w = _mm512_maskz_loadu_ps(high, scores + whole + 16);
+    v = _mm512_maskz_mov_ps(low, power_of_two(_mm512_fmsub_ps(v, factor, shift)));
+    w = _mm512_maskz_mov_ps(high, power_of_two(_mm512_fmsub_ps(w, factor, shift)));
+    total = _mm512_add_ps(total, v);
+    total2 = _mm512_add_ps(total2, w);
+    _mm512_storeu_si512(out + whole, (__m512i)_mm512_cvtne2ps_pbh(w, v));
+  }
+  return 1.0f / _mm512_reduce_add_ps(_mm512_add_ps(total, total2));
 }
 
 // (32, length) scores of 32 queries, 16 of them where !has_lower.
@@ -310,7 +348,7 @@ void attention_bf16(const AttentionCall& call) {
 
   pack_keys(qkv + call.key_at, call.ld, call.seq_len, call.head_size, keys);
   pack_values(qkv + call.value_at, call.ld, call.seq_len, call.head_size, values);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(call.head_size));
+  const float scale = 1.44269504f / std::sqrt(static_cast<float>(call.head_size));
   for (int row = call.query_begin; row < call.query_end; row += kBlock) {
     int rows = call.query_end - row < kBlock ? call.query_end - row : kBlock;
     const bool has_lower = rows > kSide;
@@ -326,8 +364,7 @@ void attention_bf16(const AttentionCall& call) {
     score_block(queries, depth, has_lower, keys, length, depth, scores);
     float inverse[kBlock];
     for (int i = 0; i < rows; ++i) {
-      inverse[i] = soften_bf16(scores + i * length, call.seq_len, length, scale,
-                               weights + i * length);
+      inverse[i] = soften_bf16(scores + i * length, call.seq_len, scale, weights + i * length);
     }
     mix_block(weights, has_lower, values, length, call.head_size, mixed);
     for (int i = 0; i < rows; ++i) {
