@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load eval-base clean
+.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load bench-engines eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -94,8 +95,17 @@ check-native-arm: ## test the kernels for ARM64, cross-compiled and emulated
 eval-base: $(VENV)/.test model ## retrieval quality of the default model on XQuAD, 12 languages (slow)
 	$(BIN)/python recipes/base/check.py --data $(DATA)/eval/xquad
 
+bench-engines: $(BENCH)/.ready model ## every CPU engine beside the native encoder (OPTIONS="--quick", "--large", "--isa avx512_vnni")
+	PYTHONPATH=benchmarks $(BENCH)/bin/python -m engines --data $(DATA) $(OPTIONS)
+
+$(BENCH)/.ready: benchmarks/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH)/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	@touch $@
+
 bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transformers: time and memory
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
