@@ -51,6 +51,15 @@ class NativeBody:
         multipliers: Floats | None,
         num_threads: int,
     ) -> None: ...
+    def set_linear_s8(
+        self,
+        layer: int,
+        name: str,
+        weights: NDArray[np.int8],
+        scales: Floats,
+        bias: Floats,
+        multipliers: Floats | None,
+    ) -> None: ...
     def run(
         self,
         input_ids: Ints,

@@ -6,8 +6,9 @@ from typing import Any
 
 from polyrank.checkpoint.files import positive_int
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
-from polyrank.checkpoint.spec import BodySpec
-from polyrank.checkpoint.weights import TensorInfo, Weights
+from polyrank.checkpoint.quantization import is_int8, multiplier_name, scale_name
+from polyrank.checkpoint.spec import BodySpec, QuantizationSpec
+from polyrank.checkpoint.weights import INT8_DTYPES, TensorInfo, Weights
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 
 LAYER = "encoder.layer.{}."
@@ -124,25 +125,35 @@ def tensor_shapes(body: BodySpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def locate_body(body: BodySpec, weights: Weights) -> dict[str, TensorInfo]:
+def locate_body(
+    body: BodySpec, weights: Weights, quantization: QuantizationSpec | None = None
+) -> dict[str, TensorInfo]:
     """Return where each tensor of a body lies, all of them checked for shape and type.
 
     Args:
         body: The body.
         weights: The checkpoint's tensors.
+        quantization: Which tensors are int8, or None where all are floating-point numbers.
 
     Returns:
-        Places by name without prefix. `TensorInfo.name` is the name in the file, which for old
-        checkpoints ends in gamma or beta.
+        Places by name without prefix, with the scales and multipliers of int8 tensors.
+        `TensorInfo.name` is the name in the file, which for old checkpoints ends in gamma or beta.
 
     Raises:
         MissingWeightError: If a tensor is absent.
         CorruptWeightsError: If one has another shape or type.
     """
-    return {
-        name: weights.info(_stored_name(body.prefix + name, weights), shape)
-        for name, shape in tensor_shapes(body).items()
-    }
+    places: dict[str, TensorInfo] = {}
+    for name, shape in tensor_shapes(body).items():
+        stored = _stored_name(body.prefix + name, weights)
+        if is_int8(name, shape, quantization):
+            places[name] = weights.info(stored, shape, INT8_DTYPES)
+            places[scale_name(name)] = weights.info(scale_name(stored), shape[:1])
+            if multiplier_name(stored) in weights:
+                places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
+        else:
+            places[name] = weights.info(stored, shape)
+    return places
 
 
 def _stored_name(name: str, weights: Weights) -> str:

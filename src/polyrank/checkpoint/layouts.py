@@ -17,6 +17,8 @@ WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin")
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
+GATE_FILE = "polyrank_gate.json"
+QUANTIZATION_KEY = "polyrank_quantization"
 TRANSFORMER_CONFIG_FILES = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -32,6 +34,7 @@ HUB_PATTERNS = (
     "model-*-of-*.safetensors",
     MODULES_FILE,
     PROMPTS_FILE,
+    GATE_FILE,
     *TRANSFORMER_CONFIG_FILES,
     "[0-9]*_*/config.json",
     "[0-9]*_*/*_config.json",

@@ -7,6 +7,7 @@ from typing import Any
 
 from polyrank.checkpoint.body import locate_body, read_body
 from polyrank.checkpoint.files import read_object, read_optional
+from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.heads import Modules, read_heads
 from polyrank.checkpoint.layouts import (
     CONFIG_FILE,
@@ -16,9 +17,11 @@ from polyrank.checkpoint.layouts import (
     TOKENIZER_FILE,
     TRANSFORMER_CONFIG_FILES,
 )
+from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
 from polyrank.checkpoint.weights import TensorInfo, Weights
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
+from polyrank.types import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,28 @@ class Checkpoint:
     def module_weights(self, folder: str) -> Weights:
         """Return the tensors of a module's own sub-folder ("" for the checkpoint's)."""
         return Weights.open(self.spec.folder / folder) if folder else self.weights
+
+    def body_float32(self, name: str) -> Float32Array:
+        """Return a tensor of the body as float32, dequantised where it is stored as int8.
+
+        Args:
+            name: Name without prefix.
+
+        Returns:
+            The tensor; a view of the mapped file where that holds float32.
+        """
+        info = self.body_tensors[name]
+        if info.dtype != "I8":
+            return self.weights.get_float32(info.name)
+        values = self.weights.get_int8(info.name) * self.body_float32(scale_name(name))[:, None]
+        multiplier = multiplier_name(name)
+        if multiplier in self.body_tensors:
+            values *= self.body_float32(multiplier)
+        return values
+
+    def gate(self) -> GateStatus:
+        """Return whether int8 passed the quality gate on these weights; see `read_gate`."""
+        return read_gate(self.spec.folder, self.weights)
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
@@ -65,6 +90,7 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     config = read_object(path)
     weights = Weights.open(modules.body_folder)
     body = read_body(config, path, weights)
+    quantization = read_quantization(config, path)
     heads, assumptions = read_heads(config, path, body, modules)
     settings = _transformer_settings(modules.body_folder)
     limit = settings.get("max_seq_length") or _tokenizer_limit(modules.body_folder)
@@ -77,10 +103,10 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         max_length=min(int(limit), body.max_seqlen) if limit else body.max_seqlen,
         is_lowercased=bool(settings.get("do_lower_case", False)),
         assumptions=assumptions,
+        quantization=quantization,
     )
-    return Checkpoint(
-        spec, weights, locate_body(body, weights), _tokenizer_file(folder, modules.body_folder)
-    )
+    tensors = locate_body(body, weights, quantization)
+    return Checkpoint(spec, weights, tensors, _tokenizer_file(folder, modules.body_folder))
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:

@@ -6,12 +6,27 @@ These classes are the seam between a folder on disk and everything that computes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from polyrank.errors import CapabilityError
 from polyrank.types import Activation, PoolingMode, TaskName
 
 Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
+
+
+TableType = Literal["int8", "float16", "float32"]
+TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSpec:
+    """How an int8 folder stores what is not float32: the linear layers of the body are int8.
+
+    Attributes:
+        embeddings: Type of the table of word embeddings.
+    """
+
+    embeddings: TableType
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,7 @@ class ModelSpec:
         max_length: Most tokens of a sequence, special tokens included.
         is_lowercased: Whether texts are lowercased before the tokenizer sees them.
         assumptions: What the folder leaves open and polyrank filled in, one sentence each.
+        quantization: How the weights are stored, or None where they are floating-point numbers.
     """
 
     name: str
@@ -133,6 +149,7 @@ class ModelSpec:
     max_length: int
     is_lowercased: bool = False
     assumptions: tuple[str, ...] = ()
+    quantization: QuantizationSpec | None = None
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.checkpoint.layouts import PICKLE_FILES, WEIGHTS_FILE, WEIGHTS_INDEX_FILE
+from polyrank.checkpoint.layouts import (
+    PICKLE_FILES,
+    QUANTIZATION_KEY,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+)
 from polyrank.errors import (
     CheckpointNotFoundError,
     CorruptWeightsError,
@@ -43,6 +48,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+INT8_DTYPES = ("I8",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +116,18 @@ class Weights:
         """Files that hold the tensors."""
         return tuple(dict.fromkeys(info.path for info in self._tensors.values()))
 
-    def info(self, name: str, shape: tuple[int, ...] | None = None) -> TensorInfo:
-        """Return where a floating-point tensor lies, after checking its shape and type.
+    def info(
+        self,
+        name: str,
+        shape: tuple[int, ...] | None = None,
+        dtypes: tuple[str, ...] = FLOAT_DTYPES,
+    ) -> TensorInfo:
+        """Return where a tensor lies, after checking its shape and type.
 
         Args:
             name: Name of the tensor.
             shape: Shape it must have, or None to accept any.
+            dtypes: Types it may have.
 
         Returns:
             Its place in the files.
@@ -135,10 +147,15 @@ class Weights:
                 f"tensor {name!r} in {found.path} has shape {list(found.shape)}, but config.json "
                 f"needs {list(shape)}. The two files belong to different checkpoints."
             )
-        if found.dtype not in FLOAT_DTYPES:
+        if found.dtype not in dtypes:
+            advice = (
+                "Use the checkpoint's unquantised weights."
+                if dtypes == FLOAT_DTYPES
+                else f"That is what {QUANTIZATION_KEY} in config.json asks for."
+            )
             raise CorruptWeightsError(
                 f"tensor {name!r} in {found.path} holds {found.dtype} values; polyrank reads "
-                f"{', '.join(FLOAT_DTYPES)}. Use the checkpoint's unquantised weights."
+                f"{', '.join(dtypes)}. {advice}"
             )
         return found
 
@@ -154,7 +171,13 @@ class Weights:
         Returns:
             The tensor in its own type, of the shape in the file.
         """
-        info = self.info(name, shape)
+        return self._view(self.info(name, shape))
+
+    def get_int8(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.int8]:
+        """Return the steps of an int8 tensor as a read-only view of the mapped file."""
+        return self._view(self.info(name, shape, INT8_DTYPES))
+
+    def _view(self, info: TensorInfo) -> NDArray[Any]:
         if info.path not in self._maps:
             with info.path.open("rb") as file:
                 self._maps[info.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

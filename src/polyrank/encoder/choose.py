@@ -4,18 +4,23 @@ Knows the backends by a table and imports one only when it is chosen.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polyrank._extras import is_installed, require
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
-from polyrank.errors import ConfigError, MissingExtraError
+from polyrank.encoder.precision import choose_precision
+from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
 
 AUTO = "auto"
 CPU = "cpu"
 NATIVE = "native"
+_INT8_FOLDER = (
+    '{name} holds int8 weights, which are not read {what}. Choose encoder="native" on the CPU, or '
+    "the float checkpoint that it was made of."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class _Backend:
     extra: str
     modules: tuple[str, ...]
     is_cpu_only: bool
-    has_int8: bool
+    has_int8: bool  # int8 products, and so int8 folders
     make: Callable[[Checkpoint, EngineConfig], Encoder]
     fits: Callable[[BodySpec], bool] = lambda body: True
 
@@ -52,6 +57,21 @@ class _Backend:
         if config.precision == "int8" and not self.has_int8:
             return "has no int8 products"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """What would run a checkpoint, for `polyrank info`.
+
+    Attributes:
+        encoder: Name of the encoder.
+        precision: Type of the products in linear layers.
+        reason: Why that precision, in words.
+    """
+
+    encoder: str
+    precision: str
+    reason: str
 
 
 def _make_native(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
@@ -97,10 +117,11 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
 
     Raises:
         ConfigError: If the name is unknown, or that encoder does not run on the device.
+        CapabilityError: If the folder holds int8 weights and the encoder reads none.
         MissingExtraError: If its libraries are not installed; for "auto", if no encoder's are.
         EncoderError: If the encoder cannot load the checkpoint.
     """
-    backend = _pick(config, checkpoint.spec.body)
+    backend = _pick_for(checkpoint, config)
     if backend.name == NATIVE and not is_installed(*backend.modules):
         raise MissingExtraError(
             "the native encoder was not built when polyrank was installed: it needs GCC 12, Clang "
@@ -109,6 +130,47 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
         )
     require(backend.extra, *backend.modules, purpose=f"The {backend.name} encoder")
     return backend.make(checkpoint, config)
+
+
+def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
+    """Return what `choose_encoder` would load, without loading it.
+
+    Args:
+        checkpoint: The opened checkpoint.
+        config: As for `choose_encoder`.
+
+    Returns:
+        Encoder and precision.
+
+    Raises:
+        ConfigError: If the name is unknown, or that encoder does not run on the device.
+        CapabilityError: If the folder holds int8 weights and the encoder reads none.
+        CheckpointError: If the folder's gate record cannot be read.
+    """
+    backend = _pick_for(checkpoint, config)
+    choice = choose_precision(checkpoint, config.precision)
+    if choice.is_int8 and not backend.has_int8:
+        reason = f"{choice.reason}, but the {backend.name} encoder has no int8 products"
+        return EncoderPlan(backend.name, "float32", reason)
+    return EncoderPlan(backend.name, choice.name, choice.reason)
+
+
+def _pick_for(checkpoint: Checkpoint, config: EngineConfig) -> _Backend:
+    """Choose a backend; of int8 folders, only among those that read them."""
+    spec = checkpoint.spec
+    if spec.quantization is None:
+        return _pick(config, spec.body)
+    if config.device != CPU:
+        raise CapabilityError(_INT8_FOLDER.format(name=spec.name, what=f"on {config.device}"))
+    backend = (
+        _pick(replace(config, precision="int8"), spec.body)
+        if config.encoder == AUTO
+        else (_pick(config, spec.body))
+    )
+    if not backend.has_int8:
+        what = f"by the {backend.name} encoder"
+        raise CapabilityError(_INT8_FOLDER.format(name=spec.name, what=what))
+    return backend
 
 
 def _pick(config: EngineConfig, body: BodySpec) -> _Backend:

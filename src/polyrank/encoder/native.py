@@ -5,21 +5,29 @@ count change nothing.
 """
 
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.quantization import multiplier_name, scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
 from polyrank.encoder.checks import check_batch, check_rows, check_weights
 from polyrank.encoder.pooling import pool
+from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import input_multipliers, random_pieces
 from polyrank.encoder.threads import usable_threads
-from polyrank.errors import CapabilityError, ConfigError, EncoderError
+from polyrank.errors import (
+    CapabilityError,
+    ConfigError,
+    CorruptWeightsError,
+    EncoderError,
+    MissingWeightError,
+)
 from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
 ISA_VARIABLE = "POLYRANK_ISA"
@@ -56,7 +64,7 @@ class NativeEncoder:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         self._checkpoint = checkpoint
         self._num_threads = config.num_threads or usable_threads()
-        self._is_int8 = config.precision == "int8"
+        self._is_int8 = choose_precision(checkpoint, config.precision).is_int8
         body = checkpoint.spec.body
         if body.hidden_size % 32 or body.intermediate_size % 32 or body.head_size % 16:
             raise CapabilityError(
@@ -65,8 +73,7 @@ class NativeEncoder:
                 f'{body.intermediate_size} and {body.head_size}. Choose encoder="onnx".'
             )
         try:
-            widths = self._measure_inputs() if self._is_int8 else None
-            self._body: _native.NativeBody | None = self._load(widths)
+            self._body: _native.NativeBody | None = self._load(self._linears())
         except MemoryError as exc:
             raise EncoderError(
                 f"there is not enough memory to load {checkpoint.spec.name}."
@@ -123,14 +130,36 @@ class NativeEncoder:
         """Free memory."""
         self._body = None
 
-    def _measure_inputs(self) -> Float32Array:
-        """Run the body in float32 on random pieces: (num_layers, 4, widest) of input widths."""
-        batch = random_pieces(self._checkpoint.spec.body)
-        positions = position_ids(batch, self._checkpoint.spec.body)
-        return self._load(None).measure_inputs(batch.input_ids, positions, batch.cu_seqlens)
+    def measure_inputs(self, batch: PackedBatch) -> Float32Array:
+        """Return how wide the inputs of linear layers get, to smooth them by before int8.
 
-    def _load(self, widths: Float32Array | None) -> _native.NativeBody:
-        """Pack the weights: as int8 where the widths of inputs are given, else as float32."""
+        Args:
+            batch: Sequences to run; segments are left out.
+
+        Returns:
+            Largest magnitude of each input, shape (num_layers, 4, widest input), for the layers
+            of `LINEARS` in its order.
+
+        Raises:
+            EncoderError: If the encoder was closed, or an id or a length is out of range.
+        """
+        check_batch(batch, self._checkpoint.spec.body)
+        if self._body is None:
+            raise EncoderError("this native encoder was closed. Load the checkpoint again.")
+        return _measure(self._body, batch, self._checkpoint)
+
+    def _linears(self) -> "_Linears":
+        """Return how the linear layers are loaded: int8 as stored, quantised here, or float32."""
+        checkpoint = self._checkpoint
+        if not self._is_int8:
+            return _Float32(checkpoint, self._num_threads)
+        if checkpoint.spec.quantization is not None:
+            return _StoredInt8(checkpoint)
+        batch = random_pieces(checkpoint.spec.body)
+        exact = self._load(_Float32(checkpoint, self._num_threads))
+        return _QuantisedHere(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
+
+    def _load(self, linears: "_Linears") -> _native.NativeBody:
         spec = self._checkpoint.spec.body
         try:
             body = _native.NativeBody(
@@ -140,7 +169,7 @@ class NativeEncoder:
                 intermediate_size=spec.intermediate_size,
                 layer_norm_eps=spec.layer_norm_eps,
                 activation=spec.activation,
-                is_int8=widths is not None,
+                is_int8=linears.is_int8,
                 isa=os.environ.get(ISA_VARIABLE, ""),
             )
         except ValueError as exc:
@@ -149,36 +178,24 @@ class NativeEncoder:
                 f"{', '.join(_native.usable_paths())}."
             ) from exc
         words, positions, types = (self._table(name) for name in TABLES)
-        body.set_tables(words[0], positions[0], types[0], None, words[1])
+        body.set_tables(words[0], positions[0], types[0], self._word_scales(), words[1])
         body.set_embedding_norm(*self._norm("embeddings.LayerNorm"))
         for layer in range(spec.num_layers):
-            self._load_layer(body, layer, None if widths is None else widths[layer])
+            for number, name in enumerate(LINEARS):
+                linears.load(body, layer, number, name)
+            for which, norm in enumerate(NORMS):
+                body.set_norm(layer, which, *self._norm(LAYER.format(layer) + norm))
         return body
 
-    def _load_layer(
-        self, body: _native.NativeBody, layer: int, widths: Float32Array | None
-    ) -> None:
-        prefix = LAYER.format(layer)
-        for number, (name, parts) in enumerate(LINEARS.items()):
-            names = [f"{prefix}{part}.weight" for part in parts]
-            matrices = [self._float32(weight) for weight in names]
-            biases = [self._float32(f"{prefix}{part}.bias") for part in parts]
-            multipliers = None
-            if widths is not None:
-                check_weights(self._checkpoint, names, matrices)
-                inputs = matrices[0].shape[1]
-                multipliers = input_multipliers(matrices, widths[number, :inputs])
-            body.set_linear(layer, name, matrices, biases, multipliers, self._num_threads)
-        for which, norm in enumerate(NORMS):
-            body.set_norm(layer, which, *self._norm(prefix + norm))
-
-    def _float32(self, name: str) -> Float32Array:
-        info = self._checkpoint.body_tensors[name]
-        array = self._checkpoint.weights.get_float32(info.name)
-        return np.require(array, requirements=["A", "C"])
-
     def _norm(self, name: str) -> tuple[Float32Array, Float32Array]:
-        return self._float32(f"{name}.weight"), self._float32(f"{name}.bias")
+        checkpoint = self._checkpoint
+        return _float32(checkpoint, f"{name}.weight"), _float32(checkpoint, f"{name}.bias")
+
+    def _word_scales(self) -> Float32Array | None:
+        name = scale_name(TABLES[0])
+        if name not in self._checkpoint.body_tensors:
+            return None
+        return _steps(self._checkpoint, name)
 
     def _table(self, name: str) -> tuple[NDArray[Any], str]:
         """Return a table in the file's own type, 16-bit types as their bits."""
@@ -186,7 +203,126 @@ class NativeEncoder:
         if info.dtype in ("F16", "BF16"):
             array = np.require(weights.get(info.name), requirements=["A", "C"])
             return array.view(np.uint16), info.dtype
-        return self._float32(name), "F16"
+        if info.dtype == "I8":
+            return np.require(weights.get_int8(info.name), requirements=["A", "C"]), "F16"
+        return _float32(self._checkpoint, name), "F16"
+
+
+class _Linears(Protocol):
+    """Loads one linear layer of the C++ body after the other."""
+
+    @property
+    def is_int8(self) -> bool: ...
+
+    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None: ...
+
+
+class _Float32:
+    is_int8 = False
+
+    def __init__(self, checkpoint: Checkpoint, num_threads: int) -> None:
+        self.checkpoint = checkpoint
+        self.num_threads = num_threads
+
+    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
+        names = [f"{part}.weight" for part in _parts(layer, name)]
+        matrices = [_float32(self.checkpoint, weight) for weight in names]
+        biases = [_float32(self.checkpoint, f"{part}.bias") for part in _parts(layer, name)]
+        multipliers = self.multipliers(names, matrices, layer, number)
+        body.set_linear(layer, name, matrices, biases, multipliers, self.num_threads)
+
+    def multipliers(
+        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
+    ) -> Float32Array | None:
+        return None
+
+
+class _QuantisedHere(_Float32):
+    is_int8 = True
+
+    def __init__(self, checkpoint: Checkpoint, num_threads: int, widths: Float32Array) -> None:
+        super().__init__(checkpoint, num_threads)
+        self.widths = widths
+
+    def multipliers(
+        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
+    ) -> Float32Array | None:
+        check_weights(self.checkpoint, names, matrices)
+        return input_multipliers(matrices, self.widths[layer, number, : matrices[0].shape[1]])
+
+
+class _StoredInt8:
+    is_int8 = True
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
+        checkpoint, parts = self.checkpoint, _parts(layer, name)
+        weights = [f"{part}.weight" for part in parts]
+        steps = [
+            checkpoint.weights.get_int8(checkpoint.body_tensors[weight].name) for weight in weights
+        ]
+        scales = [_steps(checkpoint, scale_name(weight)) for weight in weights]
+        biases = [_float32(checkpoint, f"{part}.bias") for part in parts]
+        body.set_linear_s8(
+            layer,
+            name,
+            np.require(_joined(steps), requirements=["A", "C"]),
+            _joined(scales),
+            _joined(biases),
+            self._multipliers(weights),
+        )
+
+    def _multipliers(self, weights: list[str]) -> Float32Array | None:
+        names = [multiplier_name(weight) for weight in weights]
+        if all(name not in self.checkpoint.body_tensors for name in names):
+            return None
+        found = [_steps(self.checkpoint, name) for name in names]
+        if any(not np.array_equal(found[0], other) for other in found[1:]):
+            raise CorruptWeightsError(
+                f"{names[0]!r} in {self.checkpoint.spec.folder} differs from {names[1:]}: layers "
+                "that read the same input share its multipliers. Quantise the checkpoint again."
+            )
+        return found[0]
+
+
+def _parts(layer: int, name: str) -> list[str]:
+    return [LAYER.format(layer) + part for part in LINEARS[name]]
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _float32(checkpoint: Checkpoint, name: str) -> Float32Array:
+    return np.require(checkpoint.body_float32(name), requirements=["A", "C"])
+
+
+def _steps(checkpoint: Checkpoint, name: str) -> Float32Array:
+    """Return scales or multipliers, which must be finite and not negative."""
+    if name not in checkpoint.body_tensors:
+        raise MissingWeightError(
+            f"{name!r} is not in {checkpoint.spec.folder}, though its neighbours have one. "
+            "Quantise the checkpoint again."
+        )
+    values = _float32(checkpoint, name)
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        info = checkpoint.body_tensors[name]
+        raise CorruptWeightsError(
+            f"tensor {info.name!r} in {info.path} holds NaN, infinity or a negative value; it must "
+            "hold the sizes of int8 steps. Quantise the checkpoint again."
+        )
+    return values
+
+
+def _measure(body: _native.NativeBody, batch: PackedBatch, checkpoint: Checkpoint) -> Float32Array:
+    positions = np.ascontiguousarray(position_ids(batch, checkpoint.spec.body), np.int32)
+    return body.measure_inputs(
+        np.ascontiguousarray(batch.input_ids, np.int32),
+        positions,
+        np.ascontiguousarray(batch.cu_seqlens, np.int32),
+    )
 
 
 def _contiguous(values: NDArray[np.int32] | None) -> NDArray[np.int32] | None:

@@ -166,6 +166,27 @@ class NativeBody {
                          static_cast<int>(parts.size()), is_int8_, scale, num_threads);
     }
 
+    // Weights that are int8 already; query, key and value one below the other.
+    void set_linear_s8(int layer, const std::string& name, Matrix<int8_t> weights,
+                       Vector<float> scales, Vector<float> bias,
+                       std::optional<Vector<float>> multipliers) {
+        check_layer(layer);
+        check(is_int8_, "a float32 body takes no int8 weights");
+        const Linear which = linear(name);
+        const int inputs = which == polyrank::kOuter ? shape_.intermediate_size : shape_.hidden_size;
+        const int outputs = which == polyrank::kQkv     ? 3 * shape_.hidden_size
+                            : which == polyrank::kInner ? shape_.intermediate_size
+                                                        : shape_.hidden_size;
+        check_width(weights.shape(0), outputs);
+        check_width(weights.shape(1), inputs);
+        check_width(scales.shape(0), outputs);
+        check_width(bias.shape(0), outputs);
+        if (multipliers) check_width(multipliers->shape(0), inputs);
+        nb::gil_scoped_release release;
+        body_.set_linear_s8(layer, which, weights.data(), scales.data(), bias.data(),
+                            multipliers ? multipliers->data() : nullptr);
+    }
+
     Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
              Vector<int32_t> positions, Vector<int32_t> cu_seqlens, const std::string& pooling,
              int num_threads) {
@@ -291,6 +312,8 @@ NB_MODULE(_native, m) {
              nb::arg("gamma"), nb::arg("beta"))
         .def("set_linear", &NativeBody::set_linear, nb::arg("layer"), nb::arg("name"),
              nb::arg("weights"), nb::arg("biases"), nb::arg("multipliers").none(), nb::arg("num_threads"))
+        .def("set_linear_s8", &NativeBody::set_linear_s8, nb::arg("layer"), nb::arg("name"),
+             nb::arg("weights"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
              nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
              nb::arg("num_threads"))

@@ -1,0 +1,96 @@
+"""The record of the quality gate: whether int8 was measured on these weights and held up.
+
+`polyrank compress quantize` writes it; serving reads only whether it passed and whether the
+weights are still the ones it speaks of.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyrank.checkpoint.files import read_optional
+from polyrank.checkpoint.layouts import GATE_FILE
+from polyrank.checkpoint.weights import Weights
+from polyrank.errors import CheckpointError
+
+NUM_BLOCKS = 64
+BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """What the gate's record says of a folder's weights.
+
+    Attributes:
+        passed: Whether int8 passed on these very weights.
+        reason: Why or why not, in words.
+        figures: Content of the record; empty without one.
+    """
+
+    passed: bool
+    reason: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_gate(folder: Path, weights: Weights) -> GateStatus:
+    """Return what the record in a folder says of its weights.
+
+    Args:
+        folder: The checkpoint's folder.
+        weights: The tensors of its body.
+
+    Returns:
+        The status; not passed where there is no record, or it speaks of other weights.
+
+    Raises:
+        CheckpointError: If there is a record that cannot be read.
+    """
+    path = folder / GATE_FILE
+    record = read_optional(path)
+    if not record:
+        return GateStatus(False, "the folder has no record of a quality gate for int8")
+    passed, expected = record.get("passed"), record.get("weights_sha256")
+    if not isinstance(passed, bool) or not isinstance(expected, str):
+        raise CheckpointError(
+            f"{path} must hold passed (true or false) and weights_sha256 (a text). Delete it, "
+            "or write it anew with `polyrank compress quantize`."
+        )
+    if expected != fingerprint(weights.paths):
+        reason = f"{GATE_FILE} speaks of other weights than the folder holds"
+        return GateStatus(False, reason, record)
+    verdict = "passed" if passed else "failed"
+    return GateStatus(passed, f"int8 {verdict} its quality gate{_summary(record)}", record)
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    words = [str(record[key]) for key in ("dataset", "created") if record.get(key)]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Return a SHA-256 by which weight files are told apart, in milliseconds.
+
+    It covers each file's size, its header and 64 blocks of 4 KiB spread over the rest: another
+    training run, precision or architecture changes it. It does not protect against tampering.
+
+    Args:
+        paths: Safetensors files.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            length = file.read(8)
+            start = 8 + int.from_bytes(length, "little")
+            digest.update(length + file.read(start - 8))
+            room = max(0, size - start - BLOCK_BYTES)
+            for block in range(NUM_BLOCKS):
+                file.seek(start + room * block // (NUM_BLOCKS - 1))
+                digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""The int8 layout: which tensors of a body are int8, and what they stand for.
+
+`docs/int8-layout.md` describes the folder for readers without polyrank. In short, a weight is
+``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polyrank.checkpoint.layouts import QUANTIZATION_KEY
+from polyrank.checkpoint.spec import TABLE_TYPES, QuantizationSpec
+from polyrank.errors import CheckpointError, UnsupportedArchitectureError
+
+VERSION = 1
+SCHEME = "int8-per-channel"
+SCALE_SUFFIX = "_scale"  # behind the name of the weight
+MULTIPLIER = "input_multiplier"  # in place of "weight"
+WORD_TABLE = "embeddings.word_embeddings.weight"
+
+
+def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec | None:
+    """Return how the weights of a folder are quantised.
+
+    Args:
+        config: Content of config.json.
+        path: Where it was read, for messages.
+
+    Returns:
+        The layout's settings, or None where the weights are floating-point numbers.
+
+    Raises:
+        UnsupportedArchitectureError: If the layout is a newer one, or of another scheme.
+        CheckpointError: If the block is not what this layout asks for.
+    """
+    block = config.get(QUANTIZATION_KEY)
+    if block is None:
+        return None
+    if not isinstance(block, dict):
+        raise CheckpointError(f"{path} holds {QUANTIZATION_KEY} {block!r}, not a JSON object.")
+    version, scheme = block.get("version"), block.get("scheme")
+    if version != VERSION or scheme != SCHEME:
+        raise UnsupportedArchitectureError(
+            f"{path} holds int8 weights of version {version!r} and scheme {scheme!r}; this "
+            f"polyrank reads version {VERSION}, {SCHEME!r}. Install a newer polyrank, or quantise "
+            "again with `polyrank compress quantize`."
+        )
+    embeddings = block.get("embeddings")
+    if embeddings not in TABLE_TYPES:
+        raise CheckpointError(
+            f"{path} says embeddings of {QUANTIZATION_KEY} are {embeddings!r}; "
+            f"they must be one of {', '.join(TABLE_TYPES)}."
+        )
+    return QuantizationSpec(embeddings)
+
+
+def scale_name(weight: str) -> str:
+    """Return the name of the scales of an int8 weight."""
+    return weight + SCALE_SUFFIX
+
+
+def multiplier_name(weight: str) -> str:
+    """Return the name of the input multipliers of an int8 weight."""
+    return weight.removesuffix("weight") + MULTIPLIER
+
+
+def is_int8(name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None) -> bool:
+    """Return whether a tensor of a body, named without prefix, is stored as int8 steps."""
+    if quantization is None:
+        return False
+    if name == WORD_TABLE:
+        return quantization.embeddings == "int8"
+    return name.startswith("encoder.") and len(shape) == 2
