@@ -1,49 +1,56 @@
-// Tests of the kernels without Python, built and run by `make check-native` and
-// `make check-native-arm`. With --paths it prints the paths that this processor runs, one a line;
-// the targets then run it once for each, named in POLYRANK_ISA.
+// Tests of the kernels and the forward pass without Python, built and run by `make check-native`
+// and `make check-native-arm`. With --paths it prints the paths that this processor runs, one a
+// line; the targets then run it once for each, named in POLYRANK_ISA.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
+#include <vector>
 
 #include "cpu.h"
+#include "kernels.h"
+#include "model.h"
+
+using namespace polyrank;
 
 namespace {
 
 int num_failed = 0;
 
-void check(bool holds, const char* claim) {
+void check(bool holds, const char* claim, double seen = 0) {
   if (holds) return;
-  std::fprintf(stderr, "FAILED: %s\n", claim);
+  std::fprintf(stderr, "FAILED: %s (%g)\n", claim, seen);
   ++num_failed;
 }
 
-void print_paths() {
-  [[maybe_unused]] const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
-  std::puts("portable");
-#ifdef POLYRANK_HAVE_NEON
-  if (cpu.neon_dotprod) std::puts("neon");
-#endif
-#ifdef POLYRANK_HAVE_AVX2
-  if (cpu.avx2 && cpu.fma && cpu.f16c) std::puts("avx2");
-#endif
-#ifdef POLYRANK_HAVE_AVXVNNI
-  if (cpu.avx_vnni && cpu.fma && cpu.f16c) std::puts("avxvnni");
-#endif
-#ifdef POLYRANK_HAVE_AVX512
-  if (cpu.avx512_vnni && cpu.fma && cpu.f16c) std::puts("avx512");
-#endif
-#ifdef POLYRANK_HAVE_AMX
-  if (cpu.amx_int8 && cpu.amx_bf16 && cpu.avx512_vnni && cpu.avx512_bf16) std::puts("amx");
-#endif
+template <typename T>
+class Aligned {
+ public:
+  explicit Aligned(size_t count) { buffer_.reserve(count * sizeof(T) + 64); std::memset(data(), 0, count * sizeof(T)); }
+  T* data() const { return buffer_.as<T>(); }
+  T& operator[](size_t i) const { return data()[i]; }
+
+ private:
+  Buffer buffer_;
+};
+
+std::mt19937 generator(7);
+
+std::vector<float> normals(size_t count, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(generator);
+  return values;
 }
 
 void test_cpu_features() {
-  const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
-  check(&cpu == &polyrank::cpu_features(), "features are found out once");
+  const CpuFeatures& cpu = cpu_features();
+  check(&cpu == &cpu_features(), "features are found out once");
   check(!cpu.avx_vnni || cpu.avx2, "AVX-VNNI comes with AVX2");
   check(!cpu.avx512 || cpu.avx2, "AVX-512 comes with AVX2");
   check(!cpu.avx512_vnni || cpu.avx512, "AVX-512 VNNI comes with AVX-512");
-  check(!cpu.avx512_bf16 || cpu.avx512, "AVX-512 BF16 comes with AVX-512");
   check(!cpu.amx_int8 || cpu.avx512, "AMX comes with AVX-512");
 #if defined(__x86_64__) || defined(_M_X64)
   check(!cpu.neon_dotprod, "x86-64 has no NEON");
@@ -52,15 +59,286 @@ void test_cpu_features() {
 #endif
 }
 
+// The extremes -127 and 127 throughout would saturate 16-bit sums of pairs.
+void test_linear_s8(const Kernels& k, int rows, int n, int depth, bool extreme) {
+  const size_t ld = padded_k(depth);
+  std::vector<float> x = normals(static_cast<size_t>(rows) * depth);
+  std::vector<int8_t> weights(static_cast<size_t>(n) * depth);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = extreme ? 127 : static_cast<int8_t>(generator() % 255 - 127);
+  }
+  if (extreme) std::fill(x.begin(), x.end(), 1.0f);
+  std::vector<float> multipliers(depth, 1.0f);
+  Aligned<int8_t> q((rows + 64) * ld);
+  std::vector<float> scales(rows + 64);
+  k.quantize(x.data(), depth, rows, depth, multipliers.data(), q.data(), scales.data());
+
+  Aligned<int8_t> packed(k.packed_s8_bytes(n, depth));
+  const size_t padded_n = (static_cast<size_t>(n) + 63) / 64 * 64;
+  std::vector<int32_t> corrections(padded_n);
+  std::vector<float> column_scales(padded_n, 0.01f), bias(padded_n, 0.5f);
+  k.pack_s8(weights.data(), n, depth, packed.data(), corrections.data());
+  std::vector<float> residual = normals(static_cast<size_t>(rows) * n), found(residual.size());
+  k.linear_s8(q.data(), scales.data(), rows,
+              {n, depth, packed.data(), column_scales.data(), bias.data(), corrections.data()},
+              {found.data(), static_cast<size_t>(n), false, Activation::kIdentity, residual.data(),
+               static_cast<size_t>(n)});
+  double worst = 0;
+  for (int i = 0; i < rows; ++i) {
+    float most = 0;
+    for (int d = 0; d < depth; ++d) most = std::max(most, std::fabs(x[i * depth + d]));
+    check(std::fabs(scales[i] - most / 127) <= 1e-6f * most, "a row's scale is its maximum / 127");
+    for (int j = 0; j < n; ++j) {
+      int64_t sum = 0;
+      for (int d = 0; d < depth; ++d) {
+        sum += static_cast<int64_t>(std::nearbyint(x[i * depth + d] * (127.0f / most))) *
+               weights[j * depth + d];
+      }
+      double wanted = sum * (0.01 * scales[i]) + 0.5 + residual[i * n + j];
+      worst = std::max(worst, std::fabs(wanted - found[i * n + j]) / (1 + std::fabs(wanted)));
+    }
+  }
+  check(worst < 1e-5, "int8 products equal whole-number sums", worst);
+}
+
+double activated(Activation kind, double x) {
+  switch (kind) {
+    case Activation::kGelu: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
+    case Activation::kRelu: return std::max(x, 0.0);
+    case Activation::kSilu: return x / (1 + std::exp(-x));
+    case Activation::kTanh: return std::tanh(x);
+    case Activation::kSigmoid: return 1 / (1 + std::exp(-x));
+    default: return x;
+  }
+}
+
+void test_linear_f32(const Kernels& k, int rows, int n, int depth, Activation activation) {
+  std::vector<float> x = normals(static_cast<size_t>(rows) * depth),
+                     weights = normals(static_cast<size_t>(n) * depth, 0.3f),
+                     bias = normals(n + 64), found(static_cast<size_t>(rows) * n);
+  Aligned<float> packed(k.packed_f32_bytes(n, depth) / 4);
+  k.pack_f32(weights.data(), n, depth, packed.data());
+  k.linear_f32(x.data(), depth, rows, {n, depth, packed.data(), bias.data()},
+               {found.data(), static_cast<size_t>(n), false, activation, nullptr, 0});
+  double worst = 0;
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < n; ++j) {
+      double sum = bias[j];
+      for (int d = 0; d < depth; ++d) {
+        sum += static_cast<double>(x[i * depth + d]) * weights[j * depth + d];
+      }
+      worst = std::max(worst, std::fabs(activated(activation, sum) - found[i * n + j]));
+    }
+  }
+  check(worst < 1e-4, "float32 products", worst);
+}
+
+void test_attention(const Kernels& k, int seq_len, int head_size) {
+  const int heads = 2, hidden = heads * head_size;
+  std::vector<float> qkv = normals(static_cast<size_t>(seq_len) * 3 * hidden);
+  std::vector<uint16_t> narrow(qkv.size());
+  for (size_t i = 0; i < qkv.size(); ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &qkv[i], 4);
+    narrow[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    if (k.is_qkv_bf16) {
+      bits = static_cast<uint32_t>(narrow[i]) << 16;
+      std::memcpy(&qkv[i], &bits, 4);
+    }
+  }
+  Aligned<char> scratch(k.attention_scratch(seq_len, head_size));
+  std::vector<float> found(static_cast<size_t>(seq_len) * hidden);
+  const int middle = seq_len / 2;
+  for (int head = 0; head < heads; ++head) {
+    AttentionCall call;
+    call.qkv = k.is_qkv_bf16 ? static_cast<const void*>(narrow.data()) : qkv.data();
+    call.ld = static_cast<size_t>(3) * hidden;
+    call.seq_len = seq_len;
+    call.head_size = head_size;
+    call.query_at = static_cast<size_t>(head) * head_size;
+    call.key_at = call.query_at + hidden;
+    call.value_at = call.key_at + hidden;
+    call.context = found.data() + call.query_at;
+    call.ld_context = hidden;
+    call.scratch = scratch.data();
+    // in two parts, as a team of threads shares it out
+    call.query_begin = 0;
+    call.query_end = middle;
+    k.attention(call);
+    call.query_begin = middle;
+    call.query_end = seq_len;
+    k.attention(call);
+  }
+  double worst = 0;
+  for (int head = 0; head < heads; ++head) {
+    for (int i = 0; i < seq_len; ++i) {
+      std::vector<double> weights(seq_len);
+      double most = -1e30, total = 0;
+      const float* row = qkv.data() + static_cast<size_t>(i) * 3 * hidden + head * head_size;
+      for (int j = 0; j < seq_len; ++j) {
+        const float* key = qkv.data() + static_cast<size_t>(j) * 3 * hidden + hidden + head * head_size;
+        for (int d = 0; d < head_size; ++d) weights[j] += row[d] * key[d];
+        weights[j] /= std::sqrt(static_cast<double>(head_size));
+        most = std::max(most, weights[j]);
+      }
+      for (double& weight : weights) total += weight = std::exp(weight - most);
+      for (int d = 0; d < head_size; ++d) {
+        double sum = 0;
+        for (int j = 0; j < seq_len; ++j) {
+          sum += weights[j] * qkv[static_cast<size_t>(j) * 3 * hidden + 2 * hidden + head * head_size + d];
+        }
+        worst = std::max(worst, std::fabs(sum / total - found[static_cast<size_t>(i) * hidden + head * head_size + d]));
+      }
+    }
+  }
+  check(worst < (k.is_qkv_bf16 ? 2e-2 : 1e-5), "attention", worst);
+}
+
+void test_layer_norm(const Kernels& k) {
+  const int rows = 3, n = 96;
+  std::vector<float> x = normals(rows * n, 5), gamma = normals(n), beta = normals(n), y = x;
+  k.layer_norm(y.data(), n, rows, n, gamma.data(), beta.data(), 1e-5f);
+  double worst = 0;
+  for (int i = 0; i < rows; ++i) {
+    double mean = 0, variance = 0;
+    for (int j = 0; j < n; ++j) mean += x[i * n + j] / static_cast<double>(n);
+    for (int j = 0; j < n; ++j) variance += std::pow(x[i * n + j] - mean, 2) / n;
+    for (int j = 0; j < n; ++j) {
+      double wanted = (x[i * n + j] - mean) / std::sqrt(variance + 1e-5) * gamma[j] + beta[j];
+      worst = std::max(worst, std::fabs(wanted - y[i * n + j]));
+    }
+  }
+  check(worst < 1e-5, "layer normalisation", worst);
+}
+
+// NaN must come out as NaN, never as a number.
+void test_nan(const Kernels& k) {
+  const int n = 32, depth = 64;
+  std::vector<float> x(depth, 1.0f), weights(n * depth, 0.1f), bias(n + 64), out(n);
+  x[17] = NAN;
+  Aligned<float> packed(k.packed_f32_bytes(n, depth) / 4);
+  k.pack_f32(weights.data(), n, depth, packed.data());
+  for (Activation kind : {Activation::kIdentity, Activation::kGelu, Activation::kGeluTanh,
+                          Activation::kRelu, Activation::kSilu, Activation::kTanh, Activation::kSigmoid}) {
+    k.linear_f32(x.data(), depth, 1, {n, depth, packed.data(), bias.data()},
+                 {out.data(), static_cast<size_t>(n), false, kind, nullptr, 0});
+    check(std::isnan(out[0]) && std::isnan(out[n - 1]), "NaN stays NaN through an activation",
+          static_cast<double>(kind));
+  }
+  Aligned<int8_t> q(64 * padded_k(depth));
+  std::vector<float> scales(64);
+  k.quantize(x.data(), depth, 1, depth, nullptr, q.data(), scales.data());
+  check(std::isnan(scales[0]), "a row with NaN gets NaN as its scale");
+}
+
+// The same rows whatever the mates and threads, bit for bit.
+void test_body(const char* name, bool is_int8) {
+  const Kernels* k = choose_kernels(name);
+  if (!is_int8 && k->exact) k = k->exact;
+  const Shape shape{64, 2, 4, 96, 1e-5f, Activation::kGelu};
+  const int vocabulary = 50, positions = 200;
+  std::vector<float> words = normals(vocabulary * 64), places = normals(positions * 64),
+                     types = normals(64), gamma = normals(64), beta = normals(64);
+  Body body(shape, k);
+  body.set_tables({words.data(), nullptr, TableType::kFloat32}, {places.data(), nullptr, TableType::kFloat32},
+                  {types.data(), nullptr, TableType::kFloat32});
+  body.set_embedding_norm(gamma.data(), beta.data());
+  for (int layer = 0; layer < shape.num_layers; ++layer) {
+    for (Linear which : {kQkv, kOut, kInner, kOuter}) {
+      int parts = which == kQkv ? 3 : 1, n = which == kInner ? 96 : 64, depth = which == kOuter ? 96 : 64;
+      std::vector<std::vector<float>> weights, biases;
+      std::vector<const float*> weight_parts, bias_parts;
+      for (int p = 0; p < parts; ++p) {
+        weights.push_back(normals(static_cast<size_t>(n) * depth, 0.15f));
+        biases.push_back(normals(n, 0.1f));
+      }
+      for (int p = 0; p < parts; ++p) {
+        weight_parts.push_back(weights[p].data());
+        bias_parts.push_back(biases[p].data());
+      }
+      body.set_linear(layer, which, weight_parts.data(), bias_parts.data(), parts, is_int8, nullptr, 2);
+    }
+    body.set_norm(layer, 0, gamma.data(), beta.data());
+    body.set_norm(layer, 1, gamma.data(), beta.data());
+  }
+  std::vector<int32_t> lengths{1, 7, 33, 16, 150, 64, 15, 31, 2, 100}, ids, places_at, bounds{0};
+  for (int32_t length : lengths) {
+    for (int32_t i = 0; i < length; ++i) {
+      ids.push_back(static_cast<int32_t>(generator() % vocabulary));
+      places_at.push_back(i);
+    }
+    bounds.push_back(static_cast<int32_t>(ids.size()));
+  }
+  std::vector<float> together(ids.size() * 64), again(together.size());
+  Batch batch{ids.data(), nullptr, places_at.data(), bounds.data(), static_cast<int>(lengths.size())};
+  body.run(batch, Pooling::kTokens, 1, together.data());
+  for (int threads : {2, 3, 5}) {
+    body.run(batch, Pooling::kTokens, threads, again.data());
+    check(std::memcmp(together.data(), again.data(), together.size() * 4) == 0,
+          "threads change no bit", threads);
+  }
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    int32_t alone_bounds[2] = {0, lengths[s]};
+    Batch alone{ids.data() + bounds[s], nullptr, places_at.data() + bounds[s], alone_bounds, 1};
+    for (int threads : {1, 4}) {
+      body.run(alone, Pooling::kTokens, threads, again.data());
+      check(std::memcmp(together.data() + static_cast<size_t>(bounds[s]) * 64, again.data(),
+                        static_cast<size_t>(lengths[s]) * 256) == 0,
+            "batch mates change no bit", lengths[s]);
+    }
+  }
+  std::vector<float> cls(lengths.size() * 64), last(cls.size()), mean(cls.size());
+  body.run(batch, Pooling::kCls, 2, cls.data());
+  body.run(batch, Pooling::kLast, 2, last.data());
+  body.run(batch, Pooling::kMean, 2, mean.data());
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    check(std::memcmp(&cls[s * 64], &together[static_cast<size_t>(bounds[s]) * 64], 256) == 0, "CLS rows");
+    check(std::memcmp(&last[s * 64], &together[static_cast<size_t>(bounds[s + 1] - 1) * 64], 256) == 0,
+          "last rows");
+    double sum = 0;
+    for (int32_t i = bounds[s]; i < bounds[s + 1]; ++i) sum += together[static_cast<size_t>(i) * 64 + 5];
+    check(std::fabs(sum / lengths[s] - mean[s * 64 + 5]) < 1e-5, "mean rows");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 1 && std::strcmp(argv[1], "--paths") == 0) {
-    print_paths();
+    for (const char* const* name = usable_kernels(); *name; ++name) std::puts(*name);
     return 0;
   }
+  const Kernels* kernels = choose_kernels(nullptr);
+  if (kernels == nullptr) {
+    std::fputs("POLYRANK_ISA names no path that runs here\n", stderr);
+    return 2;
+  }
   test_cpu_features();
-  const char* isa = std::getenv("POLYRANK_ISA");
-  std::printf("%s: %s\n", isa ? isa : "default", num_failed == 0 ? "passed" : "failed");
-  return num_failed == 0 ? 0 : 1;
+  const Kernels& k = *kernels;
+  k.begin();
+  for (int rows : {1, 5, 6, 16, 17, 33, 64}) {
+    test_linear_s8(k, rows, 96, 96, false);
+    test_linear_f32(k, rows, 96, 64, Activation::kIdentity);
+  }
+  test_linear_s8(k, 40, 128, 1536, true);
+  test_linear_s8(k, 19, 160, 384, false);
+  for (Activation kind : {Activation::kGelu, Activation::kGeluTanh, Activation::kRelu, Activation::kSilu,
+                          Activation::kTanh, Activation::kSigmoid}) {
+    test_linear_f32(k, 7, 32, 32, kind);
+  }
+  for (int seq_len : {1, 2, 15, 16, 31, 33, 64, 130}) {
+    for (int head_size : {16, 32, 48, 64}) {
+      test_attention(k, seq_len, head_size);
+      if (k.exact) test_attention(*k.exact, seq_len, head_size);
+    }
+  }
+  test_layer_norm(k);
+  test_nan(k);
+  k.end();
+  test_body(k.name, true);
+  test_body(k.name, false);
+  std::printf("%s: %s\n", k.name, num_failed ? "FAILED" : "passed");
+  return num_failed ? 1 : 0;
 }

@@ -70,32 +70,28 @@ void pack_s8(const int8_t* weights, int n, int k, int8_t* packed, int32_t* corre
 inline void settle() { __asm__ volatile("" ::: "memory"); }
 
 // Sums of one block into (32, 32) int32. With 16 rows or fewer the lower tiles are left out.
+// `between` is called after each step of 64 inputs, so that other work can fill the time that the
+// tiles take.
+template <typename Between>
 inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t* panel,
-                     int32_t* sums) {
+                     int32_t* sums, Between between) {
   settle();
   _tile_zero(0);
   _tile_zero(1);
-  if (has_lower) {
-    _tile_zero(2);
-    _tile_zero(3);
-    for (size_t d = 0; d < depth; d += 64) {
-      _tile_loadd(4, q + d, depth);
-      _tile_loadd(6, panel + d * 32, 64);
-      _tile_loadd(7, panel + d * 32 + kTileBytes, 64);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (size_t d = 0; d < depth; d += 64) {
+    _tile_loadd(4, q + d, depth);
+    _tile_loadd(6, panel + d * 32, 64);
+    _tile_loadd(7, panel + d * 32 + kTileBytes, 64);
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    if (has_lower) {
       _tile_loadd(5, q + kSide * depth + d, depth);
-      _tile_dpbssd(0, 4, 6);
-      _tile_dpbssd(1, 4, 7);
       _tile_dpbssd(2, 5, 6);
       _tile_dpbssd(3, 5, 7);
     }
-  } else {
-    for (size_t d = 0; d < depth; d += 64) {
-      _tile_loadd(4, q + d, depth);
-      _tile_loadd(6, panel + d * 32, 64);
-      _tile_loadd(7, panel + d * 32 + kTileBytes, 64);
-      _tile_dpbssd(0, 4, 6);
-      _tile_dpbssd(1, 4, 7);
-    }
+    between();
   }
   _tile_stored(0, sums, kBlock * 4);
   _tile_stored(1, sums + kSide, kBlock * 4);
@@ -109,29 +105,38 @@ inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t
 void linear_s8(const int8_t* q, const float* scales, int rows, const LinearS8& linear,
                const Output& out) {
   const size_t depth = padded_k(linear.k);
+  const int steps = static_cast<int>(depth / 64);
+  const int rows_a_step = (kBlock + steps - 1) / steps;
   alignas(64) int32_t sums[2][kBlock * kBlock];
   int turn = 0;
-  // The sums of a block are written out while the tiles work on the next one.
-  int last_row = -1, last_column = 0, last_count = 0;
-  auto write = [&](const int32_t* from) {
+  // The block before the one in the tiles: its sums are written out between their steps, since
+  // the two blocks lie too far apart in the program for the processor to overlap them by itself.
+  int last_row = 0, last_column = 0, last_count = 0, written = 0;
+  auto write = [&](int count) {
+    count = last_count - written < count ? last_count - written : count;
+    if (count <= 0) return;
     int columns = linear.n - last_column < kPanelS8 ? linear.n - last_column : kPanelS8;
-    write_tile<MakeS8, true>(last_count, columns, last_row, last_column, out,
-                             MakeS8{from, kBlock, scales + last_row, linear.scales + last_column,
-                                    linear.bias + last_column, nullptr});
+    int row = last_row + written;
+    write_tile<MakeS8, true>(count, columns, row, last_column, out,
+                             MakeS8{sums[turn ^ 1] + written * kBlock, kBlock, scales + row,
+                                    linear.scales + last_column, linear.bias + last_column,
+                                    nullptr});
+    written += count;
   };
   for (int column = 0; column < linear.n; column += kPanelS8) {
     const int8_t* panel = linear.weights + static_cast<size_t>(column) * depth;
     for (int row = 0; row < rows; row += kBlock) {
       int count = rows - row < kBlock ? rows - row : kBlock;
-      block_s8(q + row * depth, depth, count > kSide, panel, sums[turn]);
-      if (last_row >= 0) write(sums[turn ^ 1]);
+      block_s8(q + row * depth, depth, count > kSide, panel, sums[turn],
+               [&] { write(rows_a_step); });
+      turn ^= 1;
       last_row = row;
       last_column = column;
       last_count = count;
-      turn ^= 1;
+      written = 0;
     }
   }
-  if (last_row >= 0) write(sums[turn ^ 1]);
+  write(kBlock);
 }
 
 // --- attention ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ namespace polyrank {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr int kPackTokens = 512;     // tokens that one thread takes through all layers at once
+constexpr int kPackTokens = 1024;    // tokens that one thread takes through all layers at once
 constexpr int kRowGrain = 16;        // rows are shared out in such steps
 constexpr size_t kInnerBytes = 768 << 10;  // of the widest activations, to stay in a core's cache
 
@@ -91,6 +91,7 @@ struct Body::Pack {
   int num_tokens;
   std::vector<int> row_bounds;  // of each member, num_members + 1
   Barrier* barrier;             // null for a team of one
+  std::atomic<bool>* failed;    // set by a member that finds no memory
   float* x;                     // (num_tokens, hidden_size)
   float* context;               // (num_tokens, hidden_size)
   char* qkv[2];                 // (num_tokens, 3 * hidden_size), by turns; one for a team of one
@@ -227,9 +228,6 @@ void Body::apply(const Pack& pack, int layer, Linear which, const float* x, size
                          {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
     return;
   }
-  const size_t padded_rows = (static_cast<size_t>(rows) + 63) / 64 * 64;
-  scratch.quantised.reserve(padded_rows * padded_k(linear.k));
-  scratch.scales.reserve(padded_rows * sizeof(float));
   int8_t* q = scratch.quantised.as<int8_t>();
   float* scales = scratch.scales.as<float>();
   kernels_->quantize(x, ld, rows, linear.k,
@@ -263,7 +261,6 @@ void Body::attend(const Pack& pack, const void* qkv, int begin, int end, Scratch
     const int first = bounds[0] - pack.first_token, length = bounds[1] - bounds[0];
     const int from = std::max(begin - first, 0), to = std::min(end - first, length);
     if (from >= to) continue;
-    scratch.attention.reserve(kernels_->attention_scratch(length, head_size));
     AttentionCall call;
     call.qkv = static_cast<const char*>(qkv) + static_cast<size_t>(first) * 3 * hidden * element;
     call.ld = static_cast<size_t>(3) * hidden;
@@ -287,9 +284,7 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
                         Scratch& scratch) const {
   const Layer& layer = layers_[number];
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
-  const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(inner) * 4));
-  const int step = std::max(1, fit / kernels_->row_block) * kernels_->row_block;
-  scratch.inner.reserve(static_cast<size_t>(step) * inner * 4);
+  const int step = rows_at_once();
   float* wide = scratch.inner.as<float>();
   for (int row = begin; row < end; row += step) {
     const int rows = std::min(step, end - row);
@@ -309,8 +304,36 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
   }
 }
 
-void Body::run_pack(Pack& pack, int member) const {
+// Rows whose widest activations stay in a core's cache.
+int Body::rows_at_once() const {
+  const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(shape_.intermediate_size) * 4));
+  return std::max(1, fit / kernels_->row_block) * kernels_->row_block;
+}
+
+// Takes all memory that a member will need, so that nothing can fail between barriers.
+void Body::reserve(const Pack& pack, Scratch& scratch) const {
+  const size_t rows = (static_cast<size_t>(rows_at_once()) + 63) / 64 * 64;
+  scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())));
+  scratch.scales.reserve(rows * sizeof(float));
+  scratch.inner.reserve(rows * shape_.intermediate_size * sizeof(float));
+  int longest = 0;
+  for (int s = 0; s < pack.num_sequences; ++s) {
+    const int32_t* bounds = pack.batch->cu_seqlens + pack.first_sequence + s;
+    longest = std::max(longest, bounds[1] - bounds[0]);
+  }
+  scratch.attention.reserve(
+      kernels_->attention_scratch(longest, shape_.hidden_size / shape_.num_heads));
+}
+
+void Body::run_pack(const Pack& pack, int member) const {
   static thread_local Scratch scratch;
+  try {
+    reserve(pack, scratch);
+  } catch (const std::bad_alloc&) {
+    *pack.failed = true;
+  }
+  if (pack.barrier) pack.barrier->wait();
+  if (*pack.failed) return;
   const int hidden = shape_.hidden_size;
   const int begin = pack.row_bounds[member], end = pack.row_bounds[member + 1];
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
@@ -385,8 +408,10 @@ void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float
   const int num_packs = static_cast<int>(firsts.size());
   firsts.push_back(batch.num_sequences);
 
+  std::atomic<bool> failed{false};
   auto make_pack = [&](int p, int num_members, Buffer& memory, Barrier* barrier) {
     Pack pack;
+    pack.failed = &failed;
     pack.batch = &batch;
     pack.first_sequence = firsts[p];
     pack.num_sequences = firsts[p + 1] - firsts[p];
@@ -425,19 +450,27 @@ void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float
     Pack pack = make_pack(0, num_members, memory, num_members > 1 ? &barrier : nullptr);
     run_in_parallel(num_members, [&](int member) {
       run_pack(pack, member);
+      if (failed) return;
       for (int s = member; s < pack.num_sequences; s += num_members) finish(pack, s);
     });
+    if (failed) throw std::bad_alloc();
     return;
   }
   std::atomic<int> next{0};
   run_in_parallel(std::min(num_threads, num_packs), [&](int) {
     static thread_local Buffer memory;
-    for (int p; (p = next.fetch_add(1)) < num_packs;) {
-      Pack pack = make_pack(p, 1, memory, nullptr);
-      run_pack(pack, 0);
-      for (int s = 0; s < pack.num_sequences; ++s) finish(pack, s);
+    for (int p; !failed && (p = next.fetch_add(1)) < num_packs;) {
+      try {
+        const Pack pack = make_pack(p, 1, memory, nullptr);
+        run_pack(pack, 0);
+        if (failed) return;
+        for (int s = 0; s < pack.num_sequences; ++s) finish(pack, s);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
     }
   });
+  if (failed) throw std::bad_alloc();
 }
 
 }  // namespace polyrank

@@ -111,7 +111,9 @@ class Body {
   struct Pack;
   struct Scratch;
 
-  void run_pack(Pack& pack, int member) const;
+  int rows_at_once() const;
+  void reserve(const Pack& pack, Scratch& scratch) const;
+  void run_pack(const Pack& pack, int member) const;
   void embed(const Pack& pack, int begin, int end) const;
   void attend(const Pack& pack, const void* qkv, int begin, int end, Scratch& scratch) const;
   void feed_forward(const Pack& pack, int layer, int begin, int end, Scratch& scratch) const;
