@@ -87,7 +87,7 @@ check-native: native ## test the kernels on every path that runs here, also unde
 # without dot product, which must take the portable path.
 check-native-arm: ## test the kernels for ARM64, cross-compiled and emulated
 	@command -v $(ARM_CXX) >/dev/null && command -v $(ARM_RUN) >/dev/null || { echo "make check-native-arm needs $(ARM_CXX) and $(ARM_RUN) (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)" >&2; exit 1; }
-	$(call configure,arm,-DCMAKE_BUILD_TYPE=Release -DPOLYRANK_SANITIZE=undefined -DPOLYRANK_PYTHON=OFF -DPOLYRANK_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static)
+	$(call configure,arm,-DCMAKE_BUILD_TYPE=Release -DPOLYRANK_PYTHON=OFF -DPOLYRANK_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static)
 	$(CMAKE) --build build/arm
 	$(call each_path,arm,$(ARM_RUN))
 	$(call each_path,arm,$(ARM_RUN) -cpu cortex-a53)
