@@ -37,8 +37,7 @@ class EngineConfig:
             raise ConfigError(f"max_batch_tokens must be 1 or more, not {self.max_batch_tokens}")
         if self.precision not in get_args(Precision):
             raise ConfigError(
-                f"precision must be one of {', '.join(get_args(Precision))}, "
-                f"not {self.precision!r}"
+                f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}"
             )
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads must be 1 or more, not {self.num_threads}")

@@ -57,11 +57,18 @@ def read_gate(folder: Path, weights: Weights) -> GateStatus:
             f"{path} must hold passed (true or false) and weights_sha256 (a text). Delete it, "
             "or write it anew with `polyrank compress quantize`."
         )
+    _check_tasks(record, path)
     if expected != fingerprint(weights.paths):
         reason = f"{GATE_FILE} speaks of other weights than the folder holds"
         return GateStatus(False, reason, record)
     verdict = "passed" if passed else "failed"
     return GateStatus(passed, f"int8 {verdict} its quality gate{_summary(record)}", record)
+
+
+def _check_tasks(record: Mapping[str, Any], path: Path) -> None:
+    tasks = record.get("tasks", [])
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise CheckpointError(f"{path} must hold a list of figures as tasks, not {tasks!r:.100}.")
 
 
 def _summary(record: Mapping[str, Any]) -> str:

@@ -64,6 +64,11 @@ def multiplier_name(weight: str) -> str:
     return weight.removesuffix("weight") + MULTIPLIER
 
 
+def is_companion(name: str) -> bool:
+    """Return whether a tensor only says what the steps of another are worth."""
+    return name.endswith((f"weight{SCALE_SUFFIX}", f".{MULTIPLIER}"))
+
+
 def is_int8(name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None) -> bool:
     """Return whether a tensor of a body, named without prefix, is stored as int8 steps."""
     if quantization is None:

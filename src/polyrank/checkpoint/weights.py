@@ -116,6 +116,10 @@ class Weights:
         """Files that hold the tensors."""
         return tuple(dict.fromkeys(info.path for info in self._tensors.values()))
 
+    def is_float(self, name: str) -> bool:
+        """Return whether a tensor that is there holds floating-point numbers."""
+        return self._tensors[name].dtype in FLOAT_DTYPES
+
     def info(
         self,
         name: str,

@@ -11,10 +11,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polyrank.checkpoint.gate import GateStatus
 from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.quantization import is_companion
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import HeadSpec
+from polyrank.checkpoint.weights import TensorInfo
 from polyrank.cli import options
+from polyrank.config import EngineConfig
+from polyrank.encoder.choose import plan_encoder
+
+GATE_FIGURES = (
+    "ndcg_float32",
+    "ndcg_int8",
+    "rank_correlation",
+    "largest_score_change",
+    "cosine_mean",
+    "cosine_lowest",
+)
 
 
 def info(
@@ -47,8 +61,9 @@ def info(
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the facts of a checkpoint as plain values."""
     spec, body = checkpoint.spec, checkpoint.spec.body
-    infos = [checkpoint.weights.info(tensor) for tensor in _float_tensors(checkpoint)]
+    infos = _tensors(checkpoint)
     dtypes = Counter(info.dtype for info in infos)
+    plan = plan_encoder(checkpoint, EngineConfig())
     return {
         "name": spec.name,
         "folder": str(spec.folder),
@@ -59,6 +74,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": sum(math.prod(info.shape) for info in infos),
         "weights": ", ".join(dtypes),
         "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
+        "encoder": plan.encoder,
+        "precision": plan.precision,
+        "precision_because": plan.reason,
+        "gate": _gate(checkpoint.gate()),
         "vocabulary": body.vocab_size,
         "max_length": spec.max_length,
         "tasks": {task: _head(head) for task, head in spec.heads.items()},
@@ -69,13 +88,26 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _float_tensors(checkpoint: Checkpoint) -> list[str]:
-    stored = {info.name for info in checkpoint.body_tensors.values()}
+def _tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
+    """Return the tensors that polyrank reads, but for those that belong to int8 ones."""
+    places = checkpoint.body_tensors
+    stored = {info.name: info for name, info in places.items() if not is_companion(name)}
     layers = [layer for head in checkpoint.spec.heads.values() for layer in head.layers]
     for layer in layers:
-        if not layer.folder:
-            stored |= {layer.weight} | ({layer.bias} if layer.bias else set())
-    return [name for name in checkpoint.weights if name in stored]
+        for name in (layer.weight, layer.bias):
+            if name is not None and not layer.folder and name in checkpoint.weights:
+                stored[name] = checkpoint.weights.info(name)
+    return list(stored.values())
+
+
+def _gate(gate: GateStatus) -> dict[str, Any]:
+    """Return the figures of the gate's record, one entry a task; empty without a record."""
+    facts: dict[str, Any] = {}
+    for task in gate.figures.get("tasks", ()):
+        facts[str(task.get("task"))] = {
+            key: task[key] for key in GATE_FIGURES if isinstance(task.get(key), float | int)
+        }
+    return facts
 
 
 def _head(head: HeadSpec) -> str:
@@ -95,9 +127,15 @@ def _reranks_by(tasks: tuple[str, ...]) -> str:
     return "cosine of vectors" if "embed" in tasks else "not at all"
 
 
+def _entry(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {entry:.5g}" for key, entry in value.items())
+    return f"{value!r:.100}"
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {entry!r:.100}" for key, entry in value.items()) or "none"
+        return "\n".join(f"{key}: {_entry(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, list):
         return "\n".join(value) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

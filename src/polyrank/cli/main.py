@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from polyrank.cli.classify import classify
+from polyrank.cli.compress import compress_app
 from polyrank.cli.doctor import doctor
 from polyrank.cli.embed import embed
 from polyrank.cli.evaluate import evaluate_command
@@ -34,6 +35,7 @@ app.command("embed")(embed)
 app.command("classify")(classify)
 app.command("eval")(evaluate_command)
 app.command("info")(info)
+app.add_typer(compress_app)
 app.command("doctor")(doctor)
 
 

@@ -15,6 +15,7 @@ from polyrank.checkpoint.spec import ModelSpec
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
+from polyrank.encoder.precision import choose_precision
 from polyrank.engine.engine import Engine, Usage
 from polyrank.errors import CheckpointError
 from polyrank.tasks.heads import Head
@@ -185,11 +186,15 @@ class Front:
 
     def _describe(self, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
         spec, head = self.spec, self._head
+        encoder = self._engine.encoder.capabilities
+        if encoder.precision == "int8":
+            reason = choose_precision(self._model.checkpoint, self._model.config.precision).reason
+            notes += (f"Linear layers run in int8: {reason}.",)
         return ModelInfo(
             name=spec.name,
             folder=str(spec.folder),
             task=self._task,
-            encoder=self._engine.encoder.capabilities,
+            encoder=encoder,
             max_length=self._builder.max_length,
             truncation=replace(self._truncation, max_length=self._builder.max_length),
             activation=activation,

@@ -1,0 +1,310 @@
+"""`polyrank compress`: int8 checkpoints that were measured before they are used."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from polyrank._extras import require
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.cli import options, screen
+from polyrank.cli.inputs import Source
+from polyrank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polyrank.checkpoint.reader import Checkpoint
+    from polyrank.checkpoint.spec import TableType
+    from polyrank.compress.pipeline import GateConfig, Outcome
+    from polyrank.compress.record import GateRecord, TaskFigures
+    from polyrank.evaluation.dataset import Dataset
+    from polyrank.evaluation.first_stage import FirstStage
+    from polyrank.evaluation.run import EvaluationProgress
+
+REFUSED = 3
+BM25 = "bm25"
+MAX_CALIBRATION_TEXTS = 64
+
+compress_app = typer.Typer(
+    name="compress",
+    no_args_is_help=True,
+    help="Make a checkpoint smaller and faster, and measure what that costs.",
+)
+
+
+class Embeddings(StrEnum):
+    """Types of the table of word embeddings."""
+
+    INT8 = "int8"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+@compress_app.callback()
+def _compress() -> None:
+    """Make a checkpoint smaller and faster, and measure what that costs."""
+
+
+@compress_app.command("quantize")
+def quantize(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder or Hub id of a float checkpoint. Left out: the default model.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path, typer.Option(help="Evaluation set in BEIR form; see `polyrank eval --help`.")
+    ] = cast("Path", ...),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to make.", show_default=False),
+    ] = None,
+    record_only: Annotated[
+        bool,
+        typer.Option(
+            "--record-only",
+            help="Measure int8 as it is made at load, and write the record alone into MODEL.",
+        ),
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="How much nDCG@10 may fall, mean over the languages; a single language may fall "
+            "five times as much.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.002,
+    embeddings: Annotated[
+        Embeddings, typer.Option(help="Type of the table of word embeddings.")
+    ] = Embeddings.FLOAT16,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts to measure outlier channels on, in any form that `polyrank embed` reads. "
+            "Left out: some queries and documents of the data.",
+            show_default=False,
+        ),
+    ] = None,
+    first_stage: Annotated[
+        str,
+        typer.Option(
+            help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
+            "checkpoint (folder or Hub id)."
+        ),
+    ] = BM25,
+    top_k: Annotated[int, typer.Option(help="Documents a query that are scored.", min=10)] = 100,
+    languages: Annotated[
+        str | None,
+        typer.Option(help="Only these, as in en,de,th. Left out: all.", show_default=False),
+    ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(
+            help="A random sample of N queries a language. Left out: all.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.", min=0)] = 0,
+    max_length: options.MaxLength = None,
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write an int8 checkpoint, unless it ranks worse than the float one.
+
+    Linear layers become int8 with a scale for each output. The quality gate then compares int8
+    with float32 on your data: nDCG@10 by language, rank correlation, the largest change of a
+    score, cosines. Within the tolerance, the folder appears with the figures in
+    polyrank_gate.json, and whoever loads it runs int8 without asking. Beyond it, the command
+    ends with exit code 3 and leaves only the figures, in OUTPUT.gate.json.
+
+    For example:
+
+        polyrank compress quantize --data data/xquad --output e5-int8
+        polyrank compress quantize BAAI/bge-reranker-base --data data/mine -o bge-int8 --top-k 20
+        polyrank compress quantize FOLDER --data data/mine --record-only
+    """
+    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
+    from polyrank.compress.pipeline import GateConfig
+    from polyrank.evaluation import EvaluationConfig, load_dataset
+
+    _check_target(model, output, record_only=record_only)
+    folder, name = resolve(model, revision=revision)
+    checkpoint = read_checkpoint(folder, name)
+    config = GateConfig(
+        evaluation=EvaluationConfig(
+            top_k=top_k,
+            query_languages=_codes(languages),
+            document_languages=_codes(languages),
+            max_queries=max_queries,
+            seed=seed,
+        ),
+        first_stage=_first_stage(first_stage, threads),
+        first_stage_name=first_stage,
+        created=datetime.now(UTC).date().isoformat(),
+        tolerance=tolerance,
+        max_length=max_length,
+        num_threads=threads,
+    )
+    texts = None if calibration is None else _texts(calibration)
+    with _progress(quiet=quiet) as progress:
+        outcome = _run(
+            checkpoint, load_dataset(data), output, config, embeddings.value, texts, progress
+        )
+    _show(outcome, as_json=as_json, quiet=quiet)
+    if outcome.folder is None:
+        raise typer.Exit(REFUSED)
+
+
+def _check_target(model: str | None, output: Path | None, *, record_only: bool) -> None:
+    if (output is None) != record_only:
+        raise ConfigError(
+            "name the folder to make with --output, or give --record-only: one of them."
+        )
+    if record_only and model is not None and not Path(model).is_dir():
+        raise ConfigError(
+            f"--record-only writes into the checkpoint's folder, and {model!r} is none. Copy the "
+            "checkpoint into a folder of yours, for instance with `hf download --local-dir`."
+        )
+    if output is not None:
+        from polyrank.compress.pipeline import check_free
+
+        check_free(output)
+
+
+def _codes(listed: str | None) -> tuple[str, ...] | None:
+    codes = tuple(code.strip() for code in (listed or "").split(",") if code.strip())
+    return codes or None
+
+
+def _texts(name: str) -> list[str]:
+    found: list[str] = []
+    for record in Source(name).records():
+        if record.text.strip():
+            found.append(record.text)
+        if len(found) == MAX_CALIBRATION_TEXTS:
+            break
+    if not found:
+        raise ConfigError(f"{name} holds no text to calibrate with.")
+    return found
+
+
+def _first_stage(name: str, num_threads: int | None) -> "FirstStage[Any, Any]":
+    from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+
+    if name == BM25:
+        return Bm25FirstStage()
+    from polyrank.inference.embedder import Embedder
+
+    return EmbedderFirstStage(Embedder(name, num_threads=num_threads))
+
+
+def _run(
+    checkpoint: "Checkpoint",
+    dataset: "Dataset",
+    output: Path | None,
+    config: "GateConfig",
+    embeddings: str,
+    calibration: list[str] | None,
+    progress: "EvaluationProgress | None",
+) -> "Outcome":
+    from polyrank.compress.pipeline import judge_folder, quantize_folder
+
+    if output is None:
+        return judge_folder(checkpoint, dataset, config, progress=progress)
+    return quantize_folder(
+        checkpoint,
+        dataset,
+        output,
+        config,
+        embeddings=cast("TableType", embeddings),
+        calibration=calibration,
+        progress=progress,
+    )
+
+
+def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
+    record = outcome.record
+    if screen.is_table_wanted(as_json, None):
+        console = Console(highlight=False)
+        for task in record.tasks:
+            console.print(_table(task))
+            console.print(_summary(task), style="dim")
+    else:
+        facts = {
+            **record.as_dict(),
+            "folder": None if outcome.folder is None else str(outcome.folder),
+        }
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    screen.remark(f"wrote {outcome.record_path}", quiet=quiet)
+    _say_verdict(record)
+
+
+def _say_verdict(record: "GateRecord") -> None:
+    if not record.passed:
+        sys.stderr.write(
+            f"refused: int8 of {record.model} is beyond the tolerance on {record.dataset}.\n"
+            + "".join(f"  {reason}\n" for reason in record.reasons)
+            + "Keep float32, or give --tolerance if you accept this loss.\n"
+        )
+
+
+def _table(task: "TaskFigures") -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(task.task)
+    for title in ("queries", "nDCG@10 float32", "int8", "change"):
+        table.add_column(title, justify="right")
+    for label, figures in task.languages.items():
+        values = (figures.float32, figures.int8)
+        shown = [f"{value:.4f}" for value in values]
+        table.add_row(label, str(figures.num_queries), *shown, f"{figures.change:+.4f}")
+    shown = [f"{value:.4f}" for value in (task.ndcg_float32, task.ndcg_int8)]
+    table.add_row("mean", "", *shown, f"{task.change:+.4f}", style="bold")
+    return table
+
+
+def _summary(task: "TaskFigures") -> str:
+    return (
+        f"rank correlation {task.rank_correlation:.4f} "
+        f"(lowest {task.rank_correlation_lowest:.4f}), "
+        f"largest change of a score {task.largest_score_change:.4f}, "
+        f"cosine {task.cosine_mean:.5f} (lowest {task.cosine_lowest:.5f})"
+    )
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator["EvaluationProgress | None"]:
+    """Show a bar for each step on standard error, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = shown.add_task(step, total=total)
+            shown.update(tasks[step], completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,98 @@
+"""How wide the inputs of a body's linear layers get on real texts, for the smoothing before int8.
+
+See `polyrank.encoder.smoothing`, which measures the same on random pieces where there are no texts.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.encoder.native import NativeEncoder
+from polyrank.engine.packing import plan_batches
+from polyrank.evaluation.dataset import Dataset
+from polyrank.inference.model import load_model
+from polyrank.text.prompts import prompt_for_input_type
+from polyrank.types import Float32Array, PackedBatch, Progress
+
+MAX_LENGTH = 128
+NUM_PAIRS = 24  # queries with a relevant document each
+_PACK_TOKENS = 512
+
+EXACT = EngineConfig(encoder="native", precision="float32")
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+def sample_pairs(dataset: Dataset, seed: int) -> list[tuple[str, str]]:
+    """Return queries with a relevant document each, drawn from all languages alike.
+
+    Args:
+        dataset: The evaluation set.
+        seed: Of the draw.
+
+    Returns:
+        At most `NUM_PAIRS` pairs of texts.
+    """
+    documents = {document.doc_id: document for document in dataset.documents}
+    queries = [query for query in dataset.queries if any(dataset.qrels[query.query_id].values())]
+    generator = np.random.default_rng(seed)
+    drawn = generator.permutation(len(queries))[:NUM_PAIRS]
+    pairs = []
+    for query in (queries[i] for i in drawn):
+        grades = dataset.qrels[query.query_id]
+        best = max(grades, key=lambda doc_id: grades[doc_id])
+        pairs.append((query.text, documents[best].content()))
+    return pairs
+
+
+def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) -> Float32Array:
+    """Return the largest magnitude of each input of each linear layer.
+
+    Args:
+        folder: Folder of the float checkpoint.
+        texts: Texts, or pairs of query and document, which an embedding checkpoint reads apart.
+        progress: Called with tokens done and tokens in all.
+
+    Returns:
+        As `NativeEncoder.measure_inputs` gives it, shape (num_layers, 4, widest input).
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        MissingExtraError: If the native encoder was not built.
+    """
+    model = load_model(folder, EXACT)
+    builder = model.builder(TruncationConfig(MAX_LENGTH))
+    if "embed" in model.spec.heads or isinstance(texts[0], str):
+        query_prompt = prompt_for_input_type(model.spec.prompts, "query")
+        document_prompt = prompt_for_input_type(model.spec.prompts, "document")
+        batch = builder.texts(_prompted(texts, query_prompt, document_prompt)).batch
+    else:
+        batch = builder.pairs([pair for pair in texts if not isinstance(pair, str)]).batch
+    encoder = model.engine.encoder
+    assert isinstance(encoder, NativeEncoder)
+    return _widest(encoder, batch, progress)
+
+
+def _prompted(texts: Texts, query_prompt: str, document_prompt: str) -> list[str]:
+    found: list[str] = []
+    for entry in texts:
+        if isinstance(entry, str):
+            found.append(document_prompt + entry)
+        else:
+            found += [query_prompt + entry[0], document_prompt + entry[1]]
+    return found
+
+
+def _widest(encoder: NativeEncoder, batch: PackedBatch, progress: Progress | None) -> Float32Array:
+    widths: Float32Array | None = None
+    done = 0
+    for indices in plan_batches(batch.lengths, _PACK_TOKENS, is_padding=False):
+        part = batch.select(indices)
+        found = encoder.measure_inputs(part)
+        widths = found if widths is None else np.maximum(widths, found)
+        done += part.total_tokens
+        if progress is not None:
+            progress(done, batch.total_tokens)
+    assert widths is not None
+    return widths

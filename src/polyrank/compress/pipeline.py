@@ -1,0 +1,223 @@
+"""From a float checkpoint to an int8 folder that passed its gate, or to a refusal with a report."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.layouts import GATE_FILE
+from polyrank.checkpoint.reader import Checkpoint
+from polyrank.checkpoint.spec import TableType
+from polyrank.compress.calibrate import measure_widths, sample_pairs
+from polyrank.compress.gate import Contender, measure_tasks, objections
+from polyrank.compress.quantize import write_int8
+from polyrank.compress.record import GateRecord, write_record
+from polyrank.config import EngineConfig
+from polyrank.errors import ConfigError
+from polyrank.evaluation.dataset import Dataset
+from polyrank.evaluation.first_stage import FirstStage
+from polyrank.evaluation.plan import EvaluationConfig
+from polyrank.evaluation.run import EvaluationProgress
+
+DEFAULT_TOLERANCE = 0.002
+RANDOM_PIECES = "random pieces of the vocabulary, at load"
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """Settings of the gate.
+
+    Attributes:
+        tolerance: How much nDCG@10 may fall, mean over the languages.
+        evaluation: Languages, queries and depth of the evaluation.
+        first_stage: What searches the corpus for cross-encoders.
+        first_stage_name: What to call it.
+        max_length: Tokens that are read of a text or pair; None takes the checkpoint's limit.
+        num_threads: Threads of the encoder.
+        created: Date for the record.
+
+    Raises:
+        ConfigError: If the tolerance is not between 0 and 1.
+    """
+
+    evaluation: EvaluationConfig
+    first_stage: FirstStage[Any, Any]
+    first_stage_name: str
+    created: str
+    tolerance: float = DEFAULT_TOLERANCE
+    max_length: int | None = None
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= 1:
+            raise ConfigError(f"tolerance must be from 0 to 1, not {self.tolerance}")
+
+    @property
+    def exact(self) -> EngineConfig:
+        """How the float32 side runs."""
+        return EngineConfig("native", num_threads=self.num_threads, precision="float32")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the gate said and where it was written.
+
+    Attributes:
+        record: The verdict with its figures.
+        record_path: File that holds it.
+        folder: The folder that may be run in int8, or None where the gate refused.
+    """
+
+    record: GateRecord
+    record_path: Path
+    folder: Path | None
+
+
+def quantize_folder(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    output: Path,
+    config: GateConfig,
+    *,
+    embeddings: TableType = "float16",
+    calibration: Sequence[str] | None = None,
+    progress: EvaluationProgress | None = None,
+) -> Outcome:
+    """Write an int8 folder, and keep it only if it passes the gate.
+
+    Args:
+        checkpoint: The float checkpoint.
+        dataset: The evaluation set.
+        output: Folder to make; it appears only when all is done. A refusal leaves the record
+            beside it, under its name with ``.gate.json`` added.
+        config: Settings of the gate.
+        embeddings: Type of the table of word embeddings.
+        calibration: Texts to measure the widths of inputs on; None draws some of the data.
+        progress: Called as work goes on, also with the step "calibration".
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ConfigError: If `output` exists, or the checkpoint is int8 already.
+        CapabilityError: If the checkpoint neither embeds nor reranks.
+    """
+    check_free(output)
+    source = str(checkpoint.spec.folder)
+    texts = calibration or sample_pairs(dataset, config.evaluation.seed)
+    words = f"{len(texts)} {'texts given' if calibration else f'pairs of {dataset.name}'}"
+
+    def calibrating(done: int, total: int) -> None:
+        if progress is not None:
+            progress("calibration", done, total)
+
+    with _building(output) as folder:
+        widths = measure_widths(source, texts, calibrating)
+        write_int8(checkpoint, widths, folder, embeddings=embeddings, calibration=words)
+        record = _judge(checkpoint, folder, dataset, config, words, progress)
+        if not record.passed:
+            path = output.with_name(f"{output.name}.gate.json")
+            write_record(record, path)
+            return Outcome(record, path, None)
+        write_record(record, folder / GATE_FILE)
+        folder.rename(output)
+    return Outcome(record, output / GATE_FILE, output)
+
+
+def judge_folder(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    config: GateConfig,
+    *,
+    progress: EvaluationProgress | None = None,
+) -> Outcome:
+    """Measure int8 as a float folder is quantised at load, and write the verdict into it.
+
+    Args:
+        checkpoint: The checkpoint; an int8 folder is measured against its own dequantised
+            weights, which says nothing of what quantising them cost, and is refused.
+        dataset: The evaluation set.
+        config: Settings of the gate.
+        progress: Called as work goes on.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ConfigError: If the checkpoint is int8 already.
+        CapabilityError: If the checkpoint neither embeds nor reranks.
+    """
+    if checkpoint.spec.quantization is not None:
+        raise ConfigError(
+            f"{checkpoint.spec.name} is int8 already, so there is nothing to compare it with. "
+            "Name the float checkpoint that it was made of."
+        )
+    folder = checkpoint.spec.folder
+    record = _judge(checkpoint, folder, dataset, config, RANDOM_PIECES, progress)
+    write_record(record, folder / GATE_FILE)
+    return Outcome(record, folder / GATE_FILE, folder if record.passed else None)
+
+
+def _judge(
+    checkpoint: Checkpoint,
+    folder: Path,
+    dataset: Dataset,
+    config: GateConfig,
+    calibration: str,
+    progress: EvaluationProgress | None,
+) -> GateRecord:
+    exact = Contender(str(checkpoint.spec.folder), config.exact, config.max_length)
+    int8 = Contender(str(folder), replace(config.exact, precision="int8"), config.max_length)
+    model = int8.model()  # kept until the end: models are shared by weak references
+    tasks = measure_tasks(
+        exact,
+        int8,
+        dataset,
+        config.evaluation,
+        first_stage=config.first_stage,
+        first_stage_name=config.first_stage_name,
+        progress=progress,
+    )
+    reasons = objections(tasks, config.tolerance)
+    return GateRecord(
+        passed=not reasons,
+        reasons=reasons,
+        tolerance=config.tolerance,
+        weights_sha256=fingerprint(model.checkpoint.weights.paths),
+        model=checkpoint.spec.name,
+        dataset=dataset.name,
+        created=config.created,
+        device=model.engine.encoder.capabilities.device,
+        calibration=calibration,
+        tasks=tasks,
+    )
+
+
+def check_free(output: Path) -> None:
+    """Raise unless a folder can be made under a name.
+
+    Args:
+        output: The folder.
+
+    Raises:
+        ConfigError: If something has that name already.
+    """
+    if output.exists():
+        raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
+
+
+@contextmanager
+def _building(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` that is gone at the end, unless it was renamed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
+    folder = Path(name)
+    try:
+        folder.chmod(output.parent.stat().st_mode & 0o777)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,181 @@
+"""Writing of an int8 folder from a float checkpoint, in the layout of `docs/int8-layout.md`.
+
+The steps are the ones that the native encoder would take when it quantises at load: same
+multipliers, same bits.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from polyrank._files import replacing
+from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.files import read_object
+from polyrank.checkpoint.layouts import (
+    CONFIG_FILE,
+    GATE_FILE,
+    HUB_PATTERNS,
+    QUANTIZATION_KEY,
+    WEIGHTS_FILE,
+)
+from polyrank.checkpoint.quantization import (
+    SCHEME,
+    VERSION,
+    WORD_TABLE,
+    multiplier_name,
+    scale_name,
+)
+from polyrank.checkpoint.reader import Checkpoint
+from polyrank.checkpoint.spec import TableType
+from polyrank.encoder.checks import check_weights
+from polyrank.encoder.native import LINEARS
+from polyrank.encoder.smoothing import MIGRATION, input_multipliers
+from polyrank.errors import CapabilityError, ConfigError
+from polyrank.types import Float32Array
+
+COPIED = (*HUB_PATTERNS, "special_tokens_map.json", "README.md", "LICENSE*", "NOTICE*")
+_BLOCK_ROWS = 8192
+
+Int8Array = NDArray[np.int8]
+
+
+def quantize_rows(
+    matrix: Float32Array, multipliers: Float32Array | None = None
+) -> tuple[Int8Array, Float32Array]:
+    """Return the int8 steps of a matrix, each row with a scale of its own, symmetric about 0.
+
+    Args:
+        matrix: Weights, shape (num_rows, num_columns).
+        multipliers: Factors of the inputs, by which the columns are divided, shape
+            (num_columns,).
+
+    Returns:
+        Steps from -127 to 127, and the value of a step of each row, shape (num_rows,), such
+        that the matrix is about ``steps * scales[:, None] * multipliers``.
+    """
+    steps = np.empty(matrix.shape, np.int8)
+    scales = np.empty(len(matrix), np.float32)
+    for start in range(0, len(matrix), _BLOCK_ROWS):
+        block = np.asarray(matrix[start : start + _BLOCK_ROWS], np.float32)
+        if multipliers is not None:
+            block = block / multipliers
+        most = np.abs(block).max(axis=1)
+        inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+        scales[start : start + _BLOCK_ROWS] = most / np.float32(127)
+        np.rint(block * inverse[:, None], out=block)
+        steps[start : start + _BLOCK_ROWS] = block
+    return steps, scales
+
+
+def write_int8(
+    checkpoint: Checkpoint,
+    widths: Float32Array,
+    folder: Path,
+    *,
+    embeddings: TableType = "float16",
+    calibration: str = "",
+) -> None:
+    """Write a checkpoint with int8 linear layers into an empty folder.
+
+    Args:
+        checkpoint: A float checkpoint.
+        widths: Largest magnitude of each input, as `NativeEncoder.measure_inputs` gives it.
+        folder: An existing folder; the weights become one file.
+        embeddings: Type of the table of word embeddings.
+        calibration: What the widths were measured on, in words, for config.json.
+
+    Raises:
+        ConfigError: If the checkpoint is int8 already.
+        CapabilityError: If the embeddings have values beyond float16.
+        CorruptWeightsError: If weights hold NaN or infinity.
+    """
+    if checkpoint.spec.quantization is not None:
+        raise ConfigError(
+            f"{checkpoint.spec.name} is int8 already. Name the float checkpoint it was made of."
+        )
+    source, body_folder = checkpoint.spec.folder, checkpoint.weights.folder
+    _copy_rest(source, folder, {path.resolve() for path in checkpoint.weights.paths})
+    target = folder / body_folder.relative_to(source)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = dict(_tensors(checkpoint, widths, embeddings))
+    with replacing(target / WEIGHTS_FILE) as path:  # as readable as other files
+        save_file(tensors, path, {"format": "pt"})
+    config = read_object(body_folder / CONFIG_FILE)
+    config[QUANTIZATION_KEY] = {
+        "version": VERSION,
+        "scheme": SCHEME,
+        "embeddings": embeddings,
+        "migration": MIGRATION,
+        "calibration": calibration,
+    }
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (target / CONFIG_FILE).write_text(text + "\n", "utf8")
+
+
+def _copy_rest(source: Path, folder: Path, left_out: set[Path]) -> None:
+    """Copy what belongs to the checkpoint, but for its weights and any older gate record."""
+    for pattern in COPIED:
+        for path in sorted(source.glob(pattern)):
+            is_index = path.name.endswith(".index.json")
+            if path.resolve() in left_out or is_index or path.name == GATE_FILE:
+                continue
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and not target.exists():
+                shutil.copyfile(path, target)
+
+
+def _tensors(
+    checkpoint: Checkpoint, widths: Float32Array, embeddings: TableType
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    done = {checkpoint.body_tensors[WORD_TABLE].name}
+    yield from _word_table(checkpoint, embeddings)
+    for layer in range(checkpoint.spec.body.num_layers):
+        for number, parts in enumerate(LINEARS.values()):
+            names = [f"{LAYER.format(layer)}{part}.weight" for part in parts]
+            done |= {checkpoint.body_tensors[name].name for name in names}
+            yield from _linears(checkpoint, names, widths[layer, number])
+    weights = checkpoint.weights
+    for name in weights:
+        # whole numbers, such as the position_ids of old checkpoints, are no weights
+        if name not in done and weights.is_float(name):
+            yield name, np.ascontiguousarray(weights.get_float32(name))
+
+
+def _linears(
+    checkpoint: Checkpoint, names: list[str], widths: Float32Array
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Quantise matrices that read the same input, and so share its multipliers."""
+    matrices = [checkpoint.body_float32(name) for name in names]
+    check_weights(checkpoint, names, matrices)
+    multipliers = input_multipliers(matrices, widths[: matrices[0].shape[1]])
+    for name, matrix in zip(names, matrices, strict=True):
+        stored = checkpoint.body_tensors[name].name
+        steps, scales = quantize_rows(matrix, multipliers)
+        yield stored, steps
+        yield scale_name(stored), scales
+        yield multiplier_name(stored), multipliers
+
+
+def _word_table(
+    checkpoint: Checkpoint, embeddings: TableType
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    stored = checkpoint.body_tensors[WORD_TABLE].name
+    table = checkpoint.body_float32(WORD_TABLE)
+    check_weights(checkpoint, [WORD_TABLE], [table])
+    if embeddings == "int8":
+        steps, scales = quantize_rows(table)
+        yield stored, steps
+        yield scale_name(stored), scales
+        return
+    if np.abs(table).max() > np.finfo(embeddings).max:
+        raise CapabilityError(
+            f"the word embeddings of {checkpoint.spec.name} are wider than {embeddings} holds. "
+            "Choose --embeddings float32 or int8."
+        )
+    yield stored, np.ascontiguousarray(table, embeddings)

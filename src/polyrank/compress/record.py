@@ -1,0 +1,117 @@
+"""What the quality gate found, as it is written into a folder for `polyrank.checkpoint.gate`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from polyrank._files import replacing
+from polyrank.types import TaskName
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageFigures:
+    """nDCG@10 of one language, or of all queries where the data names no languages.
+
+    Attributes:
+        num_queries: Queries measured.
+        float32: Mean over the queries with float32 products.
+        int8: The same with int8 products.
+    """
+
+    num_queries: int
+    float32: float
+    int8: float
+
+    @property
+    def change(self) -> float:
+        """Int8 less float32."""
+        return self.int8 - self.float32
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """How int8 compares with float32 in one task.
+
+    Attributes:
+        task: "embed" (vectors search the corpus) or "rerank" (pairs are scored).
+        first_stage: What searched the corpus.
+        top_k: Documents a query that were searched or reranked.
+        languages: nDCG@10 by language.
+        ndcg_float32: Mean over the languages.
+        ndcg_int8: The same with int8.
+        rank_correlation: Spearman's, of a query's scores, mean over the queries.
+        rank_correlation_lowest: The lowest of any query.
+        largest_score_change: Of any query and document, in the unit of scores.
+        cosine_mean: Cosine of float32 and int8 vectors (embed) or pooled rows (rerank).
+        cosine_lowest: The lowest of any text or pair.
+        num_rows: Texts or pairs that the cosines were taken of.
+    """
+
+    task: TaskName
+    first_stage: str
+    top_k: int
+    languages: Mapping[str, LanguageFigures]
+    ndcg_float32: float
+    ndcg_int8: float
+    rank_correlation: float
+    rank_correlation_lowest: float
+    largest_score_change: float
+    cosine_mean: float
+    cosine_lowest: float
+    num_rows: int
+
+    @property
+    def change(self) -> float:
+        """Mean nDCG@10 of int8 less that of float32."""
+        return self.ndcg_int8 - self.ndcg_float32
+
+
+@dataclass(frozen=True, slots=True)
+class GateRecord:
+    """The verdict on int8 for one set of weights.
+
+    Attributes:
+        passed: Whether int8 is within the tolerance.
+        reasons: What was beyond it; empty where it passed.
+        tolerance: How much nDCG@10 may fall, mean over the languages.
+        weights_sha256: Fingerprint of the weight files that it speaks of.
+        model: Name of the float checkpoint.
+        dataset: Name of the evaluation set.
+        created: Date, as in 2026-01-31.
+        device: Where int8 was measured, with its kernels.
+        calibration: What the widths of inputs were measured on.
+        tasks: Figures of each task measured.
+        version: Of this form.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    tolerance: float
+    weights_sha256: str
+    model: str
+    dataset: str
+    created: str
+    device: str
+    calibration: str
+    tasks: tuple[TaskFigures, ...]
+    version: int = VERSION
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return asdict(self)
+
+
+def write_record(record: GateRecord, path: Path) -> None:
+    """Write a record as JSON.
+
+    Args:
+        record: The record.
+        path: The file, which is replaced as a whole.
+    """
+    text = json.dumps(record.as_dict(), ensure_ascii=False, indent=1)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", "utf8")
