@@ -20,7 +20,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet]'
+	$(BIN)/python -m pip install --quiet --editable '.[parquet]'
 	@touch $@
 
 # torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
