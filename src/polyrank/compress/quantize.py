@@ -67,8 +67,7 @@ def quantize_rows(
         most = np.abs(block).max(axis=1)
         inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
         scales[start : start + _BLOCK_ROWS] = most / np.float32(127)
-        np.rint(block * inverse[:, None], out=block)
-        steps[start : start + _BLOCK_ROWS] = block
+        steps[start : start + _BLOCK_ROWS] = np.rint(block * inverse[:, None])
     return steps, scales
 
 

@@ -1,0 +1,496 @@
+"""int8 folders: layout, loading, the gate's record and refusal, the command."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from polyrank import Embedder, Reranker
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.compress.calibrate import measure_widths
+from polyrank.compress.gate import Agreement, rank_correlation
+from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
+from polyrank.compress.quantize import quantize_rows, write_int8
+from polyrank.config import EngineConfig
+from polyrank.encoder.choose import choose_encoder, plan_encoder
+from polyrank.encoder.native import NativeEncoder
+from polyrank.encoder.smoothing import random_pieces
+from polyrank.errors import (
+    CapabilityError,
+    CheckpointError,
+    ConfigError,
+    CorruptWeightsError,
+    MissingWeightError,
+    UnsupportedArchitectureError,
+)
+from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
+from tests.texts import SENTENCES
+
+TEXTS = list(SENTENCES.values())
+QUERIES = [text[:25] for text in TEXTS]
+EMBEDDER, RERANKER, BERT = "multilingual-e5-small", "bge-reranker-base", "bert-reranker"
+LAYOUT = Path(__file__).parents[2] / "docs" / "int8-layout.md"
+FLOAT32, INT8 = (
+    EngineConfig("native", precision="float32"),
+    EngineConfig("native", precision="int8"),
+)
+QUERY_LAYER = "encoder.layer.0.attention.self.query."
+
+
+def sizes(folder):
+    """Widths as the encoder measures them when it quantises at load."""
+    checkpoint = read_checkpoint(folder)
+    return NativeEncoder(checkpoint, FLOAT32).measure_inputs(random_pieces(checkpoint.spec.body))
+
+
+@pytest.fixture(scope="module")
+def int8_folder(checkpoint, tmp_path_factory):
+    made = {}
+
+    def get(name, embeddings="float32"):
+        if (name, embeddings) not in made:
+            folder = tmp_path_factory.mktemp("int8") / name
+            folder.mkdir()
+            source = checkpoint(name)
+            write_int8(read_checkpoint(source), sizes(source), folder, embeddings=embeddings)
+            made[name, embeddings] = folder
+        return made[name, embeddings]
+
+    return get
+
+
+@pytest.fixture
+def broken(int8_folder, tmp_path):
+    """A copy that may be changed."""
+    return Path(shutil.copytree(int8_folder(RERANKER), tmp_path / "broken"))
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rows_of(folder, config):
+    checkpoint = read_checkpoint(folder)
+    return choose_encoder(checkpoint, config).run(random_pieces(checkpoint.spec.body), ("mean",))
+
+
+@pytest.mark.parametrize("with_multipliers", [True, False])
+def test_steps_are_half_a_step_from_the_weights(with_multipliers):
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(40, 32)).astype(np.float32)
+    matrix[3] = 0
+    multipliers = generator.uniform(0.1, 9, 32).astype(np.float32) if with_multipliers else None
+    steps, scales = quantize_rows(matrix, multipliers)
+    assert steps.dtype == np.int8
+    assert scales.dtype == np.float32
+    assert np.abs(steps).max(axis=1).tolist() == [0 if i == 3 else 127 for i in range(40)]
+    scaled = matrix if multipliers is None else matrix / multipliers
+    assert (np.abs(steps * scales[:, None] - scaled) <= scales[:, None] * 0.5001).all()
+
+
+def test_scores_of_the_folder_are_those_of_quantising_at_load_to_the_bit(checkpoint, int8_folder):
+    pairs = [(query, text) for query, text in zip(QUERIES, TEXTS, strict=True)]
+    for name in (RERANKER, BERT):
+        at_load = Reranker(checkpoint(name), precision="int8").score(pairs, logits=True)
+        stored = Reranker(int8_folder(name), precision="int8").score(pairs, logits=True)
+        exact = Reranker(checkpoint(name), precision="float32").score(pairs, logits=True)
+        assert at_load.tobytes() == stored.tobytes()
+        assert not np.array_equal(exact, stored)
+        assert np.abs(exact - stored).max() < 0.2
+
+
+@pytest.mark.parametrize("embeddings", ["int8", "float16", "float32"])
+@pytest.mark.parametrize("name", [EMBEDDER, BERT])
+def test_snippet_of_the_layout_page_gives_what_polyrank_reads(
+    checkpoint, int8_folder, tmp_path, name, embeddings
+):
+    folder = int8_folder(name, embeddings)
+    (snippet,) = re.findall(r"```python\n(.*?)```", LAYOUT.read_text("utf8"), re.DOTALL)
+    names = {"FOLDER": str(folder)}
+    exec(snippet, names)
+    found = names["weights"]
+    opened, source = read_checkpoint(folder), read_checkpoint(checkpoint(name))
+    for key, info in source.body_tensors.items():
+        expected = source.body_float32(key)
+        assert found[info.name].dtype == np.float32
+        assert np.array_equal(found[info.name], opened.body_float32(key)), key
+        assert np.abs(found[info.name] - expected).max() <= np.abs(expected).max() * 0.05, key
+    assert not [key for key in found if key.endswith(("_scale", "input_multiplier"))]
+    assert sorted(found) == sorted(key for key in source.weights if source.weights.is_float(key))
+
+
+@pytest.mark.parametrize("embeddings", ["int8", "float16", "float32"])
+def test_types_in_the_file(int8_folder, embeddings):
+    tensors = load_file(int8_folder(EMBEDDER, embeddings) / "model.safetensors")
+    kinds = {name: str(array.dtype) for name, array in tensors.items()}
+    assert kinds.pop("embeddings.word_embeddings.weight") == embeddings
+    int8 = [name for name, kind in kinds.items() if kind == "int8"]
+    assert len(int8) == 3 * 6
+    assert {kind for name, kind in kinds.items() if name not in int8} == {"float32"}
+    for name in int8:
+        assert tensors[name + "_scale"].shape == tensors[name].shape[:1]
+        multiplier = tensors[name.removesuffix("weight") + "input_multiplier"]
+        assert multiplier.shape == tensors[name].shape[1:]
+
+
+@pytest.mark.parametrize("embeddings", ["int8", "float16", "float32"])
+def test_all_tables_run_in_both_precisions(checkpoint, int8_folder, embeddings):
+    exact = rows_of(checkpoint(EMBEDDER), FLOAT32)
+    for config in (INT8, FLOAT32):
+        rows = rows_of(int8_folder(EMBEDDER, embeddings), config)
+        cosines = (rows * exact).sum(1) / np.linalg.norm(rows, axis=1)
+        assert (cosines / np.linalg.norm(exact, axis=1)).min() > 0.995
+
+
+def test_the_rest_of_the_folder_is_copied(checkpoint, int8_folder):
+    def names(folder):
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*.json")}
+
+    assert names(int8_folder(EMBEDDER)) >= names(checkpoint(EMBEDDER))
+    assert Embedder(int8_folder(EMBEDDER)).info.dimensions == 64
+
+
+def test_other_encoders_refuse_and_name_the_native_one(int8_folder):
+    opened = read_checkpoint(int8_folder(RERANKER))
+    for config in (
+        EngineConfig("onnx"),
+        EngineConfig("pytorch", precision="float32"),
+        EngineConfig(device="cuda"),
+    ):
+        with pytest.raises(CapabilityError, match='encoder="native"'):
+            choose_encoder(opened, config)
+
+
+def test_an_int8_folder_is_not_quantised_again(int8_folder, tmp_path, dataset):
+    opened = read_checkpoint(int8_folder(RERANKER))
+    with pytest.raises(ConfigError, match="int8 already"):
+        write_int8(opened, np.ones((3, 4, 96), np.float32), tmp_path)
+    with pytest.raises(ConfigError, match="int8 already"):
+        judge_folder(opened, dataset, gate_config())
+
+
+def test_a_matrix_of_another_type_is_refused(broken):
+    def widen(tensors):
+        key = "roberta." + QUERY_LAYER + "weight"
+        tensors[key] = tensors[key].astype(np.float32)
+
+    change_tensors(broken, widen)
+    with pytest.raises(CorruptWeightsError, match="holds F32 values; polyrank reads I8"):
+        read_checkpoint(broken)
+
+
+def test_int8_without_the_block_is_refused(broken):
+    path = broken / "config.json"
+    config = json.loads(path.read_text())
+    del config["polyrank_quantization"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CorruptWeightsError, match=r"holds I8 values.*unquantised"):
+        read_checkpoint(broken)
+
+
+def test_missing_and_impossible_scales(broken):
+    key = "roberta." + QUERY_LAYER
+    change_tensors(broken, lambda tensors: tensors[key + "weight_scale"].fill(np.nan))
+    with pytest.raises(CorruptWeightsError, match=r"query\.weight_scale.*NaN"):
+        Reranker(broken, precision="int8")
+    change_tensors(broken, lambda tensors: tensors[key + "weight_scale"].fill(1))
+    change_tensors(broken, lambda tensors: tensors[key + "input_multiplier"].fill(2))
+    with pytest.raises(CorruptWeightsError, match="share"):
+        Reranker(broken, precision="int8")
+    change_tensors(broken, lambda tensors: tensors.pop(key + "input_multiplier"))
+    with pytest.raises(MissingWeightError, match="neighbours"):
+        Reranker(broken, precision="int8")
+    change_tensors(broken, lambda tensors: tensors.pop(key + "weight_scale"))
+    with pytest.raises(MissingWeightError, match="weight_scale"):
+        read_checkpoint(broken)
+
+
+def test_layers_without_multipliers_run(broken):
+    def drop(tensors):
+        for key in [key for key in tensors if key.endswith("input_multiplier")]:
+            del tensors[key]
+
+    change_tensors(broken, drop)
+    int8, exact = rows_of(broken, INT8), rows_of(broken, FLOAT32)
+    assert not np.array_equal(int8, exact)
+    assert np.abs(int8 - exact).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [
+        ({"version": 2, "scheme": "int8-per-channel"}, UnsupportedArchitectureError),
+        ({"version": 1, "scheme": "int4"}, UnsupportedArchitectureError),
+        ({"version": 1, "scheme": "int8-per-channel", "embeddings": "int3"}, CheckpointError),
+        ("int8", CheckpointError),
+    ],
+)
+def test_unknown_blocks(broken, block, error):
+    change_json(broken / "config.json", polyrank_quantization=block)
+    with pytest.raises(error, match=r"int8|polyrank_quantization"):
+        read_checkpoint(broken)
+
+
+def record_into(folder, **changes):
+    opened = read_checkpoint(folder)
+    record = {"passed": True, "weights_sha256": fingerprint(opened.weights.paths), **changes}
+    (folder / "polyrank_gate.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("make_int8", [True, False])
+def test_auto_is_int8_only_after_a_passed_gate_on_these_weights(
+    checkpoint, broken, tmp_path, make_int8
+):
+    folder = broken
+    if not make_int8:
+        folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
+
+    def precision():
+        reranker = Reranker(folder, encoder="native")
+        notes = [note for note in reranker.info.notes if "int8" in note]
+        assert bool(notes) == (reranker.info.encoder.precision == "int8")
+        plan = plan_encoder(read_checkpoint(folder), EngineConfig())
+        assert (plan.encoder, plan.precision) == ("native", reranker.info.encoder.precision)
+        return plan.precision, plan.reason
+
+    assert precision() == ("float32", "the folder has no record of a quality gate for int8")
+    record_into(folder, dataset="xquad", created="2026-01-31")
+    assert precision() == ("int8", "int8 passed its quality gate (xquad, 2026-01-31)")
+    record_into(folder, passed=False)
+    assert precision() == ("float32", "int8 failed its quality gate")
+    record_into(folder, weights_sha256="0" * 64)
+    assert precision()[0] == "float32"
+    assert "other weights" in precision()[1]
+    record_into(folder)
+    # the same shapes and sizes, other values
+    change_tensors(folder, lambda tensors: tensors["classifier.dense.weight"].fill(0.5))
+    assert precision()[0] == "float32"
+
+
+def test_the_other_encoders_ignore_a_passed_gate_of_a_float_folder(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
+    record_into(folder)
+    assert Reranker(folder, encoder="onnx").info.encoder.precision == "float32"
+    plan = plan_encoder(read_checkpoint(folder), EngineConfig("onnx"))
+    assert plan.precision == "float32"
+    assert "onnx encoder has no int8 products" in plan.reason
+
+
+@pytest.mark.parametrize(
+    "record", ["[]", "{", '{"passed": 1}', '{"passed": true, "weights_sha256": "", "tasks": 5}']
+)
+def test_a_record_that_cannot_be_read_is_an_error(broken, record):
+    (broken / "polyrank_gate.json").write_text(record)
+    with pytest.raises(CheckpointError, match=r"polyrank_gate\.json"):
+        Reranker(broken)
+
+
+def test_rank_correlation_against_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        first, second = generator.integers(0, 6, (2, 20))
+        expected = stats.spearmanr(first, second).statistic
+        assert rank_correlation(first, second) == pytest.approx(expected, abs=1e-12)
+    assert rank_correlation(np.arange(3), np.ones(3)) == 0
+
+
+def test_agreement_of_equal_values_is_perfect():
+    agreement = Agreement()
+    rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    agreement.add_rows((rows, rows))
+    agreement.add_scores((rows[0], rows[0]))
+    agreement.add_scores((rows[0, :1], rows[0, :1] + 1))  # too few to be ordered
+    assert agreement.cosines[0] == pytest.approx(np.ones(4))
+    assert agreement.correlations == [pytest.approx(1)]
+    assert agreement.largest_change == 1
+
+
+@pytest.fixture(scope="module")
+def data(checkpoint, tmp_path_factory):
+    """A set whose grades are float32's own order, so that any change of order is a loss."""
+    folder = tmp_path_factory.mktemp("data") / "ordered"
+    folder.mkdir()
+    documents = [text[4 * i :] for text in TEXTS for i in range(3)]
+    write_lines(
+        folder / "corpus.jsonl", [{"_id": f"d{i}", "text": t} for i, t in enumerate(documents)]
+    )
+    write_lines(
+        folder / "queries.jsonl", [{"_id": f"q{i}", "text": t} for i, t in enumerate(QUERIES)]
+    )
+    embedder = Embedder(checkpoint(EMBEDDER), precision="float32")
+    scores = (
+        embedder.encode(QUERIES, input_type="query")
+        @ embedder.encode(documents, input_type="document").T
+    )
+    lines = ["query-id\tcorpus-id\tscore"]
+    for query, row in enumerate(scores):
+        for grade, document in enumerate(np.argsort(row)[-10:], start=1):
+            lines.append(f"q{query}\td{document}\t{grade}")
+    (folder / "qrels.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def dataset(data):
+    return load_dataset(data)
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf8")
+
+
+def gate_config(tolerance=1.0):
+    return GateConfig(
+        evaluation=EvaluationConfig(top_k=20),
+        first_stage=Bm25FirstStage(),
+        first_stage_name="bm25",
+        created="2026-01-31",
+        tolerance=tolerance,
+        num_threads=2,
+    )
+
+
+@pytest.mark.parametrize(("name", "task"), [(EMBEDDER, "embed"), (RERANKER, "rerank")])
+def test_a_folder_that_passes_is_int8_for_whoever_loads_it(
+    checkpoint, dataset, tmp_path, name, task
+):
+    steps = []
+    outcome = quantize_folder(
+        read_checkpoint(checkpoint(name)),
+        dataset,
+        tmp_path / "made" / "out",
+        gate_config(),
+        progress=lambda step, done, total: steps.append((step, done == total)),
+    )
+    assert outcome.folder == tmp_path / "made" / "out"
+    assert os.listdir(tmp_path / "made") == ["out"]
+    assert {"calibration", "documents", "queries", "rankings"} == {step for step, _ in steps}
+    (figures,) = outcome.record.tasks
+    assert (figures.task, figures.top_k) == (task, 20)
+    assert 0.9 < figures.cosine_lowest < figures.cosine_mean < 1
+    assert 0 < figures.largest_score_change < 0.2
+    assert 0 < figures.rank_correlation_lowest <= figures.rank_correlation <= 1
+    assert figures.languages["all"].num_queries == len(QUERIES)
+    assert figures.num_rows == (84 if task == "embed" else figures.num_rows)
+    written = json.loads(outcome.record_path.read_text("utf8"))
+    assert written["passed"] is True
+    assert written["tasks"][0]["ndcg_int8"] == figures.ndcg_int8
+    reranker = Reranker(outcome.folder)
+    assert reranker.info.encoder.precision == "int8"
+    assert any("passed its quality gate (ordered, 2026-01-31)" in n for n in reranker.info.notes)
+
+
+def test_figures_are_those_of_polyrank_eval(checkpoint, dataset, tmp_path):
+    outcome = quantize_folder(
+        read_checkpoint(checkpoint(EMBEDDER)), dataset, tmp_path / "out", gate_config()
+    )
+    (figures,) = outcome.record.tasks
+    assert figures.ndcg_float32 == pytest.approx(1)  # the grades are its own order
+    assert figures.ndcg_int8 < 1
+    exact, int8 = (
+        Embedder(folder).encode(TEXTS[:1], input_type="document")
+        for folder in (checkpoint(EMBEDDER), tmp_path / "out")
+    )
+    assert figures.cosine_lowest <= float((exact * int8).sum()) <= 1
+
+
+def test_beyond_the_tolerance_only_the_report_remains(checkpoint, dataset, tmp_path):
+    outcome = quantize_folder(
+        read_checkpoint(checkpoint(EMBEDDER)), dataset, tmp_path / "out", gate_config(0.0)
+    )
+    assert outcome.folder is None
+    assert os.listdir(tmp_path) == ["out.gate.json"]
+    report = json.loads((tmp_path / "out.gate.json").read_text("utf8"))
+    assert report["passed"] is False
+    assert "mean nDCG@10 falls from 1.0000" in report["reasons"][0]
+
+
+def test_record_only_lets_auto_quantise_at_load(checkpoint, dataset, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(EMBEDDER), tmp_path / "float"))
+    failed = judge_folder(read_checkpoint(folder), dataset, gate_config(0.0))
+    assert failed.folder is None
+    assert Embedder(folder).info.encoder.precision == "float32"
+    passed = judge_folder(read_checkpoint(folder), dataset, gate_config())
+    assert passed.folder == folder
+    assert Embedder(folder, num_threads=1).info.encoder.precision == "int8"
+
+
+def test_a_folder_in_the_way_is_left_alone(checkpoint, dataset, tmp_path):
+    with pytest.raises(ConfigError, match="exists already"):
+        quantize_folder(read_checkpoint(checkpoint(EMBEDDER)), dataset, tmp_path, gate_config())
+
+
+def test_classifiers_have_no_gate_and_leave_nothing_behind(checkpoint, dataset, tmp_path):
+    with pytest.raises(CapabilityError, match="measures ranking"):
+        quantize_folder(
+            read_checkpoint(checkpoint("three-way-classifier")),
+            dataset,
+            tmp_path / "o",
+            gate_config(),
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_widths_grow_with_texts(checkpoint):
+    folder = str(checkpoint(RERANKER))
+    few = measure_widths(folder, TEXTS[:2])
+    more = measure_widths(folder, TEXTS[:6])
+    assert few.shape == (3, 4, 96)
+    assert (more >= few).all()
+    assert (more > few).any()
+    assert measure_widths(folder, [(QUERIES[0], TEXTS[0])]).shape == few.shape
+
+
+def polyrank(*arguments):
+    command = [sys.executable, "-m", "polyrank", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_from_end_to_end(checkpoint, data, tmp_path):
+    call = ["compress", "quantize", checkpoint(EMBEDDER), "--data", data, "--top-k", 20]
+    output = ["--output", tmp_path / "out"]
+    refused = polyrank(*call, *output, "--tolerance", 0)
+    assert refused.returncode == 3
+    assert "refused: int8 of multilingual-e5-small is beyond the tolerance" in refused.stderr
+    assert json.loads(refused.stdout)["folder"] is None
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS), "utf8")
+    done = polyrank(*call, *output, "--tolerance", 1, "--calibration", texts, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(done.stdout)
+    assert facts["folder"] == str(tmp_path / "out")
+    assert facts["calibration"] == f"{len(TEXTS)} texts given"
+    shown = json.loads(polyrank("info", tmp_path / "out").stdout)
+    assert shown["precision"] == "int8"
+    assert shown["precision_because"].startswith("int8 passed its quality gate (ordered, ")
+    assert shown["gate"]["embed"]["cosine_mean"] == facts["tasks"][0]["cosine_mean"]
+
+
+def test_wrong_calls_end_before_any_work(checkpoint, data, tmp_path):
+    start = ["compress", "quantize", checkpoint(EMBEDDER), "--data", data]
+    for arguments, words in (
+        ([], "--record-only"),
+        (["--output", tmp_path / "o", "--record-only"], "one of them"),
+        (["--output", tmp_path], "exists already"),
+    ):
+        called = polyrank(*start, *arguments)
+        assert called.returncode == 2
+        assert words in called.stderr
+    hub = polyrank("compress", "quantize", "some/model", "--data", data, "--record-only")
+    assert hub.returncode == 2
+    assert "folder" in hub.stderr
