@@ -34,11 +34,6 @@ class Batching:
 DEFAULT = Batching(0)
 
 
-def candidates(lanes: Sequence[int]) -> list[Batching]:
-    """Return every batching worth trying, `DEFAULT` excepted."""
-    return [Batching(budget, count) for count in lanes for budget in (1, *BUDGETS)]
-
-
 def plan(lengths: Sequence[int], batching: Batching) -> list[NDArray[np.intp]]:
     """Return which sequences share a batch, longest first where they are sorted."""
     count = len(lengths)

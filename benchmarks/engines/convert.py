@@ -3,6 +3,9 @@
 import gzip
 import json
 import random
+import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +17,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CALIBRATION_TEXTS = 300
+CALIBRATION_TEXTS_LARGE = 48  # a pass of XLM-R large takes ten times longer
+LARGE_HIDDEN_SIZE = 1024
 SOURCES = ("piaf", "okanvk-tr", "cmrc2018", "arcd", "jaquad", "medquad")
 
 
-def calibration_pairs(data: Path, seed: int) -> list[tuple[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a conversion starts from.
+
+    Attributes:
+        folder: The checkpoint.
+        converted: Where other conversions of it are.
+        data: The data folder, for calibration.
+        seed: Of the choice of calibration texts.
+    """
+
+    folder: Path
+    converted: Path
+    data: Path
+    seed: int
+
+    def config(self) -> dict[str, Any]:
+        """Return the checkpoint's configuration."""
+        return json.loads((self.folder / "config.json").read_text("utf8"))
+
+    def converted_to(self, name: str) -> Path:
+        """Return another conversion, made if need be."""
+        return ensure(name, self.folder, self.converted, self.data, self.seed)
+
+
+def calibration_pairs(data: Path, count: int, seed: int) -> list[tuple[str, str]]:
     """Return pairs in six languages from the training data, half relevant and half not."""
     chooser = random.Random(seed)
     pairs = []
@@ -25,7 +55,7 @@ def calibration_pairs(data: Path, seed: int) -> list[tuple[str, str]]:
         texts = {row["id"]: row["text"] for row in _rows(data, f"{source}.passages")}
         names = list(texts)
         rows = [row for row in _rows(data, source) if row["positives"]]
-        for at, row in enumerate(chooser.sample(rows, CALIBRATION_TEXTS // len(SOURCES))):
+        for at, row in enumerate(chooser.sample(rows, count // len(SOURCES))):
             name = row["positives"][0] if at % 2 else chooser.choice(names)
             pairs.append((row["query"], texts[name]))
     chooser.shuffle(pairs)
@@ -52,15 +82,15 @@ def _example() -> Any:
     return torch.ones(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.long)
 
 
-def _onnx(folder: Path, out: Path) -> None:
+def _onnx(source: Source, out: Path) -> None:
     import torch
     from onnxruntime.transformers import optimizer
 
-    raw = out.with_name("raw") / "model.onnx"
-    raw.parent.mkdir(exist_ok=True)
+    raw = out / "raw" / "model.onnx"
+    raw.parent.mkdir()
     # the TorchScript exporter and eager attention: the patterns that the fusions know
     torch.onnx.export(
-        _model(folder, "eager"), _example(), str(raw), dynamo=False, opset_version=18,
+        _model(source.folder, "eager"), _example(), str(raw), dynamo=False, opset_version=18,
         input_names=["input_ids", "attention_mask"], output_names=["logits"],
         dynamic_axes={
             "input_ids": {0: "batch", 1: "length"},
@@ -68,7 +98,7 @@ def _onnx(folder: Path, out: Path) -> None:
             "logits": {0: "batch"},
         },
     )  # fmt: skip
-    config = json.loads((folder / "config.json").read_text("utf8"))
+    config = source.config()
     fused = optimizer.optimize_model(
         str(raw), model_type="bert", opt_level=0,
         num_heads=config["num_attention_heads"], hidden_size=config["hidden_size"],
@@ -77,90 +107,102 @@ def _onnx(folder: Path, out: Path) -> None:
     if counts["Attention"] != config["num_hidden_layers"]:
         raise RuntimeError(f"the attention layers were not fused: {counts}")
     large = raw.stat().st_size < 1 << 28  # then the weights lie beside it: above 2 GB
-    fused.save_model_to_file(str(out), use_external_data_format=large)
-    for path in raw.parent.iterdir():
-        path.unlink()
-    raw.parent.rmdir()
+    fused.save_model_to_file(str(out / "model.onnx"), use_external_data_format=large)
+    shutil.rmtree(raw.parent)
 
 
-def _onnx_int8(folder: Path, out: Path) -> None:
+def _onnx_int8(source: Source, out: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    source = ensure("ort-float32.onnx", folder, out.parent, Path(), 0)
+    float32 = source.converted_to("ort-float32") / "model.onnx"
     quantize_dynamic(
-        str(source), str(out), per_channel=True, weight_type=QuantType.QInt8,
+        str(float32), str(out / "model.onnx"), per_channel=True, weight_type=QuantType.QInt8,
         op_types_to_quantize=["MatMul", "Attention", "Gemm"],
         # the fused operators are unknown to shape inference
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        use_external_data_format=source.with_name(source.name + ".data").is_file(),
+        use_external_data_format=float32.with_name("model.onnx.data").is_file(),
     )  # fmt: skip
 
 
-def _openvino(folder: Path, out: Path) -> None:
+def _openvino(source: Source, out: Path) -> None:
     import openvino
 
     ids, mask = _example()
     model = openvino.convert_model(
-        _model(folder, "sdpa"), example_input={"input_ids": ids, "attention_mask": mask},
+        _model(source.folder, "sdpa"), example_input={"input_ids": ids, "attention_mask": mask},
         input=[("input_ids", [-1, -1], np.int64), ("attention_mask", [-1, -1], np.int64)],
     )  # fmt: skip
-    openvino.save_model(model, out, compress_to_fp16=False)
+    openvino.save_model(model, out / "model.xml", compress_to_fp16=False)
 
 
-def _openvino_int8(folder: Path, out: Path, data: Path, seed: int) -> None:
+def _openvino_int8(source: Source, out: Path) -> None:
     import nncf
     import openvino
     from tokenizers import Tokenizer
 
-    source = ensure("openvino-float32.xml", folder, out.parent, data, seed)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    float32 = source.converted_to("openvino-float32") / "model.xml"
+    tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))
     tokenizer.enable_truncation(512)
 
     def inputs(pair: tuple[str, str]) -> dict[str, Tokens]:
         ids = np.array([tokenizer.encode(*pair).ids])
         return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
-    dataset = nncf.Dataset(calibration_pairs(data, seed), inputs)
+    is_large = source.config()["hidden_size"] >= LARGE_HIDDEN_SIZE
+    count = CALIBRATION_TEXTS_LARGE if is_large else CALIBRATION_TEXTS
+    dataset = nncf.Dataset(calibration_pairs(source.data, count, source.seed), inputs)
     model = nncf.quantize(
-        openvino.Core().read_model(source), dataset, subset_size=CALIBRATION_TEXTS,
+        openvino.Core().read_model(float32), dataset, subset_size=count,
         model_type=nncf.ModelType.TRANSFORMER,
     )  # fmt: skip
-    openvino.save_model(model, out, compress_to_fp16=False)
+    openvino.save_model(model, out / "model.xml", compress_to_fp16=False)
 
 
-def _ctranslate2(folder: Path, out: Path) -> None:
+def _ctranslate2(source: Source, out: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
-    TransformersConverter(str(folder)).convert(str(out), force=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        # the converter asks for a setting that transformers 5 no longer writes
+        copy = Path(temporary)
+        for path in source.folder.iterdir():
+            (copy / path.name).symlink_to(path.resolve())
+        (copy / "config.json").unlink()
+        config = {**source.config(), "position_embedding_type": "absolute"}
+        (copy / "config.json").write_text(json.dumps(config), "utf8")
+        TransformersConverter(str(copy)).convert(str(out), force=True)
+
+
+MAKERS: "dict[str, Callable[[Source, Path], None]]" = {
+    "ort-float32": _onnx,
+    "ort-int8": _onnx_int8,
+    "openvino-float32": _openvino,
+    "openvino-int8": _openvino_int8,
+    "ctranslate2": _ctranslate2,
+}
 
 
 def ensure(name: str, folder: Path, converted: Path, data: Path, seed: int) -> Path:
     """Convert a checkpoint unless that was done before.
 
     Args:
-        name: What a peer `needs`.
+        name: Key of `MAKERS`.
         folder: The checkpoint.
-        converted: Where conversions are kept.
+        converted: Where conversions are kept, a folder each.
         data: The data folder, for calibration.
         seed: Of the choice of calibration texts.
 
     Returns:
-        File or folder of the conversion.
+        Folder of the conversion.
     """
-    out = converted / name
-    if out.exists():
-        return out
-    converted.mkdir(parents=True, exist_ok=True)
-    makers: dict[str, Callable[[], None]] = {
-        "ort-float32.onnx": lambda: _onnx(folder, out),
-        "ort-int8.onnx": lambda: _onnx_int8(folder, out),
-        "openvino-float32.xml": lambda: _openvino(folder, out),
-        "openvino-int8.xml": lambda: _openvino_int8(folder, out, data, seed),
-        "ctranslate2": lambda: _ctranslate2(folder, out),
-    }
-    makers[name]()
-    return out
+    done = converted / name
+    if not done.is_dir():
+        partial = converted / f"{name}.partial"  # what was interrupted must not look finished
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        MAKERS[name](Source(folder, converted, data, seed), partial)
+        partial.rename(done)
+    return done
 
 
 if __name__ == "__main__":

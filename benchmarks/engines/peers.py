@@ -1,96 +1,13 @@
-"""Adapters of the engines measured: one class each, libraries imported when prepared.
+"""Adapters of the engines to compare with, each set up as its own documentation advises."""
 
-An adapter gets token ids and gives logits. `Peer` cuts and pads batches; engines that do this
-themselves (polyrank, sentence-transformers) override `run`.
-"""
-
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engines.batching import DEFAULT, Batching, Tokens, candidates, pad, plan
-
-Logits = NDArray[np.float32]
-Pair = tuple[str, str]
-
-THREADS = 2
-
-
-class UnavailableError(Exception):
-    """An engine cannot run here; the message says why."""
-
-
-class Peer:
-    """An engine that takes padded batches.
-
-    Attributes:
-        name: What it is called in tables.
-        precision: Of its matrix products.
-        needs: Name of the converted model it reads (see `convert.py`), or "" for the checkpoint.
-        takes_texts: Whether it tokenises by itself; then `run_texts` stands for `run`.
-        lane_choices: How many batches side by side are tried.
-        usual: Batching that full runs found best, for the quick mode.
-    """
-
-    name: ClassVar[str]
-    precision: ClassVar[str]
-    needs: ClassVar[str] = ""
-    takes_texts: ClassVar[bool] = False
-    lane_choices: ClassVar[tuple[int, ...]] = (1, THREADS)
-    usual: ClassVar[Batching] = Batching(1024)
-
-    def __init__(self, lanes: int = 1) -> None:
-        self.lanes = lanes
-        self.threads = THREADS // lanes
-        self.pad_id = 0
-        self._pool = ThreadPoolExecutor(lanes)
-
-    @classmethod
-    def batchings(cls) -> list[Batching]:
-        """Return the ways of calling it that are tried."""
-        return [DEFAULT, *candidates(cls.lane_choices)]
-
-    def prepare(self, folder: Path, converted: Path) -> None:
-        """Load the checkpoint, or what was converted from it."""
-        self.pad_id = json.loads((folder / "config.json").read_text("utf8"))["pad_token_id"]
-        self.load(folder, converted / self.needs if self.needs else folder)
-
-    def load(self, folder: Path, source: Path) -> None:
-        """Load `source`; `folder` is the checkpoint it came from."""
-        raise NotImplementedError
-
-    def forward(self, ids: Tokens, mask: Tokens) -> Logits:
-        """Return the logits of one padded batch, shape (batch,)."""
-        raise NotImplementedError
-
-    def run(self, sequences: Sequence[Tokens], batching: Batching) -> Logits:
-        """Return logits in input order, shape (num_sequences,)."""
-        logits = np.empty(len(sequences), np.float32)
-
-        def one(indices: NDArray[np.intp]) -> None:
-            ids, mask = pad([sequences[i] for i in indices], self.pad_id)
-            logits[indices] = self.forward(ids, mask)
-
-        batches = plan([len(tokens) for tokens in sequences], batching)
-        if self.lanes == 1 or len(batches) == 1:
-            for indices in batches:
-                one(indices)
-        else:
-            list(self._pool.map(one, batches))
-        return logits
-
-    def first_score(self, folder: Path, converted: Path, pair: Pair) -> float:
-        """Load everything, tokenizer included, and return the logit of one pair."""
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.prepare(folder, converted)
-        return float(self.run([np.array(tokenizer.encode(*pair).ids)], Batching(1))[0])
+from engines.adapter import THREADS, Logits, Pair, Peer
+from engines.batching import DEFAULT, Batching, Tokens
 
 
 class Torch(Peer):
@@ -151,9 +68,9 @@ class SentenceTransformers(Peer):
     usual = DEFAULT
 
     @classmethod
-    def batchings(cls) -> list[Batching]:
+    def budgets(cls) -> tuple[int, ...]:
         """Return its defaults alone."""
-        return [DEFAULT]
+        return (DEFAULT.budget,)
 
     def load(self, folder: Path, source: Path) -> None:
         """Load by CrossEncoder."""
@@ -191,7 +108,7 @@ class OnnxRuntime(Peer):
 
     name = "ONNX Runtime"
     precision = "float32"
-    needs = "ort-float32.onnx"
+    needs = "ort-float32/model.onnx"
 
     def load(self, folder: Path, source: Path) -> None:
         """Open a session."""
@@ -217,7 +134,7 @@ class OnnxRuntimeInt8(OnnxRuntime):
     """The fused graph, dynamically quantised, weights per channel."""
 
     precision = "int8"
-    needs = "ort-int8.onnx"
+    needs = "ort-int8/model.onnx"
     usual = Batching(1, lanes=2)
 
 
@@ -226,7 +143,7 @@ class OpenVino(Peer):
 
     name = "OpenVINO"
     precision = "float32"
-    needs = "openvino-float32.xml"
+    needs = "openvino-float32/model.xml"
     hint: ClassVar[str] = "f32"
 
     def load(self, folder: Path, source: Path) -> None:
@@ -263,7 +180,7 @@ class OpenVinoInt8(OpenVino):
     """Static int8 by NNCF, transformer preset; the rest in float32."""
 
     precision = "int8"
-    needs = "openvino-int8.xml"
+    needs = "openvino-int8/model.xml"
     usual = Batching(1024, lanes=2)
 
 
@@ -306,93 +223,3 @@ class CTranslate2(Peer):
         pooled = np.tanh(first @ head["classifier.dense.weight"].T + head["classifier.dense.bias"])
         out = pooled @ head["classifier.out_proj.weight"].T + head["classifier.out_proj.bias"]
         return out[:, 0]
-
-
-class Polyrank(Peer):
-    """polyrank's own encoders, its engine planning the batches."""
-
-    name = "polyrank"
-    precision = "float32"
-    lane_choices = (1,)
-    encoder: ClassVar[str]
-    settings: ClassVar[dict[str, Any]] = {}
-
-    @classmethod
-    def batchings(cls) -> list[Batching]:
-        """Return token budgets alone: polyrank sorts by itself."""
-        return [Batching(budget) for budget in (512, 1024, 2048, 4096, 16384)]
-
-    def load(self, folder: Path, source: Path) -> None:
-        """Load a reranker."""
-        from polyrank import Reranker
-        from polyrank.errors import ConfigError, MissingExtraError
-
-        try:
-            self._reranker = Reranker(
-                source, encoder=self.encoder, num_threads=THREADS, **self.settings
-            )
-        except (ConfigError, MissingExtraError, TypeError) as exc:
-            raise UnavailableError(str(exc)) from exc
-
-    def run(self, sequences: Sequence[Tokens], batching: Batching) -> Logits:
-        """Run packed sequences by the engine behind the reranker, then its head."""
-        from polyrank.types import PackedBatch
-
-        reranker: Any = self._reranker  # below the public face, which takes texts
-        reranker._engine.max_batch_tokens = max(batching.budget, 1)
-        ends = np.cumsum([0, *map(len, sequences)], dtype=np.int32)
-        rows = reranker._rows(PackedBatch(np.concatenate(sequences).astype(np.int32), ends), None)
-        return reranker._head(rows)[:, 0]
-
-    def first_score(self, folder: Path, converted: Path, pair: Pair) -> float:
-        """Load and score one pair."""
-        self.load(folder, folder)
-        return float(self._reranker.score([pair], logits=True)[0])
-
-
-class PolyrankOnnx(Polyrank):
-    """ONNX Runtime on polyrank's own graph."""
-
-    name = "polyrank onnx"
-    encoder = "onnx"
-
-
-class PolyrankPytorch(Polyrank):
-    """polyrank's PyTorch encoder."""
-
-    name = "polyrank pytorch"
-    encoder = "pytorch"
-
-
-class PolyrankNative(Polyrank):
-    """The native encoder."""
-
-    name = "polyrank native"
-    encoder = "native"
-    usual = Batching(16384)
-    settings: ClassVar[dict[str, Any]] = {"precision": "float32"}
-
-
-class PolyrankNativeInt8(PolyrankNative):
-    """The native encoder in int8."""
-
-    precision = "int8"
-    settings: ClassVar[dict[str, Any]] = {"precision": "int8"}
-
-
-PEERS: dict[str, type[Peer]] = {
-    "torch-float32": Torch,
-    "torch-bfloat16": TorchBf16,
-    "sentence-transformers": SentenceTransformers,
-    "onnxruntime-float32": OnnxRuntime,
-    "onnxruntime-int8": OnnxRuntimeInt8,
-    "openvino-float32": OpenVino,
-    "openvino-bfloat16": OpenVinoBf16,
-    "openvino-int8": OpenVinoInt8,
-    "openvino-int8-bfloat16": OpenVinoInt8Bf16,
-    "ctranslate2-int8": CTranslate2,
-    "polyrank-onnx": PolyrankOnnx,
-    "polyrank-pytorch": PolyrankPytorch,
-    "polyrank-native-float32": PolyrankNative,
-    "polyrank-native-int8": PolyrankNativeInt8,
-}

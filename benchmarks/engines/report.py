@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import figures
-from engines.peers import THREADS
+from engines.adapter import THREADS
 from engines.schedule import Record
 
 PACKAGES = (
@@ -197,8 +197,9 @@ def _costs(outcome: Outcome) -> str:
     rows = []
     for record in outcome.shown():
         found = outcome.agreements[record.key]
-        peak = max((entry["run"]["VmHWM"] for entry in record.starts), default=0)
-        own = max((entry["run"]["RssAnon"] for entry in record.starts), default=0)
+        runs = [entry for entry in record.starts if "run" in entry]
+        peak = max((entry["run"]["VmHWM"] for entry in runs), default=0)
+        own = max((entry["run"]["RssAnon"] for entry in runs), default=0)
         rows.append(
             [
                 record.kind.name, record.kind.precision,

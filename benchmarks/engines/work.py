@@ -11,7 +11,6 @@ import numpy as np
 
 from engines.batching import Tokens
 
-NUM_SEQUENCES = 96
 MAX_LENGTH = 512
 DOCUMENT_TOKENS = (100, 160)  # about 130
 Pair = tuple[str, str]

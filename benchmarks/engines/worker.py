@@ -13,9 +13,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from engines.adapter import Logits, Peer
 from engines.batching import Batching
 from engines.isa import has_asked_for_amx, restrict
-from engines.peers import PEERS, Logits, Peer
+from engines.registry import PEERS
 
 FIRST_PAIR = (
     "How long do cats live?",
@@ -80,11 +81,12 @@ def serve(served: Served, out: TextIO) -> None:
 
 
 def first(served: Served, batching: Batching, out: TextIO) -> None:
-    """Score one pair from nothing, say so, then run a whole job and report memory."""
+    """Score one pair from nothing and say so; if told to go on, run a job and report memory."""
     peer = served.kind(1)
     logit = peer.first_score(served.folder, served.converted, FIRST_PAIR)
     print(json.dumps({"logit": logit}), file=out, flush=True)
-    sys.stdin.readline()  # the parent has read the clock
+    if not sys.stdin.readline():  # the parent has read the clock
+        return
     loaded = memory_mib()
     if batching.lanes != 1:
         peer = served.kind(batching.lanes)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engines import isa
+from engines.adapter import THREADS
 from engines.batching import Batching
-from engines.peers import THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,17 @@ class Worker:
         return json.loads(line)
 
 
-def first_score(bench: Bench, key: str, batching: Batching) -> dict[str, Any]:
-    """Return seconds from process start to the first score, and memory of that process.
+def first_score(bench: Bench, key: str, batching: Batching, with_memory: bool) -> dict[str, Any]:
+    """Return seconds from process start to the first score.
+
+    Args:
+        bench: What all engines share.
+        key: The engine.
+        batching: How it runs the XQuAD job.
+        with_memory: Whether to run that job next and report memory.
+
+    Returns:
+        seconds, logit and, where asked for, memory when loaded and when run.
 
     Raises:
         StoppedError: If the process ended before.
@@ -120,7 +129,7 @@ def first_score(bench: Bench, key: str, batching: Batching) -> dict[str, Any]:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - start
-        rest = process.communicate("\n")[0] if line else ""
-    if not rest:
+        rest = process.communicate("go on\n" if with_memory else "")[0] if line else ""
+    if not line or (with_memory and not rest):
         raise StoppedError(bench.reason(key))
-    return {"seconds": seconds, **json.loads(line), **json.loads(rest)}
+    return {"seconds": seconds, **json.loads(line), **json.loads(rest or "{}")}

@@ -1,0 +1,86 @@
+"""Adapters of polyrank's own encoders; its engine plans the batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from engines.adapter import THREADS, Logits, Pair, Peer
+from engines.batching import BUDGETS, Batching, Tokens
+
+
+class UnavailableError(Exception):
+    """An encoder cannot run here; the message says why."""
+
+
+class Polyrank(Peer):
+    """polyrank's own encoders, its engine planning the batches."""
+
+    name = "polyrank"
+    precision = "float32"
+    lane_choices = (1,)
+    encoder: ClassVar[str]
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def budgets(cls) -> tuple[int, ...]:
+        """Return token budgets alone: polyrank sorts by itself."""
+        return (*BUDGETS, 16384)
+
+    def load(self, folder: Path, source: Path) -> None:
+        """Load a reranker."""
+        from polyrank import Reranker
+        from polyrank.errors import ConfigError, MissingExtraError
+
+        try:
+            self._reranker = Reranker(
+                source, encoder=self.encoder, num_threads=THREADS, **self.settings
+            )
+        except (ConfigError, MissingExtraError, TypeError) as exc:
+            raise UnavailableError(str(exc)) from exc
+
+    def run(self, sequences: Sequence[Tokens], batching: Batching) -> Logits:
+        """Run packed sequences by the engine behind the reranker, then its head."""
+        from polyrank.types import PackedBatch
+
+        reranker: Any = self._reranker  # below the public face, which takes texts
+        reranker._engine.max_batch_tokens = max(batching.budget, 1)
+        ends = np.cumsum([0, *map(len, sequences)], dtype=np.int32)
+        rows = reranker._rows(PackedBatch(np.concatenate(sequences).astype(np.int32), ends), None)
+        return reranker._head(rows)[:, 0]
+
+    def first_score(self, folder: Path, converted: Path, pair: Pair) -> float:
+        """Load and score one pair."""
+        self.load(folder, folder)
+        return float(self._reranker.score([pair], logits=True)[0])
+
+
+class PolyrankOnnx(Polyrank):
+    """ONNX Runtime on polyrank's own graph."""
+
+    name = "polyrank onnx"
+    encoder = "onnx"
+
+
+class PolyrankPytorch(Polyrank):
+    """polyrank's PyTorch encoder."""
+
+    name = "polyrank pytorch"
+    encoder = "pytorch"
+
+
+class PolyrankNative(Polyrank):
+    """The native encoder."""
+
+    name = "polyrank native"
+    encoder = "native"
+    usual = Batching(16384)
+    settings: ClassVar[dict[str, Any]] = {"precision": "float32"}
+
+
+class PolyrankNativeInt8(PolyrankNative):
+    """The native encoder in int8."""
+
+    precision = "int8"
+    settings: ClassVar[dict[str, Any]] = {"precision": "int8"}
