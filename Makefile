@@ -21,6 +21,7 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[parquet]'
+	@$(BIN)/python -c 'import polyrank._native' 2>/dev/null || { echo 'no C++ compiler: installing ONNX Runtime instead of the native encoder'; $(BIN)/python -m pip install --quiet --editable '.[onnx,parquet]'; }
 	@touch $@
 
 # torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
