@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -399,27 +400,37 @@ def test_auto_takes_what_is_installed(tiny, monkeypatch):
     assert encoder.capabilities.name == "pytorch"
 
 
-def test_another_device_takes_pytorch(tiny):
-    assert choose._pick(EngineConfig(device="cuda")).name == "pytorch"
-    with pytest.raises(ConfigError, match="onnx encoder runs on the CPU only"):
-        choose._pick(EngineConfig(encoder="onnx", device="cuda"))
-
-
 def test_nothing_installed_names_the_extra(tiny, monkeypatch):
     for module in (choose, _extras):
         monkeypatch.setattr(module, "is_installed", lambda *modules: False)
     with pytest.raises(MissingExtraError, match=r"pip install 'polyrank\[onnx\]'"):
         choose.choose_encoder(tiny.checkpoint("bert"), EngineConfig())
-    assert [status.is_available for status in choose.available_encoders()] == [False, False]
+    assert [status.is_available for status in choose.available_encoders()] == [False, False, False]
 
 
 def test_unknown_encoders_are_refused(tiny):
-    with pytest.raises(ConfigError, match="auto, onnx, pytorch, not 'onix'"):
+    with pytest.raises(ConfigError, match="auto, native, onnx, pytorch, not 'onix'"):
         choose.choose_encoder(tiny.checkpoint("bert"), EngineConfig(encoder="onix"))
 
 
 def test_available_encoders():
-    names = [
-        (status.name, status.is_available, status.extra) for status in choose.available_encoders()
-    ]
-    assert names == [("onnx", True, "onnx"), ("pytorch", True, "torch")]
+    statuses = choose.available_encoders()
+    assert [status.name for status in statuses] == ["native", "onnx", "pytorch"]
+    native, onnx, pytorch = statuses
+    assert native.is_available == (find_spec("polyrank._native") is not None)
+    assert (onnx.is_available, onnx.extra) == (True, "onnx")
+    assert (pytorch.is_available, pytorch.extra) == (True, "torch")
+
+
+def test_a_device_other_than_the_cpu_leaves_native_and_onnx_out(tiny):
+    body = tiny.checkpoint("bert").spec.body
+    assert choose._pick(EngineConfig(device="cuda"), body).name == "pytorch"
+    for name in ("native", "onnx"):
+        with pytest.raises(ConfigError, match=f"{name} encoder runs on the CPU only"):
+            choose._pick(EngineConfig(encoder=name, device="cuda"), body)
+
+
+def test_int8_is_for_native(tiny):
+    body = tiny.checkpoint("bert").spec.body
+    with pytest.raises(ConfigError, match="onnx encoder has no int8"):
+        choose._pick(EngineConfig(encoder="onnx", precision="int8"), body)

@@ -1,6 +1,7 @@
 """The command line: registers the commands, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 something failed, 2 the call was wrong, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 something failed, 2 the call was wrong, 3 a quality gate refused, 130 stopped
+by Ctrl-C.
 """
 
 import os
