@@ -181,9 +181,10 @@ def _pick(config: EngineConfig, body: BodySpec) -> _Backend:
                 f"no encoder runs {config.precision} on {config.device!r} for this checkpoint. "
                 "`polyrank doctor` lists the encoders."
             )
-        # where none is installed, an extra that pip can bring is the one to name
-        installed = (entry for entry in able if is_installed(*entry.modules))
-        return next(installed, able[-1] if len(able) == 1 else able[1])
+        installed = [entry for entry in able if is_installed(*entry.modules)]
+        # where none is installed, one that pip can bring is the one to name
+        by_pip = [entry for entry in able if entry.name != NATIVE]
+        return (installed or by_pip or able)[0]
     for backend in _BACKENDS:
         if backend.name == config.encoder:
             if objection := backend.objection(config):
