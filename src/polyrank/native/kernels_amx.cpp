@@ -381,44 +381,31 @@ void attention_bf16(const AttentionCall& call) {
   }
 }
 
-// With float32 weights attention is float32 too.
-const Kernels kExact = {
-    .name = "amx",
-    .exact = nullptr,
-    .is_qkv_bf16 = false,
-    .row_block = 48,
-    .begin = nothing,
-    .end = nothing,
-    .packed_s8_bytes = packed_s8_bytes,
-    .pack_s8 = pack_s8,
-    .packed_f32_bytes = packed_f32_bytes,
-    .pack_f32 = pack_f32,
-    .quantize = quantize<false>,
-    .linear_s8 = linear_s8,
-    .linear_f32 = linear_f32,
-    .attention_scratch = attention_scratch_f32,
-    .attention = attention_f32,
-    .layer_norm = layer_norm,
-};
+constexpr Kernels table(const Kernels* exact) {
+  const bool is_narrow = exact != nullptr;
+  return {
+      .name = "amx",
+      .exact = exact,
+      .is_qkv_bf16 = is_narrow,
+      .row_block = is_narrow ? 64 : 48,
+      .begin = is_narrow ? begin : nothing,
+      .end = is_narrow ? end : nothing,
+      .packed_s8_bytes = packed_s8_bytes,
+      .pack_s8 = pack_s8,
+      .packed_f32_bytes = packed_f32_bytes,
+      .pack_f32 = pack_f32,
+      .quantize = quantize<false>,
+      .linear_s8 = linear_s8,
+      .linear_f32 = linear_f32,
+      .attention_scratch = is_narrow ? attention_scratch_bf16 : attention_scratch_f32,
+      .attention = is_narrow ? attention_bf16 : attention_f32,
+      .layer_norm = layer_norm,
+  };
+}
 
-const Kernels kTable = {
-    .name = "amx",
-    .exact = &kExact,
-    .is_qkv_bf16 = true,
-    .row_block = 64,
-    .begin = begin,
-    .end = end,
-    .packed_s8_bytes = packed_s8_bytes,
-    .pack_s8 = pack_s8,
-    .packed_f32_bytes = packed_f32_bytes,
-    .pack_f32 = pack_f32,
-    .quantize = quantize<false>,
-    .linear_s8 = linear_s8,
-    .linear_f32 = linear_f32,
-    .attention_scratch = attention_scratch_bf16,
-    .attention = attention_bf16,
-    .layer_norm = layer_norm,
-};
+// With float32 weights attention is float32 too.
+constexpr Kernels kExact = table(nullptr);
+constexpr Kernels kTable = table(&kExact);
 }  // namespace
 
 const Kernels* const kKernelsAmx = &kTable;

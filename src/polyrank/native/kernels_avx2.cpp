@@ -35,24 +35,7 @@ void store_bf16(uint16_t* p, Vec v) {
 
 constexpr int kPanelS8 = 8;
 constexpr int kRowsS8 = 4;
-
-size_t packed_s8_bytes(int n, int k) {
-  return static_cast<size_t>((n + kPanelS8 - 1) / kPanelS8) * kPanelS8 * padded_k(k);
-}
-
-// [n / 8][k / 4][8][4]
-void pack_s8(const int8_t* weights, int n, int k, int8_t* packed, int32_t* corrections) {
-  const size_t depth = padded_k(k);
-  std::memset(packed, 0, packed_s8_bytes(n, k));
-  for (int j = 0; j < n; ++j) {
-    int8_t* panel = packed + static_cast<size_t>(j / kPanelS8) * kPanelS8 * depth;
-    const int8_t* in = weights + static_cast<size_t>(j) * k;
-    for (int i = 0; i < k; ++i) {
-      panel[static_cast<size_t>(i / 4) * kPanelS8 * 4 + (j % kPanelS8) * 4 + i % 4] = in[i];
-    }
-    corrections[j] = 0;
-  }
-}
+constexpr bool kIsUnsigned = false;
 
 template <int kRows>
 __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
@@ -80,49 +63,9 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
   }
 }
 
-template <int kRows = kRowsS8>
-inline void any_tile_s8(int rows, const int8_t* q, size_t ld, const int8_t* panel, size_t depth,
-                        int32_t* sums) {
-  if constexpr (kRows > 0) {
-    if (rows == kRows) return tile_s8<kRows>(q, ld, panel, depth, sums);
-    any_tile_s8<kRows - 1>(rows, q, ld, panel, depth, sums);
-  }
-}
+#include "kernels_s8.inc"
 
-void linear_s8(const int8_t* q, const float* scales, int rows, const LinearS8& linear,
-               const Output& out) {
-  const size_t depth = padded_k(linear.k);
-  alignas(64) int32_t sums[kRowsS8 * kPanelS8];
-  for (int column = 0; column < linear.n; column += kPanelS8) {
-    const int8_t* panel = linear.weights + static_cast<size_t>(column) * depth;
-    for (int row = 0; row < rows; row += kRowsS8) {
-      int count = rows - row < kRowsS8 ? rows - row : kRowsS8;
-      any_tile_s8(count, q + row * depth, depth, panel, depth, sums);
-      write_tile<MakeS8, true>(count, kPanelS8, row, column, out,
-                               MakeS8{sums, kPanelS8, scales + row, linear.scales + column,
-                                      linear.bias + column, nullptr});
-    }
-  }
-}
-
-const Kernels kTable = {
-    .name = "avx2",
-    .exact = nullptr,
-    .is_qkv_bf16 = false,
-    .row_block = 48,
-    .begin = nothing,
-    .end = nothing,
-    .packed_s8_bytes = packed_s8_bytes,
-    .pack_s8 = pack_s8,
-    .packed_f32_bytes = packed_f32_bytes,
-    .pack_f32 = pack_f32,
-    .quantize = quantize<false>,
-    .linear_s8 = linear_s8,
-    .linear_f32 = linear_f32,
-    .attention_scratch = attention_scratch_f32,
-    .attention = attention_f32,
-    .layer_norm = layer_norm,
-};
+constexpr Kernels kTable = table("avx2", 48);
 }  // namespace
 
 const Kernels* const kKernelsAvx2 = &kTable;

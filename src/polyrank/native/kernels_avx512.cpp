@@ -25,26 +25,38 @@ void store_bf16(uint16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)rounded));
 }
 
-#include "kernels_avx512.inc"
+constexpr int kPanelS8 = 64;
+constexpr int kRowsS8 = 6;
+constexpr bool kIsUnsigned = true;
 
-const Kernels kTable = {
-    .name = "avx512",
-    .exact = nullptr,
-    .is_qkv_bf16 = false,
-    .row_block = 48,
-    .begin = nothing,
-    .end = nothing,
-    .packed_s8_bytes = packed_s8_bytes,
-    .pack_s8 = pack_s8,
-    .packed_f32_bytes = packed_f32_bytes,
-    .pack_f32 = pack_f32,
-    .quantize = quantize<true>,
-    .linear_s8 = linear_s8,
-    .linear_f32 = linear_f32,
-    .attention_scratch = attention_scratch_f32,
-    .attention = attention_f32,
-    .layer_norm = layer_norm,
-};
+template <int kRows>
+__attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
+                                       size_t depth, int32_t* sums) {
+  __m512i c[kRows][4];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < 4; ++v) c[i][v] = _mm512_setzero_si512();
+  }
+  for (size_t d = 0; d < depth; d += 4) {
+    __m512i b[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) b[v] = _mm512_load_si512(panel + d * kPanelS8 + v * 64);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      int32_t four;
+      std::memcpy(&four, q + i * ld + d, 4);
+      __m512i a = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) c[i][v] = _mm512_dpbusd_epi32(c[i][v], a, b[v]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < 4; ++v) _mm512_store_si512(sums + i * kPanelS8 + v * 16, c[i][v]);
+  }
+}
+
+#include "kernels_s8.inc"
+
+constexpr Kernels kTable = table("avx512", 48);
 }  // namespace
 
 const Kernels* const kKernelsAvx512 = &kTable;
