@@ -5,14 +5,17 @@ segments, poolers, labels, length limits), fewer and smaller layers.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from math import log
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -38,29 +41,43 @@ SIZES = {
 }
 
 
+def frequent_pieces(words: list[str], size: int) -> dict[str, int]:
+    """Every character of some words and their most useful substrings, with counts.
+
+    Counted here rather than trained: the trainers of the tokenizers library give another
+    vocabulary at every run, and "seeded" checkpoints would differ from run to run.
+    """
+    counts = Counter(
+        word[start:end]
+        for word in words
+        for start in range(len(word))
+        for end in range(start + 1, min(start + 7, len(word)) + 1)
+    )
+    ranked = sorted(counts, key=lambda piece: (len(piece) > 1, -counts[piece] * len(piece), piece))
+    return {piece: counts[piece] for piece in ranked[:size]}
+
+
 def xlm_roberta_tokenizer(model_max_length: int) -> XLMRobertaTokenizer:
-    """A unigram tokenizer trained on the test sentences, in XLM-R's own class."""
-    trainer = trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", show_progress=False)
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(list(SENTENCES.values()) * 2, trainer)
-    pieces = [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    """A unigram vocabulary of the test sentences, in XLM-R's own class."""
+    words = [f"▁{word}" for text in SENTENCES.values() for word in normalize("NFKC", text).split()]
+    counts = frequent_pieces(words, 900)
+    total = sum(counts.values())
+    pieces = [(piece, log(count / total)) for piece, count in counts.items()]
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    rest = [piece for piece in pieces if piece[0] != "<unk>"]
-    vocab = [*special, *rest, ("<mask>", 0.0)]
+    vocab = [*special, *pieces, ("<mask>", 0.0)]
     return XLMRobertaTokenizer(vocab=vocab, model_max_length=model_max_length)
 
 
 def bert_tokenizer(model_max_length: int) -> BertTokenizer:
-    """A WordPiece tokenizer trained on the test sentences, in BERT's own class."""
+    """A WordPiece vocabulary of the test sentences, in BERT's own class."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    texts = [normalizer.normalize_str(text) for text in ALL if len(text) < 1000]
+    words = [word for text in texts for word, _ in splitter.pre_tokenize_str(text)]
+    pieces = frequent_pieces(words, 700)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator([text for text in ALL if len(text) < 1000], trainer)
-    vocab = tokenizer.get_vocab()
+    names = [*special, *pieces, *(f"##{piece}" for piece in pieces)]
+    vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=model_max_length)
 
 

@@ -134,22 +134,27 @@ def test_a_giant_document_is_cut_and_said_so(reranker: Reranker) -> None:
     assert 0 < len(hit.passage.text) < len(giant)
 
 
-def test_a_passage_is_what_the_model_read(reranker: Reranker, checkpoint: Checkpoint) -> None:
+def test_what_comes_after_a_passage_is_not_read(checkpoint: Checkpoint) -> None:
     words = " ".join(SENTENCES.values())
     short = Reranker(checkpoint("bge-reranker-base"), max_length=64)
     hit = short.rank("cats", [words])[0]
     assert hit.is_truncated
-    # the span alone, given whole, scores the same: nothing after it was read
-    again = reranker.rank("cats", [hit.passage.text])[0]
-    assert not again.is_truncated
-    assert abs(again.logit - hit.logit) < 1e-5
+    assert hit.passage.text == words[: hit.passage.end]
+    # from the end of the word in which the passage ends, the document may say anything
+    end = words.index(" ", hit.passage.end)
+    changed = words[:end] + " something else entirely" * 40
+    again = short.rank("cats", [changed])[0]
+    assert again.passage == hit.passage
+    assert again.logit == hit.logit
+    earlier = words.replace("live", "sleep", 1)
+    assert short.rank("cats", [earlier])[0].logit != hit.logit
 
 
 def test_only_second_keeps_the_query_whole(checkpoint: Checkpoint) -> None:
     folder = checkpoint("bge-reranker-base")
     query, document = SENTENCES["en"], AWKWARD["long"]
-    cut = Reranker(folder, max_length=80, truncation="only_second", max_query_length=70)
-    both = Reranker(folder, max_length=80)
+    cut = Reranker(folder, max_length=40, truncation="only_second", max_query_length=30)
+    both = Reranker(folder, max_length=40)
     assert cut.rank(query, [document])[0].is_truncated
     assert cut.score([(query, document)])[0] != both.score([(query, document)])[0]
     capped = Reranker(folder, max_length=80, truncation="only_second", max_query_length=2)
