@@ -110,9 +110,8 @@ def _raw(record: Record) -> dict[str, Any]:
     found = dataclasses.asdict(record)
     found["best"] = {kind: str(batching) for kind, batching in record.best.items()}
     del found["logits"]  # thousands of lines, and `agreement` has what they say
-    found["seconds"] = {
-        job: [round(value, 6) for value in values] for job, values in record.seconds.items()
-    }
+    for name in ("seconds", "others"):
+        found[name] = {job: [round(value, 6) for value in row] for job, row in found[name].items()}
     return found
 
 
@@ -132,6 +131,7 @@ def _preamble(outcome: Outcome) -> str:
         for name, label in units.items()
         if outcome.limit(name)
     )
+    median, high = figures.share_of_others(outcome.records.values())
     local = " with local changes" if given["has_local_changes"] else ""
     return (
         f"Commit {given['commit']}{local}; {given['machine']}; {given['threads']} threads; "
@@ -139,6 +139,8 @@ def _preamble(outcome: Outcome) -> str:
         f"{versions}.\n\n"
         f"Limits from registers alone, GOPS on {given['threads']} threads: "
         f"{limits or 'not measured, no compiler'}. "
+        f"Other processes took {median:.2f} cores in the median turn, {high:.2f} in the worst "
+        f"tenth: where this is above 0.1 trust ratios only. "
         f"A token costs {outcome.linear_operations / 1e6:,.1f} M operations in linear layers."
     )
 
@@ -197,13 +199,12 @@ def _costs(outcome: Outcome) -> str:
     rows = []
     for record in outcome.shown():
         found = outcome.agreements[record.key]
-        runs = [entry for entry in record.starts if "run" in entry]
-        peak = max((entry["run"]["VmHWM"] for entry in runs), default=0)
-        own = max((entry["run"]["RssAnon"] for entry in runs), default=0)
+        run = record.memory.get("run", {"VmHWM": 0, "RssAnon": 0})
         rows.append(
             [
                 record.kind.name, record.kind.precision,
-                f"{figures.middle(figures.starts(record))[0]:.2f}", f"{peak:,}", f"{own:,}",
+                f"{figures.middle(figures.starts(record))[0]:.2f}",
+                f"{run['VmHWM']:,}", f"{run['RssAnon']:,}",
                 "yes" if record.has_asked_for_amx else "no",
                 f"{found.largest:.1e}", f"{found.mean:.1e}", f"{found.rank_correlation:.4f}",
             ]

@@ -1,14 +1,12 @@
 """The order of measurement: what each engine does best, then all engines turn by turn."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from engines.adapter import Peer
 from engines.batching import DEFAULT, Batching
 from engines.registry import PEERS
-from engines.workers import Bench, StoppedError, Worker, first_score
+from engines.workers import Bench, StoppedError, Worker, first_score, memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +20,7 @@ class Plan:
         num_queries: Queries by number of documents.
         is_searching: Whether batchings are tried; else each engine's `usual` is taken.
         lanes: Lanes tried.
+        budgets: Budgets tried; None tries all.
         with_default: Whether batches of 32 as they come are timed too.
     """
 
@@ -31,6 +30,7 @@ class Plan:
     num_queries: dict[int, int]
     is_searching: bool
     lanes: tuple[int, ...] = (1, 2)
+    budgets: tuple[int, ...] | None = None
     with_default: bool = True
 
 
@@ -44,8 +44,10 @@ class Record:
         tried: Seconds by job kind and batching.
         seconds: Seconds of every turn by job; of the same length in all engines, so that turns
             pair up.
+        others: Seconds of the machine's cores that other processes took in each of these turns.
         logits: Logits of the last turn by job.
-        starts: Answers of `first_score`.
+        starts: Seconds from process start to first score.
+        memory: MiB of a fresh process (see `workers.memory`).
         tokenize: Seconds of tokenising alone, where the engine takes texts.
         has_asked_for_amx: Whether it asked for AMX.
         note: Why it is missing or its times are not shown; "" if all is well.
@@ -55,8 +57,10 @@ class Record:
     best: dict[str, Batching] = field(default_factory=dict)
     tried: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    others: dict[str, list[float]] = field(default_factory=dict)
     logits: dict[str, list[float]] = field(default_factory=dict)
-    starts: list[dict[str, Any]] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)
     tokenize: list[float] = field(default_factory=list)
     has_asked_for_amx: bool = False
     note: str = ""
@@ -106,7 +110,9 @@ class Run:
         record = self.records[key]
         for kind, job in (("natural", "try"), ("search", "search-20-0")):
             if not self.plan.is_searching:
-                record.best[kind] = record.kind.usual
+                usual = record.kind.usual
+                lanes = usual.lanes if usual.lanes in self.plan.lanes else 1
+                record.best[kind] = Batching(usual.budget, lanes)
                 continue
             tried = self._try(record.kind, worker, job)
             record.best[kind] = min(tried, key=lambda batching: tried[batching])
@@ -120,7 +126,9 @@ class Run:
             worker.run(job, batching)  # an engine may compile for every new shape
             return min(float(worker.run(job, batching)["seconds"]) for _ in range(2))
 
-        tried = {batching: seconds(batching) for batching in map(Batching, kind.budgets())}
+        wanted = self.plan.budgets or kind.budgets()
+        budgets = [budget for budget in kind.budgets() if budget in wanted] or kind.budgets()
+        tried = {batching: seconds(batching) for batching in map(Batching, budgets)}
         best = sorted(tried, key=lambda batching: tried[batching])[:2]
         for lanes in kind.lane_choices:
             if lanes > 1 and lanes in self.plan.lanes:
@@ -140,7 +148,7 @@ class Run:
         """Time the large jobs, turn by turn."""
         for turn in range(-1, self.plan.rounds):
             self._turn("natural", turn)
-            if turn < self.plan.rounds // 2:
+            if turn < (self.plan.rounds + 1) // 2:
                 self._turn("lognormal", turn)
             self.say(f"throughput, turn {turn + 1} of {self.plan.rounds}")
         if self.plan.with_default:
@@ -163,6 +171,7 @@ class Run:
         answer = worker.run(job, self.batching(record, job))
         if turn >= 0:  # the first is for warming up
             record.seconds.setdefault(job, []).append(answer["seconds"])
+            record.others.setdefault(job, []).append(answer["others"])
             record.logits[job] = answer["logits"]
 
     def _time_default(self, key: str, worker: Worker) -> None:
@@ -188,15 +197,14 @@ class Run:
             worker.close()
 
     def starts(self) -> None:
-        """Time fresh processes, turn by turn; the first of each also runs a job, for memory."""
+        """Time fresh processes, turn by turn, and measure memory in one more of each."""
         for turn in range(self.plan.starts):
             for key in list(self.workers):
-                record = self.records[key]
                 try:
-                    record.starts.append(
-                        first_score(self.bench, key, record.best["natural"], turn == 0)
-                    )
+                    self.records[key].starts.append(first_score(self.bench, key))
+                    if turn == 0:
+                        batching = self.records[key].best["natural"]
+                        self.records[key].memory = memory(self.bench, key, batching)
                 except StoppedError as exc:
                     self.drop(key, str(exc))
             self.say(f"starts, turn {turn + 1} of {self.plan.starts}")
-            time.sleep(0.1)

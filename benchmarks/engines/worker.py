@@ -1,6 +1,6 @@
 """One engine in a process of its own: answers commands, a line of JSON each, until told to stop.
 
-``python -m engines.worker serve|first ENGINE FOLDER CONVERTED JOBS ISA [BUDGET LANES]``
+``python -m engines.worker serve|first|memory ENGINE FOLDER CONVERTED JOBS ISA [BUDGET LANES]``
 """
 
 import json
@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from engines.adapter import Logits, Peer
 from engines.batching import Batching
 from engines.isa import has_asked_for_amx, restrict
 from engines.registry import PEERS
+from engines.work import Job
 
 FIRST_PAIR = (
     "How long do cats live?",
@@ -31,6 +33,16 @@ def memory_mib() -> dict[str, int]:
     return {name: int(fields[name].split()[0]) // 1024 for name in ("VmHWM", "RssAnon")}
 
 
+def busy_seconds() -> float:
+    """Return how long the machine's cores have worked or been taken away, since it started."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return 0.0
+    numbers = [int(number) for number in path.read_text("ascii").split("\n", 1)[0].split()[1:9]]
+    idle = numbers[3] + numbers[4]
+    return (sum(numbers) - idle) / os.sysconf("SC_CLK_TCK")
+
+
 class Served:
     """An engine with the jobs it can be asked to run."""
 
@@ -38,8 +50,13 @@ class Served:
         self.kind = PEERS[key]
         self.folder = folder
         self.converted = converted
-        self.jobs = pickle.loads(jobs.read_bytes())
+        self.jobs_file = jobs
         self.by_lanes: dict[int, Peer] = {}
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """The jobs, read when first needed: a first score needs none."""
+        return pickle.loads(self.jobs_file.read_bytes())
 
     def peer(self, lanes: int) -> Peer:
         """Return the engine set up for so many lanes, loading it when first asked."""
@@ -62,9 +79,11 @@ class Served:
         if command["do"] == "run":
             batching = Batching(command["budget"], command["lanes"])
             self.run("wake", batching)  # threads and caches have slept since the last turn
-            start = time.perf_counter()
+            busy, own, start = busy_seconds(), time.process_time(), time.perf_counter()
             logits = self.run(command["job"], batching)
-            return {"seconds": time.perf_counter() - start, "logits": logits.tolist()}
+            seconds = time.perf_counter() - start
+            others = busy_seconds() - busy - (time.process_time() - own)
+            return {"seconds": seconds, "others": max(others, 0.0), "logits": logits.tolist()}
         if command["do"] == "tokenize":
             start = time.perf_counter()
             self.peer(1).tokenize(self.jobs[command["job"]].pairs)
@@ -80,24 +99,22 @@ def serve(served: Served, out: TextIO) -> None:
         print(json.dumps(served.answer(json.loads(line))), file=out, flush=True)
 
 
-def first(served: Served, batching: Batching, out: TextIO) -> None:
-    """Score one pair from nothing and say so; if told to go on, run a job and report memory."""
-    peer = served.kind(1)
-    logit = peer.first_score(served.folder, served.converted, FIRST_PAIR)
+def first(served: Served, out: TextIO) -> None:
+    """Score one pair from nothing."""
+    logit = served.kind(1).first_score(served.folder, served.converted, FIRST_PAIR)
     print(json.dumps({"logit": logit}), file=out, flush=True)
-    if not sys.stdin.readline():  # the parent has read the clock
-        return
+
+
+def memory(served: Served, batching: Batching, out: TextIO) -> None:
+    """Load and run the XQuAD job as fast as the engine can, and report memory."""
+    served.peer(batching.lanes)
     loaded = memory_mib()
-    if batching.lanes != 1:
-        peer = served.kind(batching.lanes)
-        peer.prepare(served.folder, served.converted)
-    served.by_lanes[batching.lanes] = peer
     served.run("natural", batching)
     print(json.dumps({"loaded": loaded, "run": memory_mib()}), file=out, flush=True)
 
 
 def main() -> None:
-    """Serve, or measure the first score."""
+    """Serve, or score one pair, or measure memory."""
     how, key, folder, converted, jobs, isa, *rest = sys.argv[1:]
     restrict(isa)
     out = os.fdopen(os.dup(1), "w")
@@ -105,7 +122,9 @@ def main() -> None:
     np.seterr(all="ignore")
     served = Served(key, Path(folder), Path(converted), Path(jobs))
     if how == "first":
-        first(served, Batching(*map(int, rest)), out)
+        first(served, out)
+    elif how == "memory":
+        memory(served, Batching(*map(int, rest)), out)
     else:
         serve(served, out)
 

@@ -109,27 +109,30 @@ class Worker:
         return json.loads(line)
 
 
-def first_score(bench: Bench, key: str, batching: Batching, with_memory: bool) -> dict[str, Any]:
+def first_score(bench: Bench, key: str) -> float:
     """Return seconds from process start to the first score.
-
-    Args:
-        bench: What all engines share.
-        key: The engine.
-        batching: How it runs the XQuAD job.
-        with_memory: Whether to run that job next and report memory.
-
-    Returns:
-        seconds, logit and, where asked for, memory when loaded and when run.
 
     Raises:
         StoppedError: If the process ended before.
     """
     start = time.perf_counter()
-    with bench.start("first", key, batching.budget, batching.lanes) as process:
+    with bench.start("first", key) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - start
-        rest = process.communicate("go on\n" if with_memory else "")[0] if line else ""
-    if not line or (with_memory and not rest):
+    if not line:
         raise StoppedError(bench.reason(key))
-    return {"seconds": seconds, **json.loads(line), **json.loads(rest or "{}")}
+    return seconds
+
+
+def memory(bench: Bench, key: str, batching: Batching) -> dict[str, dict[str, int]]:
+    """Return memory of a fresh process in MiB, by "loaded" and "run", as the system names it.
+
+    Raises:
+        StoppedError: If the process ended before.
+    """
+    with bench.start("memory", key, batching.budget, batching.lanes) as process:
+        line = process.communicate()[0]
+    if not line:
+        raise StoppedError(bench.reason(key))
+    return json.loads(line)
