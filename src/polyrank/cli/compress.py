@@ -182,7 +182,7 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
             "checkpoint into a folder of yours, for instance with `hf download --local-dir`."
         )
     if output is not None:
-        from polyrank.compress.pipeline import check_free
+        from polyrank.compress.folders import check_free
 
         check_free(output)
 

@@ -1,9 +1,6 @@
 """From a float checkpoint to an int8 folder that passed its gate, or to a refusal with a report."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import TableType
 from polyrank.compress.calibrate import measure_widths, sample_pairs
+from polyrank.compress.folders import building, check_free
 from polyrank.compress.gate import Contender, measure_tasks, objections
 from polyrank.compress.quantize import write_int8
 from polyrank.compress.record import GateRecord, write_record
@@ -115,7 +113,7 @@ def quantize_folder(
         if progress is not None:
             progress("calibration", done, total)
 
-    with _building(output) as folder:
+    with building(output) as folder:
         widths = measure_widths(source, texts, calibrating)
         write_int8(checkpoint, widths, folder, embeddings=embeddings, calibration=words)
         record = _judge(checkpoint, folder, dataset, config, words, progress)
@@ -195,29 +193,3 @@ def _judge(
         calibration=calibration,
         tasks=tasks,
     )
-
-
-def check_free(output: Path) -> None:
-    """Raise unless a folder can be made under a name.
-
-    Args:
-        output: The folder.
-
-    Raises:
-        ConfigError: If something has that name already.
-    """
-    if output.exists():
-        raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
-
-
-@contextmanager
-def _building(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` that is gone at the end, unless it was renamed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
-    folder = Path(name)
-    try:
-        folder.chmod(output.parent.stat().st_mode & 0o777)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,6 @@ multipliers, same bits.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from polyrank.checkpoint.body import LAYER
 from polyrank.checkpoint.files import read_object
 from polyrank.checkpoint.layouts import (
     CONFIG_FILE,
-    GATE_FILE,
-    HUB_PATTERNS,
     QUANTIZATION_KEY,
     WEIGHTS_FILE,
 )
@@ -32,13 +29,13 @@ from polyrank.checkpoint.quantization import (
 )
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import TableType
+from polyrank.compress.folders import copy_rest
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.native import LINEARS
 from polyrank.encoder.smoothing import MIGRATION, input_multipliers
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.types import Float32Array
 
-COPIED = (*HUB_PATTERNS, "special_tokens_map.json", "README.md", "LICENSE*", "NOTICE*")
 _BLOCK_ROWS = 8192
 
 Int8Array = NDArray[np.int8]
@@ -98,7 +95,7 @@ def write_int8(
             f"{checkpoint.spec.name} is int8 already. Name the float checkpoint it was made of."
         )
     source, body_folder = checkpoint.spec.folder, checkpoint.weights.folder
-    _copy_rest(source, folder, {path.resolve() for path in checkpoint.weights.paths})
+    copy_rest(source, folder, {path.resolve() for path in checkpoint.weights.paths})
     target = folder / body_folder.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
     tensors = dict(_tensors(checkpoint, widths, embeddings))
@@ -114,19 +111,6 @@ def write_int8(
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)
     (target / CONFIG_FILE).write_text(text + "\n", "utf8")
-
-
-def _copy_rest(source: Path, folder: Path, left_out: set[Path]) -> None:
-    """Copy what belongs to the checkpoint, but for its weights and any older gate record."""
-    for pattern in COPIED:
-        for path in sorted(source.glob(pattern)):
-            is_index = path.name.endswith(".index.json")
-            if path.resolve() in left_out or is_index or path.name == GATE_FILE:
-                continue
-            target = folder / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file() and not target.exists():
-                shutil.copyfile(path, target)
 
 
 def _tensors(

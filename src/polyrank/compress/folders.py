@@ -1,0 +1,64 @@
+"""Checkpoint folders in the making: beside their place until all is done, with what is copied."""
+
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polyrank.checkpoint.layouts import GATE_FILE, HUB_PATTERNS
+from polyrank.errors import ConfigError
+
+COPIED = (*HUB_PATTERNS, "special_tokens_map.json", "README.md", "LICENSE*", "NOTICE*")
+
+
+def check_free(output: Path) -> None:
+    """Raise unless a folder can be made under a name.
+
+    Args:
+        output: The folder.
+
+    Raises:
+        ConfigError: If something has that name already.
+    """
+    if output.exists():
+        raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
+
+
+@contextmanager
+def building(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` that is gone at the end, unless it was renamed.
+
+    Args:
+        output: The folder to make; its parent is made if need be.
+
+    Yields:
+        An empty folder in the same parent.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
+    folder = Path(name)
+    try:
+        folder.chmod(output.parent.stat().st_mode & 0o777)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_rest(source: Path, folder: Path, left_out: Collection[Path]) -> None:
+    """Copy what belongs to a checkpoint, but for its weights and any older gate record.
+
+    Args:
+        source: The checkpoint's folder.
+        folder: The folder to copy into.
+        left_out: Resolved paths of the files that are written anew.
+    """
+    for pattern in COPIED:
+        for path in sorted(source.glob(pattern)):
+            is_index = path.name.endswith(".index.json")
+            if path.resolve() in left_out or is_index or path.name == GATE_FILE:
+                continue
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and not target.exists():
+                shutil.copyfile(path, target)
