@@ -37,7 +37,7 @@ class NativeBody:
         words: NDArray[Any],
         positions: NDArray[Any],
         types: NDArray[Any],
-        word_scales: Floats | None,
+        word_scales: NDArray[Any] | None,
         bits16: str,
     ) -> None: ...
     def set_embedding_norm(self, gamma: Floats, beta: Floats) -> None: ...

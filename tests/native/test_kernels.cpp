@@ -233,6 +233,60 @@ void test_nan(const Kernels& k) {
   check(std::isnan(scales[0]), "a row with NaN gets NaN as its scale");
 }
 
+float exact_half(uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                   : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+  return h & 0x8000 ? -size : size;
+}
+
+// Rows of a body without layers, whose words come from one table.
+std::vector<float> embedded(const char* name, const Table& words, int num_rows) {
+  constexpr int width = 64;
+  const std::vector<float> other(width, 0.25f), gamma(width, 1), beta(width, 0);
+  Body body({width, 0, 4, 96, 1e-5f, Activation::kGelu}, choose_kernels(name));
+  const Table rest{other.data(), nullptr, TableType::kFloat32};
+  body.set_tables(words, rest, rest);
+  body.set_embedding_norm(gamma.data(), beta.data());
+  std::vector<int32_t> ids(num_rows), places(num_rows, 0), bounds{0, num_rows};
+  for (int i = 0; i < num_rows; ++i) ids[i] = i;
+  std::vector<float> rows(static_cast<size_t>(num_rows) * width);
+  body.run({ids.data(), nullptr, places.data(), bounds.data(), 1}, Pooling::kTokens, 1, rows.data());
+  return rows;
+}
+
+// Tables of each type give the rows of the float32 table that they stand for, bit for bit.
+void test_tables(const char* name) {
+  constexpr int width = 64, num_rows = 62 * 16;
+  std::vector<uint16_t> halves;  // every finite one, of both signs
+  std::vector<float> exact;
+  for (int h = 0; h < 1 << 16; ++h) {
+    if ((h >> 10 & 31) == 31) continue;  // infinity and NaN
+    halves.push_back(static_cast<uint16_t>(h));
+    exact.push_back(exact_half(halves.back()));
+  }
+  check(halves.size() == num_rows * width, "halves of whole rows", static_cast<double>(halves.size()));
+  check(embedded(name, {halves.data(), nullptr, TableType::kFloat16}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+        "float16 tables are exact");
+
+  std::vector<uint8_t> bytes(num_rows * width / 2);
+  std::vector<uint16_t> scales(num_rows * width / kInt4Block);
+  for (size_t b = 0; b < scales.size(); ++b) {
+    const size_t taken = generator() % halves.size();
+    scales[b] = halves[taken];
+    for (int j = 0; j < kInt4Block / 2; ++j) {
+      const int low = static_cast<int>(generator() % 16), high = static_cast<int>(generator() % 16);
+      bytes[b * kInt4Block / 2 + j] = static_cast<uint8_t>(low | high << 4);
+      exact[b * kInt4Block + j] = static_cast<float>(low - 8) * exact_half(halves[taken]);
+      exact[b * kInt4Block + kInt4Block / 2 + j] = static_cast<float>(high - 8) * exact_half(halves[taken]);
+    }
+  }
+  check(embedded(name, {bytes.data(), scales.data(), TableType::kInt4}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+        "int4 tables are exact");
+}
+
 // The same rows whatever the mates and threads, bit for bit.
 void test_body(const char* name, bool is_int8) {
   const Kernels* k = choose_kernels(name);
@@ -339,6 +393,7 @@ int main(int argc, char** argv) {
   k.end();
   test_body(k.name, true);
   test_body(k.name, false);
+  test_tables(k.name);
   std::printf("%s: %s\n", k.name, num_failed ? "FAILED" : "passed");
   return num_failed ? 1 : 0;
 }

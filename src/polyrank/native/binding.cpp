@@ -31,6 +31,7 @@ using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
 
 nb::dict cpu_features() {
@@ -121,7 +122,7 @@ class NativeBody {
     NativeBody& operator=(const NativeBody&) = delete;
 
     void set_tables(AnyMatrix words, AnyMatrix positions, AnyMatrix types,
-                    std::optional<Vector<float>> word_scales, const std::string& bits16) {
+                    std::optional<AnyArray> word_scales, const std::string& bits16) {
         body_.set_tables(table(words, word_scales, bits16), table(positions, {}, bits16),
                          table(types, {}, bits16));
         kept_ = {words, positions, types};
@@ -253,21 +254,29 @@ class NativeBody {
                               name);
     }
 
-    Table table(const AnyMatrix& rows, const std::optional<Vector<float>>& scales,
+    Table table(const AnyMatrix& rows, const std::optional<AnyArray>& scales,
                 const std::string& bits16) const {
-        check_width(rows.shape(1), shape_.hidden_size);
+        const bool is_int4 = rows.dtype() == nb::dtype<uint8_t>();
+        check_width(rows.shape(1), is_int4 ? shape_.hidden_size / 2 : shape_.hidden_size);
         Table made;
         made.rows = rows.data();
+        if (scales) made.scales = scales->data();
         if (rows.dtype() == nb::dtype<float>()) {
             made.type = TableType::kFloat32;
         } else if (rows.dtype() == nb::dtype<int8_t>()) {
-            check(scales.has_value() && scales->shape(0) == rows.shape(0),
+            check(scales && scales->dtype() == nb::dtype<float>() && scales->ndim() == 1 &&
+                      scales->shape(0) == rows.shape(0),
                   "an int8 table needs one scale a row");
             made.type = TableType::kInt8;
-            made.scales = scales->data();
+        } else if (is_int4) {
+            const size_t blocks = shape_.hidden_size / polyrank::kInt4Block;
+            check(scales && scales->dtype() == nb::dtype<uint16_t>() && scales->ndim() == 2 &&
+                      scales->shape(0) == rows.shape(0) && scales->shape(1) == blocks,
+                  "an int4 table needs one float16 scale a block");
+            made.type = TableType::kInt4;
         } else {
             // NumPy has no bfloat16: both kinds come as their bits
-            check(rows.dtype() == nb::dtype<uint16_t>(), "tables are float32, 16 bits or int8");
+            check(rows.dtype() == nb::dtype<uint16_t>(), "tables are float32, 16 bits, int8 or int4");
             made.type = choose<TableType>(
                 {{"F16", TableType::kFloat16}, {"BF16", TableType::kBfloat16}}, bits16);
         }
@@ -286,7 +295,7 @@ class NativeBody {
     const polyrank::Kernels* kernels_;
     Body body_;
     std::vector<AnyMatrix> kept_;
-    std::optional<Vector<float>> kept_scales_;
+    std::optional<AnyArray> kept_scales_;
 };
 
 }  // namespace

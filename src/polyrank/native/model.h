@@ -19,12 +19,17 @@ struct Shape {
   Activation activation;
 };
 
-enum class TableType { kFloat32, kFloat16, kBfloat16, kInt8 };
+enum class TableType { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
+
+// Values of an int4 table that share a scale: 16 bytes, the byte j with value j in its low half
+// and value j + 16 in its high half. A value is (half - 8) * scale.
+constexpr int kInt4Block = 32;
 
 // Rows of an embedding table, read where they lie (usually a mapped file).
 struct Table {
   const void* rows = nullptr;
-  const float* scales = nullptr;  // (num_rows,) for int8
+  // float32 (num_rows,) for int8; float16 bits (num_rows, width / kInt4Block) for int4
+  const void* scales = nullptr;
   TableType type = TableType::kFloat32;
 };
 
