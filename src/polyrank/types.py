@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Float16Array = NDArray[np.float16]
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
+UInt8Array = NDArray[np.uint8]
 
 TaskName = Literal["rerank", "embed", "classify"]
 PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"]

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.checkpoint.files import positive_int
+from polyrank.checkpoint.int4 import BLOCK_VALUES, int4_shapes
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
-from polyrank.checkpoint.quantization import is_int8, multiplier_name, scale_name
+from polyrank.checkpoint.quantization import multiplier_name, scale_name, steps_of
 from polyrank.checkpoint.spec import BodySpec, QuantizationSpec
-from polyrank.checkpoint.weights import INT8_DTYPES, TensorInfo, Weights
+from polyrank.checkpoint.weights import INT4_DTYPES, INT8_DTYPES, TensorInfo, Weights
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 
 LAYER = "encoder.layer.{}."
@@ -133,20 +134,26 @@ def locate_body(
     Args:
         body: The body.
         weights: The checkpoint's tensors.
-        quantization: Which tensors are int8, or None where all are floating-point numbers.
+        quantization: Which tensors are steps, or None where all are floating-point numbers.
 
     Returns:
-        Places by name without prefix, with the scales and multipliers of int8 tensors.
+        Places by name without prefix, with the scales and multipliers of quantised tensors.
         `TensorInfo.name` is the name in the file, which for old checkpoints ends in gamma or beta.
 
     Raises:
         MissingWeightError: If a tensor is absent.
         CorruptWeightsError: If one has another shape or type.
+        CheckpointError: If rows are no whole 4-bit blocks.
     """
     places: dict[str, TensorInfo] = {}
     for name, shape in tensor_shapes(body).items():
         stored = _stored_name(body.prefix + name, weights)
-        if is_int8(name, shape, quantization):
+        kind = steps_of(name, shape, quantization)
+        if kind == "int4":
+            packed, scales = _int4_shapes(name, shape, weights)
+            places[name] = weights.info(stored, packed, INT4_DTYPES)
+            places[scale_name(name)] = weights.info(scale_name(stored), scales, ("F16",))
+        elif kind == "int8":
             places[name] = weights.info(stored, shape, INT8_DTYPES)
             places[scale_name(name)] = weights.info(scale_name(stored), shape[:1])
             if multiplier_name(stored) in weights:
@@ -154,6 +161,17 @@ def locate_body(
         else:
             places[name] = weights.info(stored, shape)
     return places
+
+
+def _int4_shapes(
+    name: str, shape: tuple[int, ...], weights: Weights
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    if shape[1] % BLOCK_VALUES:
+        raise CheckpointError(
+            f"{weights.folder} stores {name!r} of shape {list(shape)} as int4, whose blocks need "
+            f"rows of a multiple of {BLOCK_VALUES} values. Quantise the checkpoint again."
+        )
+    return int4_shapes(shape)
 
 
 def _stored_name(name: str, weights: Weights) -> str:

@@ -1,12 +1,13 @@
-"""The int8 layout: which tensors of a body are int8, and what they stand for.
+"""The int8 layout: which tensors of a body are stored as steps, and what they stand for.
 
 `docs/int8-layout.md` describes the folder for readers without polyrank. In short, a weight is
-``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent.
+``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent. The table
+of word embeddings may be of 4-bit blocks, see `polyrank.checkpoint.int4`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from polyrank.checkpoint.layouts import QUANTIZATION_KEY
 from polyrank.checkpoint.spec import TABLE_TYPES, QuantizationSpec
@@ -55,7 +56,7 @@ def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec
 
 
 def scale_name(weight: str) -> str:
-    """Return the name of the scales of an int8 weight."""
+    """Return the name of the scales of a weight stored as steps."""
     return weight + SCALE_SUFFIX
 
 
@@ -69,10 +70,13 @@ def is_companion(name: str) -> bool:
     return name.endswith((f"weight{SCALE_SUFFIX}", f".{MULTIPLIER}"))
 
 
-def is_int8(name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None) -> bool:
-    """Return whether a tensor of a body, named without prefix, is stored as int8 steps."""
+def steps_of(
+    name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None
+) -> Literal["int8", "int4"] | None:
+    """Return the steps that a tensor of a body, named without prefix, is stored as, if any."""
     if quantization is None:
-        return False
+        return None
     if name == WORD_TABLE:
-        return quantization.embeddings == "int8"
-    return name.startswith("encoder.") and len(shape) == 2
+        kind = quantization.embeddings
+        return kind if kind in ("int8", "int4") else None
+    return "int8" if name.startswith("encoder.") and len(shape) == 2 else None

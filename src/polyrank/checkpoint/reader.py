@@ -9,6 +9,7 @@ from polyrank.checkpoint.body import locate_body, read_body
 from polyrank.checkpoint.files import read_object, read_optional
 from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.heads import Modules, read_heads
+from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     CONFIG_FILE,
     DOCUMENTED_PROMPTS,
@@ -45,7 +46,7 @@ class Checkpoint:
         return Weights.open(self.spec.folder / folder) if folder else self.weights
 
     def body_float32(self, name: str) -> Float32Array:
-        """Return a tensor of the body as float32, dequantised where it is stored as int8.
+        """Return a tensor of the body as float32, dequantised where it is stored as steps.
 
         Args:
             name: Name without prefix.
@@ -54,6 +55,9 @@ class Checkpoint:
             The tensor; a view of the mapped file where that holds float32.
         """
         info = self.body_tensors[name]
+        if info.dtype == "U8":
+            scales = self.weights.get(self.body_tensors[scale_name(name)].name)
+            return unpack_int4(self.weights.get_int4(info.name), scales)
         if info.dtype != "I8":
             return self.weights.get_float32(info.name)
         values = self.weights.get_int8(info.name) * self.body_float32(scale_name(name))[:, None]

@@ -30,7 +30,7 @@ from polyrank.errors import (
     MissingWeightError,
     UnsafeWeightsError,
 )
-from polyrank.types import Float32Array
+from polyrank.types import Float32Array, UInt8Array
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
@@ -49,6 +49,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 INT8_DTYPES = ("I8",)
+INT4_DTYPES = ("U8",)  # two steps a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,10 @@ class Weights:
     def get_int8(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.int8]:
         """Return the steps of an int8 tensor as a read-only view of the mapped file."""
         return self._view(self.info(name, shape, INT8_DTYPES))
+
+    def get_int4(self, name: str, shape: tuple[int, ...] | None = None) -> UInt8Array:
+        """Return the packed steps of a tensor of 4-bit blocks as a read-only view of the file."""
+        return self._view(self.info(name, shape, INT4_DTYPES))
 
     def _view(self, info: TensorInfo) -> NDArray[Any]:
         if info.path not in self._maps:

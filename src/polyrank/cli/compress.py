@@ -44,6 +44,7 @@ compress_app = typer.Typer(
 class Embeddings(StrEnum):
     """Types of the table of word embeddings."""
 
+    INT4 = "int4"
     INT8 = "int8"
     FLOAT16 = "float16"
     FLOAT32 = "float32"

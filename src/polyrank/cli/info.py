@@ -16,7 +16,7 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.quantization import is_companion
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import HeadSpec
-from polyrank.checkpoint.weights import TensorInfo
+from polyrank.checkpoint.weights import INT4_DTYPES, TensorInfo
 from polyrank.cli import options
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import plan_encoder
@@ -71,7 +71,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{body.model_type}, {body.num_layers} layers, hidden size {body.hidden_size}, "
             f"{body.num_heads} heads"
         ),
-        "parameters": sum(math.prod(info.shape) for info in infos),
+        "parameters": sum(_count(info) for info in infos),
         "weights": ", ".join(dtypes),
         "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
         "encoder": plan.encoder,
@@ -89,7 +89,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
-    """Return the tensors that polyrank reads, but for those that belong to int8 ones."""
+    """Return the tensors that polyrank reads, but for the scales of others."""
     places = checkpoint.body_tensors
     stored = {info.name: info for name, info in places.items() if not is_companion(name)}
     layers = [layer for head in checkpoint.spec.heads.values() for layer in head.layers]
@@ -98,6 +98,11 @@ def _tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
             if name is not None and not layer.folder and name in checkpoint.weights:
                 stored[name] = checkpoint.weights.info(name)
     return list(stored.values())
+
+
+def _count(info: TensorInfo) -> int:
+    per_entry = 2 if info.dtype in INT4_DTYPES else 1
+    return per_entry * math.prod(info.shape)
 
 
 def _gate(gate: GateStatus) -> dict[str, Any]:

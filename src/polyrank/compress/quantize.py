@@ -29,6 +29,7 @@ from polyrank.checkpoint.quantization import (
 )
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import TableType
+from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.folders import copy_rest
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.native import LINEARS
@@ -156,9 +157,15 @@ def _word_table(
         yield stored, steps
         yield scale_name(stored), scales
         return
-    if np.abs(table).max() > np.finfo(embeddings).max:
+    limit = np.float32 if embeddings == "float32" else np.float16
+    if np.abs(table).max() > np.finfo(limit).max:
         raise CapabilityError(
             f"the word embeddings of {checkpoint.spec.name} are wider than {embeddings} holds. "
             "Choose --embeddings float32 or int8."
         )
+    if embeddings == "int4":
+        packed, block_scales = quantize_blocks(table)
+        yield stored, packed
+        yield scale_name(stored), block_scales
+        return
     yield stored, np.ascontiguousarray(table, embeddings)

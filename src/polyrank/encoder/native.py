@@ -191,10 +191,13 @@ class NativeEncoder:
         checkpoint = self._checkpoint
         return _float32(checkpoint, f"{name}.weight"), _float32(checkpoint, f"{name}.bias")
 
-    def _word_scales(self) -> Float32Array | None:
+    def _word_scales(self) -> NDArray[Any] | None:
+        """Return the scales of int8 rows, or those of 4-bit blocks as their bits."""
         name = scale_name(TABLES[0])
         if name not in self._checkpoint.body_tensors:
             return None
+        if self._checkpoint.body_tensors[TABLES[0]].dtype == "U8":
+            return self._table(name)[0]
         return _steps(self._checkpoint, name)
 
     def _table(self, name: str) -> tuple[NDArray[Any], str]:
@@ -205,6 +208,8 @@ class NativeEncoder:
             return array.view(np.uint16), info.dtype
         if info.dtype == "I8":
             return np.require(weights.get_int8(info.name), requirements=["A", "C"]), "F16"
+        if info.dtype == "U8":
+            return np.require(weights.get_int4(info.name), requirements=["A", "C"]), "F16"
         return _float32(self._checkpoint, name), "F16"
 
 
