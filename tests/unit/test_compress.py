@@ -207,7 +207,7 @@ def test_snippet_of_the_layout_page_gives_what_polyrank_reads(
         expected = source.body_float32(key)
         assert found[info.name].dtype == np.float32
         assert np.array_equal(found[info.name], opened.body_float32(key)), key
-        off = 0.25 if info.name == WORDS and embeddings == "int4" else 0.05
+        off = 0.25 if key == WORDS and embeddings == "int4" else 0.05
         assert np.abs(found[info.name] - expected).max() <= np.abs(expected).max() * off, key
     assert not [key for key in found if key.endswith(("_scale", "input_multiplier"))]
     assert sorted(found) == sorted(key for key in source.weights if source.weights.is_float(key))
