@@ -1,24 +1,22 @@
-"""`polyrank compress`: int8 checkpoints that were measured before they are used."""
+"""`polyrank compress`: smaller checkpoints that were measured before they are used."""
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from polyrank._extras import require
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.cli import options, screen
+from polyrank.cli import measuring, options, screen
 from polyrank.cli.inputs import Source
+from polyrank.cli.trim import trim
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,11 +25,8 @@ if TYPE_CHECKING:
     from polyrank.compress.pipeline import GateConfig, Outcome
     from polyrank.compress.record import GateRecord, TaskFigures
     from polyrank.evaluation.dataset import Dataset
-    from polyrank.evaluation.first_stage import FirstStage
     from polyrank.evaluation.run import EvaluationProgress
 
-REFUSED = 3
-BM25 = "bm25"
 MAX_CALIBRATION_TEXTS = 64
 
 compress_app = typer.Typer(
@@ -53,6 +48,9 @@ class Embeddings(StrEnum):
 @compress_app.callback()
 def _compress() -> None:
     """Make a checkpoint smaller and faster, and measure what that costs."""
+
+
+compress_app.command("trim")(trim)
 
 
 @compress_app.command("quantize")
@@ -105,7 +103,7 @@ def quantize(
             help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
             "checkpoint (folder or Hub id)."
         ),
-    ] = BM25,
+    ] = measuring.BM25,
     top_k: Annotated[int, typer.Option(help="Documents a query that are scored.", min=10)] = 100,
     languages: Annotated[
         str | None,
@@ -150,12 +148,12 @@ def quantize(
     config = GateConfig(
         evaluation=EvaluationConfig(
             top_k=top_k,
-            query_languages=_codes(languages),
-            document_languages=_codes(languages),
+            query_languages=measuring.codes(languages),
+            document_languages=measuring.codes(languages),
             max_queries=max_queries,
             seed=seed,
         ),
-        first_stage=_first_stage(first_stage, threads),
+        first_stage=measuring.first_stage(first_stage, threads),
         first_stage_name=first_stage,
         created=datetime.now(UTC).date().isoformat(),
         tolerance=tolerance,
@@ -163,13 +161,13 @@ def quantize(
         num_threads=threads,
     )
     texts = None if calibration is None else _texts(calibration)
-    with _progress(quiet=quiet) as progress:
+    with measuring.step_progress(quiet=quiet) as progress:
         outcome = _run(
             checkpoint, load_dataset(data), output, config, embeddings.value, texts, progress
         )
     _show(outcome, as_json=as_json, quiet=quiet)
     if outcome.folder is None:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(measuring.REFUSED)
 
 
 def _check_target(model: str | None, output: Path | None, *, record_only: bool) -> None:
@@ -188,11 +186,6 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
         check_free(output)
 
 
-def _codes(listed: str | None) -> tuple[str, ...] | None:
-    codes = tuple(code.strip() for code in (listed or "").split(",") if code.strip())
-    return codes or None
-
-
 def _texts(name: str) -> list[str]:
     found: list[str] = []
     for record in Source(name).records():
@@ -203,16 +196,6 @@ def _texts(name: str) -> list[str]:
     if not found:
         raise ConfigError(f"{name} holds no text to calibrate with.")
     return found
-
-
-def _first_stage(name: str, num_threads: int | None) -> "FirstStage[Any, Any]":
-    from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
-
-    if name == BM25:
-        return Bm25FirstStage()
-    from polyrank.inference.embedder import Embedder
-
-    return EmbedderFirstStage(Embedder(name, num_threads=num_threads))
 
 
 def _run(
@@ -286,26 +269,3 @@ def _summary(task: "TaskFigures") -> str:
         f"largest change of a score {task.largest_score_change:.4f}, "
         f"cosine {task.cosine_mean:.5f} (lowest {task.cosine_lowest:.5f})"
     )
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator["EvaluationProgress | None"]:
-    """Show a bar for each step on standard error, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
-
-        yield progress
