@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from polyrank import Embedder, Reranker
+from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.int4 import pack_int4, unpack_int4
 from polyrank.checkpoint.reader import read_checkpoint
@@ -20,9 +21,11 @@ from polyrank.checkpoint.spec import TABLE_TYPES
 from polyrank.cli.info import describe
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.calibrate import measure_widths
-from polyrank.compress.gate import Agreement, rank_correlation
+from polyrank.compress.classify import macro_f1
+from polyrank.compress.gate import Agreement, objections, rank_correlation
 from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
 from polyrank.compress.quantize import quantize_rows, write_int8
+from polyrank.compress.record import ClassifierFigures, LabelFigures
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder, plan_encoder
 from polyrank.encoder.native import NativeEncoder
@@ -32,10 +35,12 @@ from polyrank.errors import (
     CheckpointError,
     ConfigError,
     CorruptWeightsError,
+    DataError,
     MissingWeightError,
     UnsupportedArchitectureError,
 )
 from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
+from polyrank.evaluation.labelled import is_labelled, load_labelled
 from tests.texts import SENTENCES
 
 TEXTS = list(SENTENCES.values())
@@ -46,6 +51,7 @@ FLOAT32, INT8 = (
     EngineConfig("native", precision="float32"),
     EngineConfig("native", precision="int8"),
 )
+CLASSIFIER = "three-way-classifier"
 WORDS = "embeddings.word_embeddings.weight"
 QUERY_LAYER = "encoder.layer.0.attention.self.query."
 
@@ -433,7 +439,7 @@ def data(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def dataset(data):
-    return load_dataset(data)
+    return [load_dataset(data)]
 
 
 def write_lines(path, rows):
@@ -522,15 +528,185 @@ def test_a_folder_in_the_way_is_left_alone(checkpoint, dataset, tmp_path):
         quantize_folder(read_checkpoint(checkpoint(EMBEDDER)), dataset, tmp_path, gate_config())
 
 
-def test_classifiers_have_no_gate_and_leave_nothing_behind(checkpoint, dataset, tmp_path):
-    with pytest.raises(CapabilityError, match="measures ranking"):
+def write_labelled(folder, rows_by_file):
+    folder.mkdir(parents=True)
+    for name, rows in rows_by_file.items():
+        write_lines(folder / name, rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(checkpoint, tmp_path_factory):
+    """Pairs labelled by float32 itself, so that any change of label is a loss."""
+    pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:10]]
+    results = Classifier(checkpoint(CLASSIFIER), precision="float32").classify(pairs)
+    rows = [
+        {"_id": str(i), "query": pair[0], "passage": pair[1], "label": result.label, "lang": lang}
+        for i, (pair, result) in enumerate(zip(pairs, results, strict=True))
+        for lang in [("en", "th")[i % 2]]
+    ]
+    files = {f"{lang}.jsonl": [row for row in rows if row["lang"] == lang] for lang in ("en", "th")}
+    return write_labelled(tmp_path_factory.mktemp("labelled") / "pairs", files)
+
+
+def test_labelled_folders_are_told_by_their_content(labelled, data, tmp_path):
+    assert is_labelled(labelled)
+    assert not is_labelled(data)
+    assert not is_labelled(tmp_path)
+    found = load_labelled(labelled)
+    assert (found.name, found.languages, len(found.pairs)) == ("pairs", ("en", "th"), 60)
+    part = found.sample(["th"], 7, seed=0)
+    assert [pair.language for pair in part.pairs] == ["th"] * 7
+    assert part == found.sample(["th"], 7, seed=0)
+    assert len({pair.query for pair in found.sample(None, 7, seed=1).pairs}) > 1
+    with pytest.raises(ConfigError, match="no rows in de"):
+        found.sample(["de", "en"], None, 0)
+
+
+def test_languages_of_rows_without_one_are_the_names_of_files(tmp_path):
+    row = {"query": "q", "passage": "", "label": "a"}
+    folder = write_labelled(tmp_path / "one", {"ja.jsonl": [row]})
+    assert load_labelled(folder).languages == ("all",)
+    folder = write_labelled(tmp_path / "two", {"ja.jsonl": [row], "ko.jsonl": [row]})
+    assert load_labelled(folder).languages == ("ja", "ko")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"query": "q", "passage": "p"}, "lacks the key 'label'"),
+        ({"query": " ", "passage": "p", "label": "a"}, "empty"),
+        ({"query": "q", "passage": 3, "label": "a"}, "must be a string"),
+    ],
+)
+def test_broken_labelled_rows_are_named(tmp_path, row, words):
+    folder = write_labelled(tmp_path / "broken", {"en.jsonl": [row]})
+    with pytest.raises(DataError, match=rf"en\.jsonl, line 1: .*{words}"):
+        load_labelled(folder)
+
+
+def test_macro_f1_against_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    for true, predicted in [*generator.integers(0, 3, (5, 2, 20)), ([0, 0], [0, 2])]:
+        expected = metrics.f1_score(true, predicted, average="macro")
+        assert macro_f1(np.array(true), np.array(predicted)) == pytest.approx(expected)
+
+
+def test_a_classifier_is_measured_on_labelled_pairs(checkpoint, labelled, tmp_path):
+    steps = []
+    outcome = quantize_folder(
+        read_checkpoint(checkpoint(CLASSIFIER)),
+        [load_labelled(labelled)],
+        tmp_path / "out",
+        gate_config(),
+        progress=lambda step, done, total: steps.append((step, done == total)),
+    )
+    assert steps[-1] == ("pairs", True)
+    (figures,) = outcome.record.tasks
+    assert (figures.task, figures.num_rows, figures.counts) == (
+        "classify",
+        60,
+        {"en": 30, "th": 30},
+    )
+    assert figures.accuracy_float32 == figures.f1_float32 == 1
+    assert figures.accuracy_int8 == figures.equal_labels
+    pairs = [(pair.query, pair.passage) for pair in load_labelled(labelled).pairs]
+    results = [
+        Classifier(folder, precision=kind).classify(pairs)
+        for folder, kind in ((checkpoint(CLASSIFIER), "float32"), (outcome.folder, "auto"))
+    ]
+    equal = np.mean([one.label == other.label for one, other in zip(*results, strict=True)])
+    assert figures.equal_labels == pytest.approx(equal)
+    changes = [
+        abs(one.probabilities[label] - other.probabilities[label])
+        for one, other in zip(*results, strict=True)
+        for label in one.probabilities
+    ]
+    assert figures.largest_probability_change == pytest.approx(max(changes), abs=1e-6)
+    assert max(changes) > 0
+    written = json.loads(outcome.record_path.read_text("utf8"))
+    assert written["tasks"][0]["languages"]["th"]["num_rows"] == 30
+    shown = describe(read_checkpoint(outcome.folder))["gate"]["classify"]
+    assert shown["equal_labels"] == figures.equal_labels
+
+
+def classifier_figures(**changes):
+    one = LabelFigures(30, 0.9, changes.pop("of_th", 0.9), 0.8, 0.8, 0.99)
+    figures = ClassifierFigures("classify", {"th": one}, 0.9, 0.9, 0.8, 0.8, 0.99, 0.1, 1, 1, 30)
+    return replace(figures, **changes)
+
+
+def test_classifiers_are_refused_for_accuracy_and_for_macro_f1():
+    assert objections([classifier_figures()], 0.0) == ()
+    assert objections([classifier_figures(f1_int8=0.79)], 0.02) == ()
+    (reason,) = objections([classifier_figures(f1_int8=0.79)], 0.002)
+    assert reason == "classify: mean macro-F1 falls from 0.8000 to 0.7900, by more than 0.002"
+    (reason,) = objections([classifier_figures(of_th=0.88)], 0.002)
+    assert reason == "classify: accuracy of th falls from 0.9000 to 0.8800, by more than 0.01"
+
+
+@pytest.mark.parametrize("name", [CLASSIFIER, EMBEDDER])
+def test_data_for_a_head_that_is_not_there_leave_nothing_behind(
+    checkpoint, data, labelled, tmp_path, name
+):
+    wrong = load_labelled(labelled) if name == EMBEDDER else load_dataset(data)
+    with pytest.raises(CapabilityError, match="Give --data"):
+        quantize_folder(read_checkpoint(checkpoint(name)), [wrong], tmp_path / "o", gate_config())
+    assert os.listdir(tmp_path) == []
+
+
+def test_labels_that_the_checkpoint_has_not_are_named(checkpoint, tmp_path):
+    row = {"query": "q", "passage": "p", "label": "entailment"}
+    folder = write_labelled(tmp_path / "nli", {"en.jsonl": [row]})
+    with pytest.raises(ConfigError, match=r"entailment; the checkpoint's are irrelevant"):
         quantize_folder(
-            read_checkpoint(checkpoint("three-way-classifier")),
-            dataset,
+            read_checkpoint(checkpoint(CLASSIFIER)),
+            [load_labelled(folder)],
             tmp_path / "o",
             gate_config(),
         )
-    assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_with_two_heads_is_measured_on_both(checkpoint, data, labelled, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(CLASSIFIER), tmp_path / "two-heads"))
+    change_tensors(
+        folder,
+        lambda tensors: tensors.update(
+            {"rank.weight": tensors["classifier.out_proj.weight"][2:].copy()}
+        ),
+    )
+    labels = ["irrelevant", "neutral", "relevant"]
+    dense = {
+        "weight": "classifier.dense.weight",
+        "bias": "classifier.dense.bias",
+        "nonlinearity": "tanh",
+    }
+    out = {"weight": "classifier.out_proj.weight", "bias": "classifier.out_proj.bias"}
+    heads = {
+        "classify": {
+            "pooling": "cls",
+            "layers": [dense, out],
+            "activation": "softmax",
+            "labels": labels,
+        },
+        "rerank": {
+            "pooling": "cls",
+            "layers": [{"weight": "rank.weight"}],
+            "activation": "sigmoid",
+        },
+    }
+    change_json(folder / "config.json", polyrank_heads=heads)
+    call = ["compress", "quantize", folder, "--tolerance", 1, "--top-k", 10]
+    output = ["--output", tmp_path / "out"]
+    done = polyrank(*call, "--data", data, "--data", labelled, *output)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert [task["task"] for task in facts["tasks"]] == ["rerank", "classify"]
+    assert facts["dataset"] == "ordered, pairs"
+    assert "not measured" not in done.stderr
+    alone = polyrank(*call, "--data", labelled, "--output", tmp_path / "alone")
+    assert (alone.returncode, "not measured: rerank" in alone.stderr) == (0, True)
 
 
 def test_widths_grow_with_texts(checkpoint):

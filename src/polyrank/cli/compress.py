@@ -22,9 +22,8 @@ from polyrank.errors import ConfigError
 if TYPE_CHECKING:
     from polyrank.checkpoint.reader import Checkpoint
     from polyrank.checkpoint.spec import TableType
-    from polyrank.compress.pipeline import GateConfig, Outcome
-    from polyrank.compress.record import GateRecord, TaskFigures
-    from polyrank.evaluation.dataset import Dataset
+    from polyrank.compress.pipeline import Data, GateConfig, Outcome
+    from polyrank.compress.record import Figures, GateRecord
     from polyrank.evaluation.run import EvaluationProgress
 
 MAX_CALIBRATION_TEXTS = 64
@@ -63,8 +62,13 @@ def quantize(
         ),
     ] = None,
     data: Annotated[
-        Path, typer.Option(help="Evaluation set in BEIR form; see `polyrank eval --help`.")
-    ] = cast("Path", ...),
+        list[Path],
+        typer.Option(
+            help="Evaluation set: a folder in BEIR form (see `polyrank eval --help`), or for a "
+            'classifier one of labelled pairs, JSON lines with "query", "passage", "label" and '
+            '"lang". Give it twice for a checkpoint with both kinds of head.'
+        ),
+    ] = cast("list[Path]", ...),
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder to make.", show_default=False),
@@ -79,8 +83,8 @@ def quantize(
     tolerance: Annotated[
         float,
         typer.Option(
-            help="How much nDCG@10 may fall, mean over the languages; a single language may fall "
-            "five times as much.",
+            help="How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages; a "
+            "single language may fall five times as much.",
             min=0.0,
             max=1.0,
         ),
@@ -112,7 +116,7 @@ def quantize(
     max_queries: Annotated[
         int | None,
         typer.Option(
-            help="A random sample of N queries a language. Left out: all.",
+            help="A random sample of N queries, or labelled pairs, a language. Left out: all.",
             min=1,
             show_default=False,
         ),
@@ -128,19 +132,21 @@ def quantize(
 
     Linear layers become int8 with a scale for each output. The quality gate then compares int8
     with float32 on your data: nDCG@10 by language, rank correlation, the largest change of a
-    score, cosines. Within the tolerance, the folder appears with the figures in
-    polyrank_gate.json, and whoever loads it runs int8 without asking. Beyond it, the command
-    ends with exit code 3 and leaves only the figures, in OUTPUT.gate.json.
+    score, cosines; for classifiers accuracy, macro-F1 and the share of equal labels. Within the
+    tolerance, the folder appears with the figures in polyrank_gate.json, and whoever loads it
+    runs int8 without asking. Beyond it, the command ends with exit code 3 and leaves only the
+    figures, in OUTPUT.gate.json.
 
     For example:
 
         polyrank compress quantize --data data/xquad --output e5-int8
         polyrank compress quantize BAAI/bge-reranker-base --data data/mine -o bge-int8 --top-k 20
         polyrank compress quantize FOLDER --data data/mine --record-only
+        polyrank compress quantize CLASSIFIER --data data/relevance3 -o classifier-int8
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.pipeline import GateConfig
-    from polyrank.evaluation import EvaluationConfig, load_dataset
+    from polyrank.evaluation import EvaluationConfig
 
     _check_target(model, output, record_only=record_only)
     folder, name = resolve(model, revision=revision)
@@ -162,9 +168,8 @@ def quantize(
     )
     texts = None if calibration is None else _texts(calibration)
     with measuring.step_progress(quiet=quiet) as progress:
-        outcome = _run(
-            checkpoint, load_dataset(data), output, config, embeddings.value, texts, progress
-        )
+        outcome = _run(checkpoint, _load(data), output, config, embeddings.value, texts, progress)
+    _say_unmeasured(checkpoint, outcome.record, quiet=quiet)
     _show(outcome, as_json=as_json, quiet=quiet)
     if outcome.folder is None:
         raise typer.Exit(measuring.REFUSED)
@@ -186,6 +191,15 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
         check_free(output)
 
 
+def _load(folders: list[Path]) -> "Data":
+    from polyrank.evaluation.beir import load_dataset
+    from polyrank.evaluation.labelled import is_labelled, load_labelled
+
+    return [
+        load_labelled(folder) if is_labelled(folder) else load_dataset(folder) for folder in folders
+    ]
+
+
 def _texts(name: str) -> list[str]:
     found: list[str] = []
     for record in Source(name).records():
@@ -200,7 +214,7 @@ def _texts(name: str) -> list[str]:
 
 def _run(
     checkpoint: "Checkpoint",
-    dataset: "Dataset",
+    data: "Data",
     output: Path | None,
     config: "GateConfig",
     embeddings: str,
@@ -210,10 +224,10 @@ def _run(
     from polyrank.compress.pipeline import judge_folder, quantize_folder
 
     if output is None:
-        return judge_folder(checkpoint, dataset, config, progress=progress)
+        return judge_folder(checkpoint, data, config, progress=progress)
     return quantize_folder(
         checkpoint,
-        dataset,
+        data,
         output,
         config,
         embeddings=cast("TableType", embeddings),
@@ -248,24 +262,46 @@ def _say_verdict(record: "GateRecord") -> None:
         )
 
 
-def _table(task: "TaskFigures") -> Table:
+def _say_unmeasured(checkpoint: "Checkpoint", record: "GateRecord", *, quiet: bool) -> None:
+    measured = {figures.task for figures in record.tasks}
+    if left := [task for task in checkpoint.spec.tasks if task not in measured]:
+        screen.remark(
+            f"not measured: {', '.join(left)}. Give --data once more, with a set for it, since "
+            "int8 will serve it too",
+            quiet=quiet,
+        )
+
+
+def _table(task: "Figures") -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(task.task)
-    for title in ("queries", "nDCG@10 float32", "int8", "change"):
-        table.add_column(title, justify="right")
-    for label, figures in task.languages.items():
-        values = (figures.float32, figures.int8)
-        shown = [f"{value:.4f}" for value in values]
-        table.add_row(label, str(figures.num_queries), *shown, f"{figures.change:+.4f}")
-    shown = [f"{value:.4f}" for value in (task.ndcg_float32, task.ndcg_int8)]
-    table.add_row("mean", "", *shown, f"{task.change:+.4f}", style="bold")
+    table.add_column("number", justify="right")
+    for shown in task.comparisons:
+        for title in (f"{shown.measure} float32", "int8", "change"):
+            table.add_column(title, justify="right")
+    for label, count in task.counts.items():
+        cells = [_cells(*shown.languages[label]) for shown in task.comparisons]
+        table.add_row(label, str(count), *(cell for part in cells for cell in part))
+    cells = [_cells(shown.float32, shown.int8) for shown in task.comparisons]
+    table.add_row("mean", "", *(cell for part in cells for cell in part), style="bold")
     return table
 
 
-def _summary(task: "TaskFigures") -> str:
+def _cells(exact: float, int8: float) -> tuple[str, str, str]:
+    return f"{exact:.4f}", f"{int8:.4f}", f"{int8 - exact:+.4f}"
+
+
+def _summary(task: "Figures") -> str:
+    from polyrank.compress.record import ClassifierFigures
+
+    cosines = f"cosine {task.cosine_mean:.5f} (lowest {task.cosine_lowest:.5f})"
+    if isinstance(task, ClassifierFigures):
+        return (
+            f"equal labels {task.equal_labels:.4f}, "
+            f"largest change of a probability {task.largest_probability_change:.4f}, {cosines}"
+        )
     return (
         f"rank correlation {task.rank_correlation:.4f} "
         f"(lowest {task.rank_correlation_lowest:.4f}), "
-        f"largest change of a score {task.largest_score_change:.4f}, "
-        f"cosine {task.cosine_mean:.5f} (lowest {task.cosine_lowest:.5f})"
+        f"largest change of a score {task.largest_score_change:.4f}, {cosines}"
     )

@@ -24,8 +24,14 @@ from polyrank.encoder.choose import plan_encoder
 GATE_FIGURES = (
     "ndcg_float32",
     "ndcg_int8",
+    "accuracy_float32",
+    "accuracy_int8",
+    "f1_float32",
+    "f1_int8",
+    "equal_labels",
     "rank_correlation",
     "largest_score_change",
+    "largest_probability_change",
     "cosine_mean",
     "cosine_lowest",
 )

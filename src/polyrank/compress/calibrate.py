@@ -11,12 +11,13 @@ from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.native import NativeEncoder
 from polyrank.engine.packing import plan_batches
 from polyrank.evaluation.dataset import Dataset
+from polyrank.evaluation.labelled import LabelledSet
 from polyrank.inference.model import load_model
 from polyrank.text.prompts import prompt_for_input_type
 from polyrank.types import Float32Array, PackedBatch, Progress
 
 MAX_LENGTH = 128
-NUM_PAIRS = 24  # queries with a relevant document each
+NUM_PAIRS = 24
 _PACK_TOKENS = 512
 
 EXACT = EngineConfig(encoder="native", precision="float32")
@@ -24,8 +25,8 @@ EXACT = EngineConfig(encoder="native", precision="float32")
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
 
-def sample_pairs(dataset: Dataset, seed: int) -> list[tuple[str, str]]:
-    """Return queries with a relevant document each, drawn from all languages alike.
+def sample_pairs(dataset: Dataset | LabelledSet, seed: int) -> list[tuple[str, str]]:
+    """Return queries with a relevant document each, or labelled pairs, from all languages alike.
 
     Args:
         dataset: The evaluation set.
@@ -34,9 +35,12 @@ def sample_pairs(dataset: Dataset, seed: int) -> list[tuple[str, str]]:
     Returns:
         At most `NUM_PAIRS` pairs of texts.
     """
+    generator = np.random.default_rng(seed)
+    if isinstance(dataset, LabelledSet):
+        chosen = generator.permutation(len(dataset.pairs))[:NUM_PAIRS]
+        return [(dataset.pairs[i].query, dataset.pairs[i].passage) for i in chosen]
     documents = {document.doc_id: document for document in dataset.documents}
     queries = [query for query in dataset.queries if any(dataset.qrels[query.query_id].values())]
-    generator = np.random.default_rng(seed)
     drawn = generator.permutation(len(queries))[:NUM_PAIRS]
     pairs = []
     for query in (queries[i] for i in drawn):

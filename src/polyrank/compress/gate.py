@@ -1,4 +1,4 @@
-"""The quality gate: float32 and int8 of one checkpoint, side by side on an evaluation set.
+"""The quality gate of ranking: float32 and int8 of one checkpoint, side by side on a set.
 
 Both see the same texts once; what is compared is how well they find (nDCG@10), how alike they
 order and score, and how close their vectors lie.
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.compress.record import LanguageFigures, TaskFigures
+from polyrank.compress.record import MEASURE as MEASURE
+from polyrank.compress.record import Figures, LanguageFigures, TaskFigures
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.errors import CapabilityError
 from polyrank.evaluation.dataset import Dataset
@@ -23,9 +24,8 @@ from polyrank.evaluation.run import EvaluationProgress, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
 from polyrank.tasks.scoring import CrossEncoderScorer
-from polyrank.types import Float32Array
+from polyrank.types import Float32Array, TaskName
 
-MEASURE = "nDCG@10"
 LANGUAGE_FACTOR = 5  # one language may lose this much more than the mean over all
 
 Twin = tuple[Float32Array, Float32Array]
@@ -78,11 +78,16 @@ class Agreement:
         cosines = np.divide(products, norms, out=np.ones_like(norms), where=norms > 0)
         self.cosines.append(cosines.astype(np.float32))
 
+    def add_change(self, values: Twin) -> None:
+        """Note the largest change of a value, of two arrays of any shape."""
+        exact, int8 = values
+        if exact.size:
+            self.largest_change = max(self.largest_change, float(np.abs(exact - int8).max()))
+
     def add_scores(self, scores: Twin) -> None:
         """Compare the scores of one query's documents, shape (num_documents,)."""
         exact, int8 = scores
-        if len(exact):
-            self.largest_change = max(self.largest_change, float(np.abs(exact - int8).max()))
+        self.add_change(scores)
         if len(np.unique(exact)) > 1:
             self.correlations.append(rank_correlation(exact, int8))
 
@@ -161,7 +166,7 @@ class TwinRerankers:
     """A reranker that scores with two cross-encoders and hands on what one of them says."""
 
     def __init__(self, exact: Contender, int8: Contender, agreement: Agreement) -> None:
-        self._runs = (_PairRun(exact), _PairRun(int8))
+        self._runs = (PairRun(exact, "rerank"), PairRun(int8, "rerank"))
         self.agreement = agreement
         self._done: dict[tuple[tuple[str, str], ...], Twin] = {}
         self.is_int8 = False
@@ -177,21 +182,27 @@ class TwinRerankers:
         (rows, logits, scores), (other_rows, other_logits, other_scores) = (
             run(pairs) for run in self._runs
         )
+        scores, other_scores = scores[:, 0], other_scores[:, 0]
         self.agreement.add_rows((rows, other_rows))
         start = 0
         for _, members in groupby(pairs, key=lambda pair: pair[0]):
             end = start + len(list(members))
             self.agreement.add_scores((scores[start:end], other_scores[start:end]))
             start = end
-        return logits, other_logits
+        return logits[:, 0], other_logits[:, 0]
 
 
-class _PairRun:
-    """Pooled rows, logits and scores of pairs by one cross-encoder."""
+class PairRun:
+    """Pooled rows, logits and scores of pairs by one cross-encoder.
 
-    def __init__(self, contender: Contender) -> None:
+    Args:
+        contender: The checkpoint.
+        task: Which of its heads.
+    """
+
+    def __init__(self, contender: Contender, task: TaskName) -> None:
         model = contender.model()
-        self._head = model.head("rerank")
+        self._head = model.head(task)
         self._engine = model.engine
         truncation = TruncationConfig(contender.max_length)
         self._scorer = CrossEncoderScorer(model.builder(truncation), self._head)
@@ -200,10 +211,11 @@ class _PairRun:
     def __call__(
         self, pairs: Sequence[tuple[str, str]]
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Return pooled rows, shape (num_pairs, width), logits and scores, (num_pairs, outputs)."""
         plan = self._scorer.prepare(pairs)
         rows = self._engine.run(plan.batch, self._head.spec.pooling, self._head.in_features)
         logits = self._scorer.logits(plan, rows)
-        return rows, logits[:, 0], self._scorer.activate(logits, None)[:, 0]
+        return rows, logits, self._scorer.activate(logits, None)
 
 
 def measure_tasks(
@@ -244,8 +256,8 @@ def measure_tasks(
         figures.append(_figures("rerank", first_stage_name, reports, twins.agreement))
     if not figures:
         raise CapabilityError(
-            "the quality gate measures ranking; this checkpoint makes no vectors and scores no "
-            'pairs. Choose precision="int8" where you have measured its quality yourself.'
+            f"{dataset.name} holds queries and documents to rank; this checkpoint makes no "
+            "vectors and scores no pairs. Give --data a folder of labelled pairs."
         )
     return tuple(figures)
 
@@ -315,29 +327,31 @@ def _mean(figures: StageFigures) -> float:
     return float(figures.per_query[MEASURE].mean())
 
 
-def objections(tasks: Sequence[TaskFigures], tolerance: float) -> tuple[str, ...]:
+def objections(tasks: Sequence[Figures], tolerance: float) -> tuple[str, ...]:
     """Return what speaks against int8; empty where it passes.
 
     Args:
         tasks: What was measured.
-        tolerance: How much nDCG@10 may fall, mean over the languages; one language may fall
+        tolerance: How much a measure may fall, mean over the languages; one language may fall
             five times as much, since a few queries decide over it.
 
     Returns:
         One sentence for each figure beyond its limit.
     """
     found: list[str] = []
-    for task in tasks:
-        if task.change < -tolerance:
+    limit = LANGUAGE_FACTOR * tolerance
+    for task, shown in [
+        (figures.task, shown) for figures in tasks for shown in figures.comparisons
+    ]:
+        if shown.change < -tolerance:
             found.append(
-                f"{task.task}: mean {MEASURE} falls from {task.ndcg_float32:.4f} to "
-                f"{task.ndcg_int8:.4f}, by more than {tolerance:g}"
+                f"{task}: mean {shown.measure} falls from {shown.float32:.4f} to "
+                f"{shown.int8:.4f}, by more than {tolerance:g}"
             )
-        limit = LANGUAGE_FACTOR * tolerance
         found += [
-            f"{task.task}: {MEASURE} of {label} falls from {figures.float32:.4f} to "
-            f"{figures.int8:.4f}, by more than {limit:g}"
-            for label, figures in task.languages.items()
-            if figures.change < -limit
+            f"{task}: {shown.measure} of {label} falls from {exact:.4f} to {int8:.4f}, "
+            f"by more than {limit:g}"
+            for label, (exact, int8) in shown.languages.items()
+            if int8 - exact < -limit
         ]
     return tuple(found)

@@ -10,18 +10,23 @@ from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import TableType
 from polyrank.compress.calibrate import measure_widths, sample_pairs
+from polyrank.compress.classify import measure_classifier
 from polyrank.compress.folders import building, check_free
 from polyrank.compress.gate import Contender, measure_tasks, objections
 from polyrank.compress.quantize import write_int8
-from polyrank.compress.record import GateRecord, write_record
+from polyrank.compress.record import Figures, GateRecord, write_record
 from polyrank.config import EngineConfig
 from polyrank.errors import ConfigError
 from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.first_stage import FirstStage
+from polyrank.evaluation.labelled import LabelledSet
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.run import EvaluationProgress
 
 DEFAULT_TOLERANCE = 0.002
+Data = Sequence[Dataset | LabelledSet]
+"""What to measure on: sets to rank, labelled pairs, or one of each for several heads."""
+
 RANDOM_PIECES = "random pieces of the vocabulary, at load"
 
 
@@ -30,7 +35,7 @@ class GateConfig:
     """Settings of the gate.
 
     Attributes:
-        tolerance: How much nDCG@10 may fall, mean over the languages.
+        tolerance: How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages.
         evaluation: Languages, queries and depth of the evaluation.
         first_stage: What searches the corpus for cross-encoders.
         first_stage_name: What to call it.
@@ -77,7 +82,7 @@ class Outcome:
 
 def quantize_folder(
     checkpoint: Checkpoint,
-    dataset: Dataset,
+    data: Data,
     output: Path,
     config: GateConfig,
     *,
@@ -89,12 +94,12 @@ def quantize_folder(
 
     Args:
         checkpoint: The float checkpoint.
-        dataset: The evaluation set.
+        data: What to measure on, one set or more.
         output: Folder to make; it appears only when all is done. A refusal leaves the record
             beside it, under its name with ``.gate.json`` added.
         config: Settings of the gate.
         embeddings: Type of the table of word embeddings.
-        calibration: Texts to measure the widths of inputs on; None draws some of the data.
+        calibration: Texts to measure the widths of inputs on; None draws some of the first set.
         progress: Called as work goes on, also with the step "calibration".
 
     Returns:
@@ -102,12 +107,12 @@ def quantize_folder(
 
     Raises:
         ConfigError: If `output` exists, or the checkpoint is int8 already.
-        CapabilityError: If the checkpoint neither embeds nor reranks.
+        CapabilityError: If the checkpoint has no head for one of the sets.
     """
     check_free(output)
     source = str(checkpoint.spec.folder)
-    texts = calibration or sample_pairs(dataset, config.evaluation.seed)
-    words = f"{len(texts)} {'texts given' if calibration else f'pairs of {dataset.name}'}"
+    texts = calibration or sample_pairs(data[0], config.evaluation.seed)
+    words = f"{len(texts)} {'texts given' if calibration else f'pairs of {data[0].name}'}"
 
     def calibrating(done: int, total: int) -> None:
         if progress is not None:
@@ -116,7 +121,7 @@ def quantize_folder(
     with building(output) as folder:
         widths = measure_widths(source, texts, calibrating)
         write_int8(checkpoint, widths, folder, embeddings=embeddings, calibration=words)
-        record = _judge(checkpoint, folder, dataset, config, words, progress)
+        record = _judge(checkpoint, folder, data, config, words, progress)
         if not record.passed:
             path = output.with_name(f"{output.name}.gate.json")
             write_record(record, path)
@@ -128,7 +133,7 @@ def quantize_folder(
 
 def judge_folder(
     checkpoint: Checkpoint,
-    dataset: Dataset,
+    data: Data,
     config: GateConfig,
     *,
     progress: EvaluationProgress | None = None,
@@ -138,7 +143,7 @@ def judge_folder(
     Args:
         checkpoint: The checkpoint; an int8 folder is measured against its own dequantised
             weights, which says nothing of what quantising them cost, and is refused.
-        dataset: The evaluation set.
+        data: What to measure on, one set or more.
         config: Settings of the gate.
         progress: Called as work goes on.
 
@@ -147,7 +152,7 @@ def judge_folder(
 
     Raises:
         ConfigError: If the checkpoint is int8 already.
-        CapabilityError: If the checkpoint neither embeds nor reranks.
+        CapabilityError: If the checkpoint has no head for one of the sets.
     """
     if checkpoint.spec.quantization is not None:
         raise ConfigError(
@@ -155,7 +160,7 @@ def judge_folder(
             "Name the float checkpoint that it was made of."
         )
     folder = checkpoint.spec.folder
-    record = _judge(checkpoint, folder, dataset, config, RANDOM_PIECES, progress)
+    record = _judge(checkpoint, folder, data, config, RANDOM_PIECES, progress)
     write_record(record, folder / GATE_FILE)
     return Outcome(record, folder / GATE_FILE, folder if record.passed else None)
 
@@ -163,7 +168,7 @@ def judge_folder(
 def _judge(
     checkpoint: Checkpoint,
     folder: Path,
-    dataset: Dataset,
+    data: Data,
     config: GateConfig,
     calibration: str,
     progress: EvaluationProgress | None,
@@ -171,15 +176,7 @@ def _judge(
     exact = Contender(str(checkpoint.spec.folder), config.exact, config.max_length)
     int8 = Contender(str(folder), replace(config.exact, precision="int8"), config.max_length)
     model = int8.model()  # kept until the end: models are shared by weak references
-    tasks = measure_tasks(
-        exact,
-        int8,
-        dataset,
-        config.evaluation,
-        first_stage=config.first_stage,
-        first_stage_name=config.first_stage_name,
-        progress=progress,
-    )
+    tasks = [figures for part in data for figures in _measure(exact, int8, part, config, progress)]
     reasons = objections(tasks, config.tolerance)
     return GateRecord(
         passed=not reasons,
@@ -187,9 +184,29 @@ def _judge(
         tolerance=config.tolerance,
         weights_sha256=fingerprint(model.checkpoint.weights.paths),
         model=checkpoint.spec.name,
-        dataset=dataset.name,
+        dataset=", ".join(part.name for part in data),
         created=config.created,
         device=model.engine.encoder.capabilities.device,
         calibration=calibration,
-        tasks=tasks,
+        tasks=tuple(tasks),
+    )
+
+
+def _measure(
+    exact: Contender,
+    int8: Contender,
+    part: Dataset | LabelledSet,
+    config: GateConfig,
+    progress: EvaluationProgress | None,
+) -> Sequence[Figures]:
+    if isinstance(part, LabelledSet):
+        return [measure_classifier(exact, int8, part, config.evaluation, progress)]
+    return measure_tasks(
+        exact,
+        int8,
+        part,
+        config.evaluation,
+        first_stage=config.first_stage,
+        first_stage_name=config.first_stage_name,
+        progress=progress,
     )

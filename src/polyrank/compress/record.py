@@ -10,6 +10,29 @@ from polyrank._files import replacing
 from polyrank.types import TaskName
 
 VERSION = 1
+MEASURE = "nDCG@10"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One measure of quality in float32 and int8; more is better.
+
+    Attributes:
+        measure: Its name.
+        float32: Mean over the languages with float32 products.
+        int8: The same with int8 products.
+        languages: Both for each language.
+    """
+
+    measure: str
+    float32: float
+    int8: float
+    languages: Mapping[str, tuple[float, float]]
+
+    @property
+    def change(self) -> float:
+        """Int8 less float32."""
+        return self.int8 - self.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +48,6 @@ class LanguageFigures:
     num_queries: int
     float32: float
     int8: float
-
-    @property
-    def change(self) -> float:
-        """Int8 less float32."""
-        return self.int8 - self.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +83,90 @@ class TaskFigures:
     num_rows: int
 
     @property
-    def change(self) -> float:
-        """Mean nDCG@10 of int8 less that of float32."""
-        return self.ndcg_int8 - self.ndcg_float32
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """NDCG@10 in both precisions."""
+        languages = {name: (one.float32, one.int8) for name, one in self.languages.items()}
+        return (Comparison(MEASURE, self.ndcg_float32, self.ndcg_int8, languages),)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Queries of each language."""
+        return {name: one.num_queries for name, one in self.languages.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFigures:
+    """How well one language is classified.
+
+    Attributes:
+        num_rows: Pairs measured.
+        accuracy_float32: Share of right labels with float32 products.
+        accuracy_int8: The same with int8 products.
+        f1_float32: Macro-F1 with float32 products.
+        f1_int8: The same with int8 products.
+        equal_labels: Share of pairs that both give the same label.
+    """
+
+    num_rows: int
+    accuracy_float32: float
+    accuracy_int8: float
+    f1_float32: float
+    f1_int8: float
+    equal_labels: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierFigures:
+    """How int8 compares with float32 in telling the label of a pair.
+
+    Attributes:
+        task: "classify".
+        languages: Figures by language.
+        accuracy_float32: Share of right labels, mean over the languages.
+        accuracy_int8: The same with int8.
+        f1_float32: Macro-F1, mean over the languages.
+        f1_int8: The same with int8.
+        equal_labels: Share of pairs that both give the same label, mean over the languages.
+        largest_probability_change: Of any label of any pair.
+        cosine_mean: Cosine of float32 and int8 pooled rows.
+        cosine_lowest: The lowest of any pair.
+        num_rows: Pairs measured.
+    """
+
+    task: TaskName
+    languages: Mapping[str, LabelFigures]
+    accuracy_float32: float
+    accuracy_int8: float
+    f1_float32: float
+    f1_int8: float
+    equal_labels: float
+    largest_probability_change: float
+    cosine_mean: float
+    cosine_lowest: float
+    num_rows: int
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Accuracy and macro-F1 in both precisions."""
+        accuracy, f1 = (
+            {
+                name: (getattr(one, f"{key}_float32"), getattr(one, f"{key}_int8"))
+                for name, one in self.languages.items()
+            }
+            for key in ("accuracy", "f1")
+        )
+        return (
+            Comparison("accuracy", self.accuracy_float32, self.accuracy_int8, accuracy),
+            Comparison("macro-F1", self.f1_float32, self.f1_int8, f1),
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs of each language."""
+        return {name: one.num_rows for name, one in self.languages.items()}
+
+
+Figures = TaskFigures | ClassifierFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +176,10 @@ class GateRecord:
     Attributes:
         passed: Whether int8 is within the tolerance.
         reasons: What was beyond it; empty where it passed.
-        tolerance: How much nDCG@10 may fall, mean over the languages.
+        tolerance: How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages.
         weights_sha256: Fingerprint of the weight files that it speaks of.
         model: Name of the float checkpoint.
-        dataset: Name of the evaluation set.
+        dataset: Names of the evaluation sets.
         created: Date, as in 2026-01-31.
         device: Where int8 was measured, with its kernels.
         calibration: What the widths of inputs were measured on.
@@ -97,7 +196,7 @@ class GateRecord:
     created: str
     device: str
     calibration: str
-    tasks: tuple[TaskFigures, ...]
+    tasks: tuple[Figures, ...]
     version: int = VERSION
 
     def as_dict(self) -> dict[str, Any]:

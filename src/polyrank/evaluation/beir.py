@@ -7,15 +7,13 @@ A folder holds ``corpus.jsonl`` and ``queries.jsonl`` (either may end in ``.gz``
 Reference: Thakur et al., NeurIPS 2021, arXiv:2104.08663 (BEIR).
 """
 
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import TypeVar
 
 from polyrank.errors import DataError
 from polyrank.evaluation.dataset import CorpusDocument, Dataset, Qrels, Query
+from polyrank.evaluation.rows import JsonRow, at_line, read_lines
 
 CORPUS_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 QUERIES_FILES = ("queries.jsonl", "queries.jsonl.gz")
@@ -60,88 +58,25 @@ def _find(folder: Path, names: tuple[str, ...]) -> Path:
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers, counted from 1."""
-    try:
-        with cast(
-            TextIO,
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig"),
-        ) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as exc:
-        raise DataError(
-            f"{path} cannot be read to its end: {exc}. It must be UTF-8 text; a file whose name "
-            "ends in .gz must be gzip. Fetch it again."
-        ) from exc
-
-
-def _fail(path: Path, number: int, seen: str, remedy: str) -> DataError:
-    return DataError(f"{path}, line {number}: {seen}. {remedy}")
-
-
 RowT = TypeVar("RowT", CorpusDocument, Query)
 
 
-class _Row:
-    """One JSON object of a file, with checks that name file and line."""
-
-    def __init__(self, path: Path, number: int, line: str) -> None:
-        self.path, self.number = path, number
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            raise self.error(f"not JSON ({exc})", "Write one JSON object a line.") from exc
-        if not isinstance(content, dict):
-            kind = type(content).__name__
-            raise self.error(f"a {kind}, not an object", "Write one JSON object a line.")
-        self.content: dict[str, Any] = content
-
-    def error(self, seen: str, remedy: str) -> DataError:
-        return _fail(self.path, self.number, seen, remedy)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.content.get(key)
-        if value is None and default is not None:
-            return default
-        if key not in self.content:
-            raise self.error(
-                f"the object lacks the key {key!r}; it has {sorted(self.content)}",
-                'Rows need "_id" and "text".',
-            )
-        if not isinstance(value, str):
-            raise self.error(f"{key!r} is {value!r}", "It must be a string.")
-        return value
-
-    def id(self) -> str:
-        value = self.content.get("_id")
-        if type(value) is int:  # home-made sets number their rows
-            return str(value)
-        text = self.text("_id")
-        if not text:
-            raise self.error("'_id' is empty", "Give every row an id of its own.")
-        return text
-
-
-def _document(row: _Row) -> tuple[str, CorpusDocument]:
+def _document(row: JsonRow) -> tuple[str, CorpusDocument]:
     doc_id, language = row.id(), row.text("lang", "") or None
     return doc_id, CorpusDocument(doc_id, row.text("text"), row.text("title", ""), language)
 
 
-def _query(row: _Row) -> tuple[str, Query]:
+def _query(row: JsonRow) -> tuple[str, Query]:
     query_id, text, language = row.id(), row.text("text"), row.text("lang", "") or None
     if not text.strip():
         raise row.error(f"the query {query_id!r} has no text", "Fill it in or remove the row.")
     return query_id, Query(query_id, text, language)
 
 
-def _read_rows(path: Path, parse: Callable[[_Row], tuple[str, RowT]]) -> tuple[RowT, ...]:
+def _read_rows(path: Path, parse: Callable[[JsonRow], tuple[str, RowT]]) -> tuple[RowT, ...]:
     rows: dict[str, tuple[int, RowT]] = {}
-    for number, line in _lines(path):
-        parsed = _Row(path, number, line)
+    for number, line in read_lines(path):
+        parsed = JsonRow(path, number, line)
         row_id, row = parse(parsed)
         if row_id in rows:
             raise parsed.error(
@@ -158,7 +93,7 @@ def _read_rows(path: Path, parse: Callable[[_Row], tuple[str, RowT]]) -> tuple[R
 def _check_languages(path: Path, rows: tuple[tuple[int, RowT], ...]) -> None:
     without = [number for number, row in rows if row.language is None]
     if 0 < len(without) < len(rows):
-        raise _fail(
+        raise at_line(
             path,
             without[0],
             f'no "lang", and {len(without)} of {len(rows)} rows lack it',
@@ -169,7 +104,7 @@ def _check_languages(path: Path, rows: tuple[tuple[int, RowT], ...]) -> None:
 def _read_qrels(path: Path, query_ids: set[str], doc_ids: set[str]) -> Qrels:
     qrels: dict[str, dict[str, int]] = {}
     unknown: list[tuple[int, str, str]] = []
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and fields[-1].strip().lower() == "score":
             continue
@@ -179,7 +114,7 @@ def _read_qrels(path: Path, query_ids: set[str], doc_ids: set[str]) -> Qrels:
         elif doc_id not in doc_ids:
             unknown.append((number, "document", doc_id))
         elif qrels.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
-            raise _fail(
+            raise at_line(
                 path,
                 number,
                 f"query {query_id!r} and document {doc_id!r} were judged "
@@ -188,7 +123,7 @@ def _read_qrels(path: Path, query_ids: set[str], doc_ids: set[str]) -> Qrels:
             )
     if unknown:
         number, kind, name = unknown[0]
-        raise _fail(
+        raise at_line(
             path,
             number,
             f"there is no {kind} {name!r}, and {len(unknown)} lines in all name an id that does "
@@ -205,7 +140,7 @@ def _judgement(path: Path, number: int, fields: list[str]) -> tuple[str, str, in
         query_id, doc_id, grade = fields
         return query_id, doc_id, int(grade)
     except ValueError as exc:
-        raise _fail(
+        raise at_line(
             path,
             number,
             f"{len(fields)} fields, {fields!r}",
