@@ -9,7 +9,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load bench-engines eval-base clean
+.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load bench-engines bench-kernels eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -104,6 +104,10 @@ $(BENCH)/.ready: benchmarks/requirements.txt pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet --upgrade pip
 	$(BENCH)/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	@touch $@
+
+bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
+	$(CMAKE) --build build/native --target bench_kernels
+	build/native/bench_kernels $(OPTIONS)
 
 bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transformers: time and memory
 	$(BIN)/python benchmarks/load_large.py

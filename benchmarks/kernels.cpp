@@ -1,7 +1,8 @@
 // Time of each part of a layer on one thread, with the rate of its products: where the native
 // encoder spends its time. Build and run with `make bench-kernels`.
 //
-//   bench_kernels [hidden inner heads seq_len tokens]
+//   bench_kernels [hidden inner heads seq_len tokens layers]
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -17,20 +18,23 @@ using namespace polyrank;
 
 namespace {
 
+// Best of seven rounds of 30 ms or one run, whichever is longer; after 2 s no further round.
 double seconds(const std::function<void()>& work) {
   using Clock = std::chrono::steady_clock;
+  auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
   work();
+  const auto begin = Clock::now();
   double best = 1e9;
-  for (int round = 0; round < 7; ++round) {
+  for (int round = 0; round < 7 && since(begin) < 2; ++round) {
     int count = 0;
-    auto start = Clock::now();
-    double spent = 0;
-    while (spent < 0.03) {
+    const auto start = Clock::now();
+    do {
       work();
       ++count;
-      spent = std::chrono::duration<double>(Clock::now() - start).count();
-    }
-    best = std::min(best, spent / count);
+    } while (since(start) < 0.03);
+    best = std::min(best, since(start) / count);
   }
   return best;
 }
@@ -49,6 +53,113 @@ T* memory(size_t count) {
   T* p = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64));
   std::memset(p, 0, count * sizeof(T));
   return p;
+}
+
+// One head after another of every sequence.
+double attention_time(const Kernels* k, int hidden, int heads, int seq_len, int tokens, float* qkv,
+                      float* context) {
+  const size_t element = k->is_qkv_bf16 ? 2 : 4, depth = static_cast<size_t>(hidden / heads);
+  char* scratch = memory<char>(k->attention_scratch(seq_len, hidden / heads));
+  const int sequences = std::max(1, tokens / seq_len);
+  const double time = seconds([&] {
+    for (int s = 0; s < sequences; ++s) {
+      for (int h = 0; h < heads; ++h) {
+        AttentionCall call{
+            reinterpret_cast<char*>(qkv) + static_cast<size_t>(s) * seq_len * 3 * hidden * element,
+            static_cast<size_t>(3) * hidden, seq_len, 0, seq_len, hidden / heads, h * depth,
+            hidden + h * depth, 2 * hidden + h * depth, context + h * depth,
+            static_cast<size_t>(hidden), scratch};
+        k->attention(call);
+      }
+    }
+  });
+  return time * tokens / (static_cast<double>(sequences) * seq_len);
+}
+
+void profile_f32(const Kernels* k, int hidden, int inner, int heads, int seq_len, int tokens,
+                 float* x, float* y, float* residual, const float* ones) {
+  total = 0;
+  std::printf("\nfloat32\n");
+  k->begin();
+  auto linear = [&](const char* name, int n, int depth, Activation activation, bool add) {
+    std::vector<float> raw(static_cast<size_t>(n) * depth, 0.01f), bias(n + 64, 0.1f);
+    float* packed = memory<float>(k->packed_f32_bytes(n, depth) / 4);
+    k->pack_f32(raw.data(), n, depth, packed);
+    const int block = k->row_block;
+    show(name, seconds([&] {
+      for (int row = 0; row < tokens; row += block) {
+        k->linear_f32(x + static_cast<size_t>(row) * depth, depth, std::min(block, tokens - row),
+                      {n, depth, packed, bias.data()},
+                      {y + static_cast<size_t>(row) * n, static_cast<size_t>(n), false, activation,
+                       add ? residual + static_cast<size_t>(row) * n : nullptr,
+                       static_cast<size_t>(n)});
+      }
+    }), 2.0 * tokens * n * depth, tokens);
+  };
+  linear("qkv", 3 * hidden, hidden, Activation::kIdentity, false);
+  show("attention", attention_time(k, hidden, heads, seq_len, tokens, y, residual),
+       4.0 * tokens * seq_len * hidden, tokens);
+  linear("out", hidden, hidden, Activation::kIdentity, true);
+  show("layer norm, twice", 2 * seconds([&] {
+    k->layer_norm(x, hidden, tokens, hidden, ones, ones, 1e-12f);
+  }), 0, tokens);
+  linear("inner, no activation", inner, hidden, Activation::kIdentity, false);
+  total = 0;
+  linear("inner with GELU", inner, hidden, Activation::kGelu, false);
+  linear("outer", hidden, inner, Activation::kIdentity, true);
+  k->end();
+}
+
+// Tokens a second of a whole body with random weights on 96 sequences of log-normal length.
+void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, bool is_int8,
+           int num_threads) {
+  constexpr int kPieces = 1000, kLongest = 512;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  auto values = [&](size_t count, float scale) {
+    std::vector<float> found(count);
+    for (float& value : found) value = normal(random) * scale;
+    return found;
+  };
+  const Kernels* table = is_int8 || k->exact == nullptr ? k : k->exact;
+  Body body({hidden, num_layers, heads, inner, 1e-12f, Activation::kGelu}, table);
+  std::vector<float> words = values(static_cast<size_t>(kPieces) * hidden, 1),
+                     positions = values(static_cast<size_t>(kLongest) * hidden, 0.1f),
+                     ones(hidden, 1.0f), zeros(std::max(3 * hidden, inner), 0.0f);
+  body.set_tables({words.data(), nullptr, TableType::kFloat32},
+                  {positions.data(), nullptr, TableType::kFloat32},
+                  {zeros.data(), nullptr, TableType::kFloat32});
+  body.set_embedding_norm(ones.data(), zeros.data());
+  for (int layer = 0; layer < num_layers; ++layer) {
+    for (int which = 0; which < kNumLinears; ++which) {
+      int n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden,
+          depth = which == kOuter ? inner : hidden;
+      std::vector<float> weights = values(static_cast<size_t>(n) * depth, 0.02f);
+      const float* parts[] = {weights.data()};
+      const float* biases[] = {zeros.data()};
+      body.set_linear(layer, static_cast<Linear>(which), parts, biases, 1, is_int8, nullptr, 2);
+    }
+    body.set_norm(layer, 0, ones.data(), zeros.data());
+    body.set_norm(layer, 1, ones.data(), zeros.data());
+  }
+  std::lognormal_distribution<float> lengths(5.0f, 0.7f);
+  std::vector<int> sizes(96);
+  for (int& size : sizes) size = std::clamp(static_cast<int>(lengths(random)), 8, kLongest);
+  std::sort(sizes.begin(), sizes.end());
+  std::vector<int32_t> bounds{0}, ids, places;
+  for (int size : sizes) {
+    for (int i = 0; i < size; ++i) {
+      ids.push_back(static_cast<int32_t>(random() % kPieces));
+      places.push_back(i);
+    }
+    bounds.push_back(static_cast<int32_t>(ids.size()));
+  }
+  std::vector<float> out(sizes.size() * hidden);
+  Batch batch{ids.data(), nullptr, places.data(), bounds.data(), static_cast<int>(sizes.size())};
+  double time = seconds([&] { body.run(batch, Pooling::kMean, num_threads, out.data()); });
+  std::printf("%-8s %d threads %8.0f tokens/s  %6.1f us a token and thread\n",
+              is_int8 ? "int8" : "float32", num_threads, ids.size() / time,
+              time * num_threads / ids.size() * 1e6);
 }
 
 }  // namespace
@@ -101,23 +212,8 @@ int main(int argc, char** argv) {
     show(name, time, 2.0 * tokens * n * depth, tokens);
   };
   linear("qkv", 3 * hidden, hidden, Activation::kIdentity, k->is_qkv_bf16, false);
-  size_t element = k->is_qkv_bf16 ? 2 : 4;
-  std::vector<char> scratch(k->attention_scratch(seq_len, hidden / heads) + 64);
-  char* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
-  int sequences = std::max(1, tokens / seq_len);
-  show("attention", seconds([&] {
-    for (int s = 0; s < sequences; ++s) {
-      for (int h = 0; h < heads; ++h) {
-        AttentionCall call{reinterpret_cast<char*>(y) + static_cast<size_t>(s) * seq_len * 3 * hidden * element,
-                           static_cast<size_t>(3) * hidden, seq_len, 0, seq_len, hidden / heads,
-                           static_cast<size_t>(h * hidden / heads),
-                           static_cast<size_t>(hidden + h * hidden / heads),
-                           static_cast<size_t>(2 * hidden + h * hidden / heads),
-                           residual + h * hidden / heads, static_cast<size_t>(hidden), aligned};
-        k->attention(call);
-      }
-    }
-  }) * tokens / (static_cast<double>(sequences) * seq_len), 4.0 * tokens * seq_len * hidden, tokens);
+  show("attention", attention_time(k, hidden, heads, seq_len, tokens, y, residual),
+       4.0 * tokens * seq_len * hidden, tokens);
   linear("out", hidden, hidden, Activation::kIdentity, false, true);
   show("layer norm, twice", 2 * seconds([&] {
     k->layer_norm(x, hidden, tokens, hidden, ones.data(), ones.data(), 1e-12f);
@@ -125,15 +221,14 @@ int main(int argc, char** argv) {
   linear("inner with GELU", inner, hidden, Activation::kGelu, false, false);
   linear("outer", hidden, inner, Activation::kIdentity, false, true);
   std::printf("%-22s %8.2f us a token and layer\n", "all", total / tokens * 1e6);
-  float* fx = y;
-  float* packed = memory<float>(k->packed_f32_bytes(inner, hidden) / 4);
-  std::vector<float> raw(static_cast<size_t>(inner) * hidden, 0.5f), bias(inner + 64);
-  k->pack_f32(raw.data(), inner, hidden, packed);
-  double time = seconds([&] {
-    k->linear_f32(x, hidden, tokens, {inner, hidden, packed, bias.data()},
-                  {fx, static_cast<size_t>(inner), false, Activation::kIdentity, nullptr, 0});
-  });
-  std::printf("%-22s %8.2f us a token  %7.0f GFLOPS\n", "float32 inner", time / tokens * 1e6,
-              2.0 * tokens * inner * hidden / time / 1e9);
   k->end();
+  profile_f32(k->exact != nullptr ? k->exact : k, hidden, inner, heads, seq_len, tokens, x, y,
+              residual, ones.data());
+  const int num_layers = argc > 6 ? std::atoi(argv[6]) : 12;
+  std::printf("\n%d layers, 96 sequences of log-normal length\n", num_layers);
+  for (bool is_int8 : {true, false}) {
+    for (int num_threads : {1, 2}) {
+      whole(k, hidden, inner, heads, num_layers, is_int8, num_threads);
+    }
+  }
 }

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -17,7 +18,14 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 4;
 #define POLYRANK_OWN_NARROWING
+#define POLYRANK_OWN_RECIPROCAL
 #include "kernels.inc"
+
+// An estimate of 14 bits and one step of Newton's: a division takes longer than the rest of GELU.
+inline Vec reciprocal(Vec x) {
+  Vec guess = (Vec)_mm512_rcp14_ps((__m512)x);
+  return guess * (2.0f - x * guess);
+}
 
 inline void store_bytes(int8_t* p, IntVec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
@@ -218,7 +226,7 @@ void pack_values(const uint16_t* values, size_t ld, int seq_len, int head_size, 
 }
 
 // 2^x to 4e-6; weights are rounded to bfloat16 afterwards. NaN stays NaN, small x give 0.
-inline __m512 power_of_two(__m512 x) {
+inline __m512 rough_power_of_two(__m512 x) {
   __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 f = _mm512_sub_ps(x, whole);
   __m512 p = _mm512_set1_ps(9.6181291e-3f);
@@ -249,8 +257,8 @@ inline float soften_bf16(const float* scores, int seq_len, float scale, uint16_t
   const __m512 shift = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(best, best2)) * scale);
   __m512 total = _mm512_setzero_ps(), total2 = total;
   for (int j = 0; j < whole; j += 32) {
-    __m512 v = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), factor, shift));
-    __m512 w = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j + 16), factor, shift));
+    __m512 v = rough_power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), factor, shift));
+    __m512 w = rough_power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j + 16), factor, shift));
     total = _mm512_add_ps(total, v);
     total2 = _mm512_add_ps(total2, w);
     _mm512_storeu_si512(out + j, (__m512i)_mm512_cvtne2ps_pbh(w, v));
@@ -258,8 +266,8 @@ inline float soften_bf16(const float* scores, int seq_len, float scale, uint16_t
   if (left > 0) {
     __m512 v = _mm512_maskz_loadu_ps(low, scores + whole);
     __m512 w = _mm512_maskz_loadu_ps(high, scores + whole + 16);
-    v = _mm512_maskz_mov_ps(low, power_of_two(_mm512_fmsub_ps(v, factor, shift)));
-    w = _mm512_maskz_mov_ps(high, power_of_two(_mm512_fmsub_ps(w, factor, shift)));
+    v = _mm512_maskz_mov_ps(low, rough_power_of_two(_mm512_fmsub_ps(v, factor, shift)));
+    w = _mm512_maskz_mov_ps(high, rough_power_of_two(_mm512_fmsub_ps(w, factor, shift)));
     total = _mm512_add_ps(total, v);
     total2 = _mm512_add_ps(total2, w);
     _mm512_storeu_si512(out + whole, (__m512i)_mm512_cvtne2ps_pbh(w, v));
@@ -387,7 +395,7 @@ constexpr Kernels table(const Kernels* exact) {
       .name = "amx",
       .exact = exact,
       .is_qkv_bf16 = is_narrow,
-      .row_block = is_narrow ? 64 : 48,
+      .row_block = is_narrow ? 64 : 96,
       .begin = is_narrow ? begin : nothing,
       .end = is_narrow ? end : nothing,
       .packed_s8_bytes = packed_s8_bytes,

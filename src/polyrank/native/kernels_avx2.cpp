@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -65,7 +66,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
 
 #include "kernels_s8.inc"
 
-constexpr Kernels kTable = table("avx2", 48);
+constexpr Kernels kTable = table("avx2", 96);
 }  // namespace
 
 const Kernels* const kKernelsAvx2 = &kTable;

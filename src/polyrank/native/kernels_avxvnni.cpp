@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -62,7 +63,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
 
 #include "kernels_s8.inc"
 
-constexpr Kernels kTable = table("avxvnni", 48);
+constexpr Kernels kTable = table("avxvnni", 96);
 }  // namespace
 
 const Kernels* const kKernelsAvxVnni = &kTable;

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -43,7 +44,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
 
 #include "kernels_s8.inc"
 
-constexpr Kernels kTable = table("neon", 32);
+constexpr Kernels kTable = table("neon", 64);
 }  // namespace
 
 const Kernels* const kKernelsNeon = &kTable;

@@ -1,6 +1,7 @@
 // Plain C++ on small vectors, for any processor. Always built and tested.
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 
@@ -33,7 +34,7 @@ void tile_s8(const int8_t* q, size_t ld, const int8_t* panel, size_t depth, int3
 
 #include "kernels_s8.inc"
 
-constexpr Kernels kTable = table("portable", 16);
+constexpr Kernels kTable = table("portable", 64);
 }  // namespace
 
 const Kernels* const kKernelsPortable = &kTable;

@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr int kPackTokens = 1024;    // tokens that one thread takes through all layers at once
 constexpr int kRowGrain = 16;        // rows are shared out in such steps
-constexpr size_t kInnerBytes = 768 << 10;  // of the widest activations, to stay in a core's cache
+constexpr size_t kInnerBytes = 1536 << 10;  // of the widest activations, to stay in a core's cache
 
 // Without branches, so that compilers take several at a time.
 inline float half_to_float(uint16_t h) {
