@@ -12,6 +12,7 @@ PolyrankError
 ├── DataError              (ValueError)   a file of documents or an evaluation set cannot be read
 ├── CapabilityError                       this checkpoint or encoder cannot do what was asked
 ├── EncoderError                          the encoder failed while running
+├── TrainingError                         a training run cannot go on
 └── MissingExtraError      (ImportError)  an optional library is not installed
 
 A message says what was wrong, the value seen, the limit and the next step. Errors of other
@@ -65,6 +66,10 @@ class CapabilityError(PolyrankError):
 
 class EncoderError(PolyrankError):
     """The encoder failed while running."""
+
+
+class TrainingError(PolyrankError):
+    """A training run cannot go on."""
 
 
 class MissingExtraError(PolyrankError, ImportError):

@@ -19,6 +19,7 @@ from polyrank.cli.embed import embed
 from polyrank.cli.evaluate import evaluate_command
 from polyrank.cli.info import info
 from polyrank.cli.rerank import rerank
+from polyrank.cli.train import train_app
 from polyrank.errors import ConfigError, PolyrankError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -37,6 +38,7 @@ app.command("classify")(classify)
 app.command("eval")(evaluate_command)
 app.command("info")(info)
 app.add_typer(compress_app)
+app.add_typer(train_app)
 app.command("doctor")(doctor)
 
 

@@ -10,6 +10,9 @@ from polyrank.errors import ConfigError
 TrainTask = Literal["reranker", "classifier", "embedder"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
 
+LIBRARIES = ("torch", "sentence_transformers", "accelerate", "datasets", "peft")
+"""What the extra `train` brings."""
+
 RELEVANCE_LABELS = ("irrelevant", "neutral", "relevant")
 """Labels of the three-way task; a new head has them in this order, an old one may have another."""
 

@@ -154,7 +154,9 @@ class Drawer:
         if draft.positive is not None:
             picker.add(draft.positive)
             grades.append(RELEVANT)
-        grades += [NEUTRAL] * picker.take(generator.permutation(list(on_topic)), num_neutrals)
+        grades += [NEUTRAL] * picker.take(
+            generator.permutation(list(on_topic)).tolist(), num_neutrals
+        )
         hard = [*generator.permutation(list(example.negatives)), *generator.permutation(mined)]
         if self._config.task == "classifier":
             topic = set(on_topic)

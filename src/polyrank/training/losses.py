@@ -38,9 +38,7 @@ class _Replay(nn.Module):
         self.rows: dict[tuple[str, str], int] = {}
         self.logits = torch.empty(0)
 
-    def preprocess(
-        self, pairs: Sequence[tuple[str, str]], **_: str | None
-    ) -> dict[str, Tensor]:
+    def preprocess(self, pairs: Sequence[tuple[str, str]], **_: str | None) -> dict[str, Tensor]:
         rows = [self.rows[query, passage] for query, passage in pairs]
         return {"rows": torch.tensor(rows, device=self.device)}
 
@@ -78,7 +76,7 @@ class PairLoss(nn.Module):
         self.model = model
         self.weights = dict(config.losses)
         self.max_batch_tokens = config.max_batch_tokens
-        self.register_buffer("classes", torch.tensor(list(classes)), persistent=False)
+        self.classes = torch.tensor(list(classes), device=model.device)
         self.replay = _Replay(model.device)
         num_negatives = max(1, sum(config.num_negatives))
         self.parts = nn.ModuleDict(
@@ -209,7 +207,8 @@ class VectorLoss(nn.Module):
         super().__init__()
         self.model = model
         self.weights = dict(config.losses)
-        self.parts = nn.ModuleDict({name: _vector_loss(name, model) for name in self.weights})
+        parts = {name: _vector_loss(name, model) for name in self.weights}
+        self.parts: Any = nn.ModuleDict(parts)
 
     def forward(self, sentence_features: Any, labels: Tensor | None) -> dict[str, Tensor]:
         """Return each loss times its weight.

@@ -171,9 +171,7 @@ def _published_head(
     """Return transformers' class for sequence classification, with a new head."""
     del config
     folder = str(checkpoint.spec.folder)
-    return CrossEncoder(
-        folder, num_labels=num_labels, device=device, model_kwargs=dict(_FLOAT32)
-    )
+    return CrossEncoder(folder, num_labels=num_labels, device=device, model_kwargs=dict(_FLOAT32))
 
 
 def _pooled_head(
@@ -189,14 +187,10 @@ def _pooled_head(
             f"{spec.name} pools by {pooling!r}, which a new head cannot. Give --head mean or cls."
         )
     width = body.get_embedding_dimension()
-    dense = Dense(
-        width, num_labels, activation_function=nn.Identity(), module_output_name="scores"
-    )
+    dense = Dense(width, num_labels, activation_function=nn.Identity(), module_output_name="scores")
     body.model.config.num_labels = num_labels
     modules = [body, Pooling(width, pooling), dense]
-    return CrossEncoder(
-        modules=modules, device=device, activation_fn=_ACTIVATIONS[num_labels]()
-    )
+    return CrossEncoder(modules=modules, device=device, activation_fn=_ACTIVATIONS[num_labels]())
 
 
 def _add_adapters(model: Any, rank: int) -> PeftModel:

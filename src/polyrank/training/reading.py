@@ -283,5 +283,3 @@ def _without_repeats(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Mapp
         kept = {code: text for code, text in texts.items() if counts[code, text] == 1}
         if len(set(kept.values())) > 1:
             yield kept
-
-

@@ -1,0 +1,300 @@
+"""`polyrank train`: fine-tuning of rerankers, classifiers and embedders."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from polyrank.cli import screen
+from polyrank.cli.evaluate import ModeName
+from polyrank.cli.train_options import (
+    CLASSIFIER_LACKS,
+    DEFAULT,
+    EMBEDDER_LACKS,
+    NONE,
+    SETTINGS,
+    parameters,
+)
+
+if TYPE_CHECKING:
+    from polyrank.training.config import TrainTask
+    from polyrank.training.monitor import MonitorConfig
+    from polyrank.training.pipeline import Job, Outcome, TrainingProgress
+
+INTERRUPTED = 130
+
+train_app = typer.Typer(
+    name="train", no_args_is_help=True, help="Fine-tune a checkpoint on your data."
+)
+
+
+class RerankerLoss(StrEnum):
+    """Losses of a reranker."""
+
+    LISTNET = "listnet"
+    LAMBDA = "lambda"
+    BCE = "bce"
+    MARGIN_MSE = "margin-mse"
+    MSE = "mse"
+    DISTILL = "distill"
+
+
+class EmbedderLoss(StrEnum):
+    """Losses of an embedder."""
+
+    CONTRASTIVE = "contrastive"
+    MARGIN_MSE = "margin-mse"
+    DISTILL = "distill"
+
+
+_RERANKER: Mapping[str, tuple[Any, Any]] = {
+    "loss": (
+        Annotated[
+            RerankerLoss,
+            typer.Option(
+                help="listnet and lambda look at whole lists, bce at each pair. margin-mse, mse "
+                "and distill (a list's distribution) learn a --teacher's scores, or those of the "
+                "rows."
+            ),
+        ],
+        RerankerLoss.LISTNET,
+    ),
+    "second_weight": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--bce-weight",
+                help="BCE added to the loss, which makes scores comparable across queries. Left "
+                "out: 0.3 beside listnet and lambda.",
+                min=0.0,
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+}
+_EMBEDDER: Mapping[str, tuple[Any, Any]] = {
+    "loss": (
+        Annotated[
+            EmbedderLoss,
+            typer.Option(
+                help="contrastive ranks each answer above all others of the batch; margin-mse "
+                "and distill learn a --teacher's scores, or those of the rows."
+            ),
+        ],
+        EmbedderLoss.CONTRASTIVE,
+    ),
+    "second_weight": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--contrastive-weight",
+                help="Contrastive loss added to margin-mse or distill.",
+                min=0.0,
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+}
+
+
+@train_app.callback()
+def _train() -> None:
+    """Fine-tune a checkpoint on your data.
+
+    Data are read by what they hold: a BEIR folder (corpus.jsonl, queries.jsonl, qrels.tsv); a
+    JSONL file of {"query", "positives", "negatives", "neutrals"}; questions with their passages,
+    sections in several languages, or translations, as docs/how-to.md describes.
+    """
+
+
+def _command(
+    task: "TrainTask",
+    summary: str,
+    own: Mapping[str, tuple[Any, Any]],
+    lacking: frozenset[str] = frozenset(),
+) -> Callable[..., None]:
+    """Return a command whose options come from the shared table and its own."""
+
+    def command(**given: Any) -> None:
+        _run(task, given)
+
+    found = parameters(own, lacking)
+    command.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
+    command.__name__ = task
+    command.__doc__ = summary
+    return command
+
+
+reranker = _command(
+    "reranker",
+    """Train a cross-encoder to order passages by relevance.
+
+    The output folder runs with `polyrank rerank --model OUTPUT`, and in sentence-transformers as
+    a CrossEncoder. training.json and training.png in it tell what happened. Ctrl-C saves what is
+    there; the same call with --resume goes on.
+
+    For example:
+
+        polyrank train reranker BAAI/bge-reranker-base --data rows.jsonl -o mine --epochs 2
+        polyrank train reranker -d beir -d parallel:2 -o mine --minutes 90 --eval-data dev
+        polyrank train reranker -d beir -o small --loss distill --teacher BAAI/bge-reranker-v2-m3
+    """,
+    _RERANKER,
+)
+classifier = _command(
+    "classifier",
+    """Train a cross-encoder to tell relevant, neutral and irrelevant passages apart.
+
+    Labels come from structure: the passage that answers is relevant, others of its article or
+    page are neutral, passages from elsewhere irrelevant. Queries without any answer take part.
+    JSONL rows name their neutrals.
+
+    For example:
+
+        polyrank train classifier intfloat/multilingual-e5-small -d qa -o three --minutes 60
+    """,
+    {},
+    CLASSIFIER_LACKS,
+)
+embedder = _command(
+    "embedder",
+    """Train an embedder: queries near to what answers them.
+
+    Modules, pooling and prompts stay those of the start checkpoint; its prompts are used.
+
+    For example:
+
+        polyrank train embedder intfloat/multilingual-e5-small -d beir -o mine --epochs 1
+        polyrank train embedder FOLDER -d parallel -o mine --batch-size 256 --lora-rank 16
+    """,
+    _EMBEDDER,
+    EMBEDDER_LACKS,
+)
+for _made in (reranker, classifier, embedder):
+    train_app.command(_made.__name__)(_made)
+
+
+def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
+    from polyrank.training.pipeline import train
+
+    quiet = given["quiet"]
+    with _progress(quiet=quiet) as progress:
+        outcome = train(_job(task, given), progress=progress)
+    _show(outcome, as_json=given["as_json"], quiet=quiet)
+    if not outcome.is_complete:
+        sys.stderr.write(
+            f"stopped after {outcome.record['num_steps']:,} steps; what was learnt is in "
+            f"{outcome.folder}. The same call with --resume goes on.\n"
+        )
+        raise typer.Exit(INTERRUPTED)
+
+
+def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
+    from polyrank.training.config import DataSource, TrainingConfig
+    from polyrank.training.pipeline import Job
+
+    settings = {name: _plain(value) for name, value in given.items() if name in SETTINGS}
+    miner = given["miner"]
+    return Job(
+        model=given["model"],
+        data=tuple(DataSource.parse(text) for text in given["data"]),
+        output=given["output"],
+        config=TrainingConfig(task, **settings),
+        monitor=_monitor(given),
+        first_stage=given.get("eval_first_stage", "bm25"),
+        use_miner=miner != NONE,
+        miner=None if miner in (NONE, DEFAULT) else miner,
+        teacher=given.get("teacher"),
+        cache_dir=given["cache_dir"],
+        resume=given["resume"],
+        revision=given["revision"],
+        num_threads=given["threads"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _monitor(given: Mapping[str, Any]) -> "MonitorConfig | None":
+    if given["eval_data"] is None:
+        return None
+    from polyrank.training.monitor import MonitorConfig
+
+    mode = given["eval_mode"]
+    languages = (code.strip() for code in (given["eval_languages"] or "").split(","))
+    return MonitorConfig(
+        given["eval_data"],
+        mode=None if mode == ModeName.AUTO else mode.value,
+        languages=tuple(code for code in languages if code) or None,
+        max_queries=given["eval_queries"],
+        top_k=given.get("eval_top_k", 30),
+    )
+
+
+def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
+    if screen.is_table_wanted(as_json, None):
+        _show_table(outcome.record)
+    else:
+        brief = {key: value for key, value in outcome.record.items() if key != "losses"}
+        facts = {"folder": str(outcome.folder), **brief}
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    screen.remark(
+        f"wrote {outcome.folder}; training.png and training.json there tell how it went",
+        quiet=quiet,
+    )
+
+
+def _show_table(record: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    if record["evaluations"]:
+        table = Table(box=None, pad_edge=False)
+        for title in ("step", record["evaluations"][0]["measure"], "minutes"):
+            table.add_column(title, justify="right")
+        for entry in record["evaluations"]:
+            style = "bold" if entry["step"] == record["best"]["step"] else None
+            minutes = f"{entry['seconds'] / 60:.1f}"
+            table.add_row(f"{entry['step']:,}", f"{entry['value']:.4f}", minutes, style=style)
+        console.print(table)
+    first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
+    console.print(
+        f"{record['num_steps']:,} steps, {record['num_lists']:,} lists in "
+        f"{record['seconds'] / 60:.1f} minutes; loss {first:.3f} to {last:.3f}",
+        style="dim",
+    )
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator["TrainingProgress | None"]:
+    """Show a bar for each step on standard error, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int, note: str = "") -> None:
+            if step not in tasks:
+                tasks[step] = shown.add_task(step, total=total, note=note)
+            shown.update(tasks[step], completed=done, total=total, note=note)
+
+        yield progress

@@ -1,0 +1,428 @@
+"""From a start checkpoint and data to a folder that polyrank and sentence-transformers run.
+
+While a run goes on, its checkpoints lie in ``OUTPUT.checkpoints``; the output folder appears at
+the end, whole. The folder of checkpoints is removed when the run is complete.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from polyrank._extras import require
+from polyrank._files import replacing
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
+from polyrank.errors import ConfigError
+from polyrank.inference.embedder import Embedder
+from polyrank.inference.reranker import Reranker
+from polyrank.text.prompts import prompt_for_input_type
+from polyrank.training.config import LIBRARIES, DataSource, TrainingConfig
+from polyrank.training.drawing import Drawer, Teacher
+from polyrank.training.journal import JOURNAL_FILE, Journal
+from polyrank.training.monitor import Monitor, MonitorConfig, check_apart, make_monitor
+from polyrank.training.negatives import Miner
+from polyrank.training.reading import read_mixture
+from polyrank.training.record import (
+    PLOT_FILE,
+    RECORD_FILE,
+    describe_course,
+    describe_sources,
+    settled,
+    versions,
+)
+from polyrank.training.schedule import Schedule, plan_draws
+from polyrank.training.source import Source
+from polyrank.types import Float32Array
+
+if TYPE_CHECKING:
+    from polyrank.evaluation.first_stage import FirstStage
+    from polyrank.training.models import Start
+
+BM25 = "bm25"
+RUN_FILE = "run.json"
+
+_FREE = ("minutes", "evaluations", "save_minutes", "device")
+"""Settings that may change between a run and its resumption."""
+
+
+class TrainingProgress(Protocol):
+    """Called as work goes on."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Take the step's name, how much is done of how much, and a word on it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train on what, and where to put it.
+
+    Attributes:
+        model: Folder or Hub id of the start checkpoint; None takes the default model.
+        data: Training data.
+        output: Folder to make.
+        config: The settings.
+        monitor: What to measure on; None measures nothing.
+        first_stage: What finds documents in evaluation: "bm25", or an embedding checkpoint.
+        use_miner: Whether to mine hard negatives.
+        miner: Embedding checkpoint that mines them; None takes the default model.
+        teacher: Checkpoint whose scores are targets.
+        cache_dir: Where vectors of passages are kept; None keeps them in memory.
+        resume: Whether to go on from the last checkpoint of an earlier run.
+        revision: Branch, tag or commit of a Hub id of the start checkpoint.
+        num_threads: Threads; None takes the libraries' defaults.
+    """
+
+    model: str | None
+    data: tuple[DataSource, ...]
+    output: Path
+    config: TrainingConfig
+    monitor: MonitorConfig | None = None
+    first_stage: str = BM25
+    use_miner: bool = True
+    miner: str | None = None
+    teacher: str | None = None
+    cache_dir: Path | None = None
+    resume: bool = False
+    revision: str | None = None
+    num_threads: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints while the run goes on."""
+        return self.output.with_name(f"{self.output.name}.checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        folder: The output folder.
+        record: Content of its training.json.
+        is_complete: Whether the run came to its end; if not, it can be resumed.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    is_complete: bool
+
+
+def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
+    """Train a checkpoint.
+
+    Args:
+        job: What to train, on what, where to.
+        progress: Called as work goes on.
+
+    Returns:
+        The folder and its record.
+
+    Raises:
+        ConfigError: If settings contradict each other, or the output exists.
+        DataError: If data cannot be read or used.
+        CheckpointError: If a checkpoint cannot be used.
+        CapabilityError: If the start checkpoint or the teacher cannot do what is asked.
+        TrainingError: If the loss stops being a number.
+        MissingExtraError: If a library is missing.
+    """
+    begun = time.monotonic()
+    require("train", *LIBRARIES, purpose="polyrank train")
+    _check(job)
+    sources = read_mixture(job.data)
+    schedule = plan_draws(sources, job.config)
+    folder, name = resolve(job.model, revision=job.revision)
+    checkpoint = read_checkpoint(folder, name)
+    with _quiet_libraries():
+        run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun)
+        return run.go()
+
+
+def _check(job: Job) -> None:
+    if not job.data:
+        raise ConfigError("nothing to train on: name a file or folder with --data.")
+    if job.monitor is not None:
+        require("eval", "bm25s", "ir_measures", "matplotlib", purpose="--eval-data")
+        check_apart([source.path for source in job.data], job.monitor.path)
+    if job.output.exists() and not (job.resume and _is_unfinished(job.output)):
+        raise ConfigError(f"{job.output} exists already. Choose another --output, or remove it.")
+    has_checkpoints = job.checkpoints.exists()
+    if has_checkpoints and not job.resume:
+        raise ConfigError(
+            f"{job.checkpoints} holds checkpoints of an earlier run. Go on with --resume, choose "
+            "another --output, or remove the folder."
+        )
+    if job.resume and not has_checkpoints:
+        raise ConfigError(
+            f"there is nothing to resume: no folder {job.checkpoints}. Leave --resume out, or "
+            "name the --output of the earlier run."
+        )
+
+
+def _is_unfinished(output: Path) -> bool:
+    path = output / RECORD_FILE
+    return path.is_file() and not json.loads(path.read_text("utf8")).get("is_complete", True)
+
+
+class _Run:
+    """A run whose settings are sound."""
+
+    def __init__(
+        self,
+        job: Job,
+        checkpoint: Checkpoint,
+        sources: Sequence[Source],
+        schedule: Schedule,
+        progress: TrainingProgress,
+        begun: float,
+    ) -> None:
+        from polyrank.training import trainers
+        from polyrank.training.models import load_start
+
+        self.job, self.checkpoint, self.config = job, checkpoint, job.config
+        self.sources, self.schedule, self.progress = sources, schedule, progress
+        self.monitor = _monitor(job)
+        self.resumed = self._claim()
+        self.journal = Journal.read(self.resumed) if self.resumed else Journal()
+        self.start: Start = load_start(checkpoint, job.config, _device(job))
+        self.stop = trainers.StopRequest()
+        prompts = checkpoint.spec.prompts
+        self.live = trainers.Live(
+            self.start,
+            {
+                "query": prompt_for_input_type(prompts, "query"),
+                "document": prompt_for_input_type(prompts, "document"),
+            },
+        )
+        self.max_steps = len(schedule) // job.config.lists_per_step
+        conductor = trainers.Conductor(
+            job.config,
+            self.journal,
+            job.checkpoints,
+            max_steps=self.max_steps,
+            measure=self._measure if self.monitor else None,
+            begun=begun,
+            stop=self.stop,
+            report=self._report,
+        )
+        self.trainer = trainers.make_trainer(
+            self.start,
+            Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher()),
+            len(schedule),
+            job.config,
+            conductor,
+            self.journal,
+            job.checkpoints,
+            trainers.column_prompts(prompts, sum(job.config.num_negatives)),
+        )
+
+    def go(self) -> Outcome:
+        """Train, keep the best, write the folder."""
+        from polyrank.training.models import read_state
+        from polyrank.training.trainers import BEST_FILE
+
+        resumed = str(self.resumed) if self.resumed else None
+        with self.stop.listening():
+            self.trainer.train(resume_from_checkpoint=resumed)
+        step = self.trainer.state.global_step
+        is_complete = not self.stop.is_set or step >= self.max_steps
+        best = self.job.checkpoints / BEST_FILE
+        if best.is_file():
+            read_state(self.start.model, best)
+        record = self._record(step, is_complete=is_complete)
+        self._publish(record)
+        if is_complete:
+            shutil.rmtree(self.job.checkpoints)
+        return Outcome(self.job.output, record, is_complete)
+
+    def _claim(self) -> Path | None:
+        """Make the folder of checkpoints, or check it and return the last checkpoint."""
+        folder = self.job.checkpoints
+        facts = {
+            "model": self.checkpoint.spec.name,
+            "weights": fingerprint(self.checkpoint.weights.paths),
+            "data": [source.sha256 for source in self.sources],
+            "teacher": self.job.teacher,
+            "miner": self.job.miner if self.job.use_miner else False,
+            **{k: v for k, v in asdict(self.config).items() if k not in _FREE},
+        }
+        if not self.job.resume:
+            folder.mkdir(parents=True)
+            with replacing(folder / RUN_FILE) as path:
+                path.write_text(json.dumps(facts, indent=1), "utf8")
+            return None
+        before = json.loads((folder / RUN_FILE).read_text("utf8"))
+        changed = sorted(key for key in {*facts, *before} if facts.get(key) != before.get(key))
+        if changed:
+            raise ConfigError(
+                "the run that is to be resumed had other settings: "
+                + ", ".join(f"{k} {before.get(k)!r}, now {facts.get(k)!r}" for k in changed)
+                + ". Give the same ones, or start anew with another --output."
+            )
+        found = sorted(
+            (int(path.parent.name.rpartition("-")[2]), path.parent)
+            for path in folder.glob(f"checkpoint-*/{JOURNAL_FILE}")
+        )
+        return found[-1][1] if found else None
+
+    def _miner(self) -> Miner | None:
+        if not self.job.use_miner or not self.config.num_negatives[1]:
+            return None
+        embedder = Embedder(self.job.miner, num_threads=self.job.num_threads)
+        info = embedder.info
+        weights = read_checkpoint(Path(info.folder)).weights
+        identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
+        return Miner(
+            embedder,
+            self.config,
+            cache_dir=self.job.cache_dir,
+            identity=identity,
+            progress=lambda done, total: self.progress("encoding passages", done, total),
+        )
+
+    def _teacher(self) -> Teacher | None:
+        if self.job.teacher is None:
+            return None
+        if not self.config.needs_scores:
+            raise ConfigError(
+                f"--teacher is given, and the loss {self.config.main_loss!r} asks none. Choose "
+                "the loss margin-mse or distill."
+            )
+        reranker = Reranker(
+            self.job.teacher,
+            num_threads=self.job.num_threads,
+            max_length=None,
+        )
+        return _remembering(lambda pairs: reranker.score(pairs, logits=True))
+
+    def _measure(self) -> Any:
+        assert self.monitor is not None
+        self.progress("evaluating", 0, 1)
+        found = self.monitor.measure(self.live)
+        self.progress("evaluating", 1, 1, f"{found.measure} {found.value:.4f}")
+        return found
+
+    def _report(self, share: float, step: int, loss: float | None) -> None:
+        note = f"step {step:,}" + ("" if loss is None else f", loss {loss:.4f}")
+        self.progress("training", round(share * 1000), 1000, note)
+
+    def _record(self, step: int, *, is_complete: bool) -> dict[str, Any]:
+        job, num_lists = self.job, step * self.config.lists_per_step
+        drawn = np.bincount(self.schedule.source_of[:num_lists], minlength=len(self.sources))
+        return {
+            "task": self.config.task,
+            "is_complete": is_complete,
+            "start": self.checkpoint.spec.name,
+            "start_sha256": fingerprint(self.checkpoint.weights.paths),
+            "is_new_head": self.start.is_new_head,
+            "num_trainable": self.start.num_trainable,
+            "device": str(self.start.model.device),
+            "versions": versions(),
+            "settings": settled(self.config),
+            "teacher": job.teacher and Path(job.teacher).name,
+            "miner": Path(job.miner or "default").name if job.use_miner else None,
+            "evaluation": self.monitor and self.monitor.name,
+            "data": describe_sources(self.sources, self.schedule.num_usable, drawn.tolist()),
+            **describe_course(self.journal, step, self.config),
+        }
+
+    def _publish(self, record: Mapping[str, Any]) -> None:
+        output = self.job.output
+        with _building(output) as folder:
+            self.start.save(folder)
+            with replacing(folder / RECORD_FILE) as path:
+                path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf8")
+            self._draw(folder / PLOT_FILE)
+            if output.exists():  # of the run that was stopped and is now resumed
+                shutil.rmtree(output)
+            folder.rename(output)
+
+    def _draw(self, path: Path) -> None:
+        require("eval", "matplotlib", purpose="The picture of a run")
+        from polyrank.training.plot import draw_training
+
+        draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
+
+
+def _monitor(job: Job) -> Monitor | None:
+    if job.monitor is None:
+        return None
+    from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+
+    stage: FirstStage[Any, Any] = Bm25FirstStage()
+    if job.first_stage != BM25 and job.config.task != "embedder":
+        stage = EmbedderFirstStage(Embedder(job.first_stage, num_threads=job.num_threads))
+    return make_monitor(job.monitor, job.config.task, stage)
+
+
+def _device(job: Job) -> str:
+    import torch
+
+    if job.num_threads is not None:
+        torch.set_num_threads(job.num_threads)
+    has_gpu = torch.cuda.is_available()
+    device = job.config.device or ("cuda" if has_gpu else "cpu")
+    if device.startswith("cuda") and not has_gpu:
+        raise ConfigError(f"--device {device}: PyTorch finds no GPU. Leave --device out for cpu.")
+    return device
+
+
+def _remembering(score: Teacher) -> Teacher:
+    """Return a teacher that scores no pair twice."""
+    known: dict[tuple[str, str], float] = {}
+
+    def remembered(pairs: Sequence[tuple[str, str]]) -> Float32Array:
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        if new:
+            known.update(zip(new, score(new).tolist(), strict=True))
+        return np.array([known[pair] for pair in pairs], np.float32)
+
+    return remembered
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' bars and load reports away: polyrank shows its own."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    logger = logging.getLogger("sentence_transformers")
+    level = logger.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+        logger.setLevel(level)
+
+
+@contextmanager
+def _building(output: Path) -> Iterator[Path]:
+    """Give a folder beside `output` that is gone at the end, unless it was renamed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
+    folder = Path(name)
+    try:
+        folder.chmod(output.parent.stat().st_mode & 0o777)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say_nothing(step: str, done: int, total: int, note: str = "") -> None:
+    del step, done, total, note
