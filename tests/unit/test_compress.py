@@ -709,6 +709,15 @@ def test_a_checkpoint_with_two_heads_is_measured_on_both(checkpoint, data, label
     assert (alone.returncode, "not measured: rerank" in alone.stderr) == (0, True)
 
 
+def test_widths_of_several_heads_are_of_texts_apart_and_together(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "both"))
+    pairs = [(QUERIES[0], TEXTS[0])]
+    together = measure_widths(str(folder), pairs)
+    apart = measure_widths(str(folder), list(pairs[0]))
+    change_json(folder / "config.json", polyrank_heads={"embed": {"pooling": "mean"}})
+    assert np.array_equal(measure_widths(str(folder), pairs), np.maximum(together, apart))
+
+
 def test_widths_grow_with_texts(checkpoint):
     folder = str(checkpoint(RERANKER))
     few = measure_widths(folder, TEXTS[:2])

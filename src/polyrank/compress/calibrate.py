@@ -55,7 +55,8 @@ def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) 
 
     Args:
         folder: Folder of the float checkpoint.
-        texts: Texts, or pairs of query and document, which an embedding checkpoint reads apart.
+        texts: Texts, or pairs of query and document, which an embedding head reads apart and
+            other heads together.
         progress: Called with tokens done and tokens in all.
 
     Returns:
@@ -67,15 +68,17 @@ def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) 
     """
     model = load_model(folder, EXACT)
     builder = model.builder(TruncationConfig(MAX_LENGTH))
-    if "embed" in model.spec.heads or isinstance(texts[0], str):
+    pairs = [pair for pair in texts if not isinstance(pair, str)]
+    batches: list[PackedBatch] = []
+    if "embed" in model.spec.heads or not pairs:
         query_prompt = prompt_for_input_type(model.spec.prompts, "query")
         document_prompt = prompt_for_input_type(model.spec.prompts, "document")
-        batch = builder.texts(_prompted(texts, query_prompt, document_prompt)).batch
-    else:
-        batch = builder.pairs([pair for pair in texts if not isinstance(pair, str)]).batch
+        batches.append(builder.texts(_prompted(texts, query_prompt, document_prompt)).batch)
+    if pairs and set(model.spec.heads) - {"embed"}:
+        batches.append(builder.pairs(pairs).batch)
     encoder = model.engine.encoder
     assert isinstance(encoder, NativeEncoder)
-    return _widest(encoder, batch, progress)
+    return _widest(encoder, batches, progress)
 
 
 def _prompted(texts: Texts, query_prompt: str, document_prompt: str) -> list[str]:
@@ -88,15 +91,18 @@ def _prompted(texts: Texts, query_prompt: str, document_prompt: str) -> list[str
     return found
 
 
-def _widest(encoder: NativeEncoder, batch: PackedBatch, progress: Progress | None) -> Float32Array:
+def _widest(
+    encoder: NativeEncoder, batches: Sequence[PackedBatch], progress: Progress | None
+) -> Float32Array:
     widths: Float32Array | None = None
-    done = 0
-    for indices in plan_batches(batch.lengths, _PACK_TOKENS, is_padding=False):
-        part = batch.select(indices)
-        found = encoder.measure_inputs(part)
-        widths = found if widths is None else np.maximum(widths, found)
-        done += part.total_tokens
-        if progress is not None:
-            progress(done, batch.total_tokens)
+    total, done = sum(batch.total_tokens for batch in batches), 0
+    for batch in batches:
+        for indices in plan_batches(batch.lengths, _PACK_TOKENS, is_padding=False):
+            part = batch.select(indices)
+            found = encoder.measure_inputs(part)
+            widths = found if widths is None else np.maximum(widths, found)
+            done += part.total_tokens
+            if progress is not None:
+                progress(done, total)
     assert widths is not None
     return widths
