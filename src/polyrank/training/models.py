@@ -1,13 +1,14 @@
 """Start checkpoints in sentence-transformers' classes: heads, frozen parts, adapters, saving."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -16,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
-from polyrank.checkpoint.layouts import CLASSIFIER_SUFFIX, CONFIG_FILE
+from polyrank.checkpoint.layouts import CONFIG_FILE, TOKENIZER_FILE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError
 from polyrank.training.config import RELEVANCE_LABELS, TrainingConfig
@@ -35,16 +36,16 @@ class Start:
     Attributes:
         model: The cross-encoder or sentence transformer.
         is_new_head: Whether the head was made here and knows nothing yet.
-        max_length: The checkpoint's own limit, for the folder that is written.
+        checkpoint: The checkpoint that it was; its limit and tokenizer go into the new folder.
         classes: Output of the head for each grade (classifiers).
         adapters: The body with low-rank adapters, or None.
     """
 
     model: Any
     is_new_head: bool
-    max_length: int
+    checkpoint: Checkpoint
     classes: tuple[int, ...] = ()
-    adapters: PeftModel | None = field(default=None, repr=False)
+    adapters: LoraModel | None = field(default=None, repr=False)
 
     @property
     def num_trainable(self) -> int:
@@ -65,9 +66,11 @@ class Start:
         """
         self.merge_adapters()
         training_length = self.model.max_seq_length
-        self.model.max_seq_length = self.max_length
+        self.model.max_seq_length = self.checkpoint.spec.max_length
         self.model.save_pretrained(str(folder), create_model_card=False)
         self.model.max_seq_length = training_length
+        # the one just written has the truncation and padding of the last batch in it
+        shutil.copyfile(self.checkpoint.tokenizer_file, folder / TOKENIZER_FILE)
 
 
 def load_start(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> Start:
@@ -92,7 +95,7 @@ def load_start(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> S
         start = _load_embedder(checkpoint, device)
     else:
         start = _load_cross_encoder(checkpoint, config, device)
-    start.model.max_seq_length = min(config.max_length, start.max_length)
+    start.model.max_seq_length = min(config.max_length, checkpoint.spec.max_length)
     for module in start.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = config.dropout
@@ -130,7 +133,7 @@ def _load_embedder(checkpoint: Checkpoint, device: str) -> Start:
     model = SentenceTransformer(str(spec.folder), device=device, model_kwargs=dict(_FLOAT32))
     if spec.prompts.by_name:  # those of a model card get into the folder that is written
         model.prompts = dict(spec.prompts.by_name)
-    return Start(model, is_new_head=False, max_length=spec.max_length)
+    return Start(model, is_new_head=False, checkpoint=checkpoint)
 
 
 def _load_cross_encoder(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> Start:
@@ -144,14 +147,14 @@ def _load_cross_encoder(checkpoint: Checkpoint, config: TrainingConfig, device: 
             )
         model = CrossEncoder(str(spec.folder), device=device, model_kwargs=dict(_FLOAT32))
         classes = _classes(checkpoint) if config.task == "classifier" else ()
-        return Start(model, is_new_head=False, max_length=spec.max_length, classes=classes)
+        return Start(model, is_new_head=False, checkpoint=checkpoint, classes=classes)
     labels = RELEVANCE_LABELS if config.task == "classifier" else ("LABEL_0",)
     make = _published_head if config.head == "transformers" else _pooled_head
     model = make(checkpoint, config, len(labels), device)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: i for i, label in enumerate(labels)}
     classes = tuple(range(len(labels))) if config.task == "classifier" else ()
-    return Start(model, is_new_head=True, max_length=spec.max_length, classes=classes)
+    return Start(model, is_new_head=True, checkpoint=checkpoint, classes=classes)
 
 
 def _classes(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -193,22 +196,18 @@ def _pooled_head(
     return CrossEncoder(modules=modules, device=device, activation_fn=_ACTIVATIONS[num_labels]())
 
 
-def _add_adapters(model: Any, rank: int) -> PeftModel:
+def _add_adapters(model: Any, rank: int) -> LoraModel:
     """Put low-rank adapters on the linear layers of the body; heads train whole.
 
     Reference: Hu et al., arXiv:2106.09685.
     """
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_ADAPTED)
-    adapters = get_peft_model(model[0].model, settings)
+    # not get_peft_model, whose wrapper asks transformers for a property that goes away
+    adapters = LoraModel(model[0].model, settings, "default")
     for name, parameter in model.named_parameters():
         is_body = any(part in name for part in _BODY_PARTS)
         parameter.requires_grad = "lora_" in name or not is_body
     return adapters
-
-
-def is_head(name: str) -> bool:
-    """Return whether a parameter of a cross-encoder belongs to its head, by its name."""
-    return not any(part in f".{name}" for part in _BODY_PARTS)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -250,9 +249,3 @@ def read_state(model: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
-
-
-def is_published_classifier(folder: Path) -> bool:
-    """Return whether transformers alone can run the folder's head."""
-    config = json.loads((folder / CONFIG_FILE).read_text("utf8"))
-    return str((config.get("architectures") or [""])[0]).endswith(CLASSIFIER_SUFFIX)

@@ -143,7 +143,7 @@ def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
     schedule = plan_draws(sources, job.config)
     folder, name = resolve(job.model, revision=job.revision)
     checkpoint = read_checkpoint(folder, name)
-    with _quiet_libraries():
+    with _quiet_libraries(), _torch_threads(job.num_threads):
         run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun)
         return run.go()
 
@@ -192,9 +192,10 @@ class _Run:
         self.job, self.checkpoint, self.config = job, checkpoint, job.config
         self.sources, self.schedule, self.progress = sources, schedule, progress
         self.monitor = _monitor(job)
+        self.start: Start = load_start(checkpoint, job.config, _device(job))
+        drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
         self.resumed = self._claim()
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
-        self.start: Start = load_start(checkpoint, job.config, _device(job))
         self.stop = trainers.StopRequest()
         prompts = checkpoint.spec.prompts
         self.live = trainers.Live(
@@ -217,7 +218,7 @@ class _Run:
         )
         self.trainer = trainers.make_trainer(
             self.start,
-            Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher()),
+            drawer,
             len(schedule),
             job.config,
             conductor,
@@ -298,11 +299,7 @@ class _Run:
                 f"--teacher is given, and the loss {self.config.main_loss!r} asks none. Choose "
                 "the loss margin-mse or distill."
             )
-        reranker = Reranker(
-            self.job.teacher,
-            num_threads=self.job.num_threads,
-            max_length=None,
-        )
+        reranker = Reranker(self.job.teacher, num_threads=self.job.num_threads)
         return _remembering(lambda pairs: reranker.score(pairs, logits=True))
 
     def _measure(self) -> Any:
@@ -368,8 +365,6 @@ def _monitor(job: Job) -> Monitor | None:
 def _device(job: Job) -> str:
     import torch
 
-    if job.num_threads is not None:
-        torch.set_num_threads(job.num_threads)
     has_gpu = torch.cuda.is_available()
     device = job.config.device or ("cuda" if has_gpu else "cpu")
     if device.startswith("cuda") and not has_gpu:
@@ -409,6 +404,18 @@ def _quiet_libraries() -> Iterator[None]:
         if had_bars:
             transformers_logging.enable_progress_bar()
         logger.setLevel(level)
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
