@@ -179,16 +179,17 @@ int main(int argc, char** argv) {
   float* y = memory<float>(static_cast<size_t>(tokens) * widest);
   float* residual = memory<float>(static_cast<size_t>(tokens) * widest);
   for (size_t i = 0; i < static_cast<size_t>(tokens) * widest; ++i) x[i] = normal(random);
-  int8_t* q = memory<int8_t>(static_cast<size_t>(tokens + 64) * padded_k(widest));
+  char* q = memory<char>(static_cast<size_t>(tokens + 64) * padded_k(widest) * k->step_bytes);
   float* scales = memory<float>(tokens + 64);
   std::vector<float> ones(widest, 1.0f);
   k->begin();
   auto linear = [&](const char* name, int n, int depth, Activation activation, bool bf16, bool add) {
     std::vector<int8_t> raw(static_cast<size_t>(n) * depth);
     for (auto& w : raw) w = static_cast<int8_t>(random() % 255 - 127);
-    int8_t* packed = memory<int8_t>(k->packed_s8_bytes(n, depth));
+    int8_t* packed = memory<int8_t>(panels_bytes(n, depth));
     std::vector<int32_t> corrections(n + 64);
-    k->pack_s8(raw.data(), n, depth, packed, corrections.data());
+    pack_panels(raw.data(), n, depth, packed);
+    offset_corrections(packed, n, depth, corrections.data());
     std::vector<float> column_scales(n + 64, 1e-3f), bias(n + 64, 0.1f);
     LinearS8 layer{n, depth, packed, column_scales.data(), bias.data(), corrections.data()};
     char label[64];
@@ -197,7 +198,7 @@ int main(int argc, char** argv) {
     show(label, seconds([&] {
       for (int row = 0; row < tokens; row += block) {
         k->quantize(x + static_cast<size_t>(row) * depth, depth, std::min(block, tokens - row),
-                    depth, ones.data(), q + row * padded_k(depth), scales + row);
+                    depth, ones.data(), q + row * padded_k(depth) * k->step_bytes, scales + row);
       }
     }), 0, tokens);
     double time = seconds([&] {
@@ -206,7 +207,7 @@ int main(int argc, char** argv) {
                         : static_cast<void*>(y + static_cast<size_t>(row) * n),
                    static_cast<size_t>(n), bf16, activation,
                    add ? residual + static_cast<size_t>(row) * n : nullptr, static_cast<size_t>(n)};
-        k->linear_s8(q + row * padded_k(depth), scales + row, std::min(block, tokens - row), layer, out);
+        k->linear_s8(q + row * padded_k(depth) * k->step_bytes, scales + row, std::min(block, tokens - row), layer, out);
       }
     });
     show(name, time, 2.0 * tokens * n * depth, tokens);

@@ -60,6 +60,15 @@ class NativeBody:
         bias: Floats,
         multipliers: Floats | None,
     ) -> None: ...
+    def set_linear_panels(
+        self,
+        layer: int,
+        name: str,
+        parts: list[NDArray[np.int8]],
+        scales: Floats,
+        bias: Floats,
+        multipliers: Floats | None,
+    ) -> None: ...
     def run(
         self,
         input_ids: Ints,

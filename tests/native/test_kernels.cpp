@@ -69,15 +69,16 @@ void test_linear_s8(const Kernels& k, int rows, int n, int depth, bool extreme) 
   }
   if (extreme) std::fill(x.begin(), x.end(), 1.0f);
   std::vector<float> multipliers(depth, 1.0f);
-  Aligned<int8_t> q((rows + 64) * ld);
+  Aligned<int8_t> q((rows + 64) * ld * k.step_bytes);
   std::vector<float> scales(rows + 64);
   k.quantize(x.data(), depth, rows, depth, multipliers.data(), q.data(), scales.data());
 
-  Aligned<int8_t> packed(k.packed_s8_bytes(n, depth));
+  Aligned<int8_t> packed(panels_bytes(n, depth));
   const size_t padded_n = (static_cast<size_t>(n) + 63) / 64 * 64;
   std::vector<int32_t> corrections(padded_n);
   std::vector<float> column_scales(padded_n, 0.01f), bias(padded_n, 0.5f);
-  k.pack_s8(weights.data(), n, depth, packed.data(), corrections.data());
+  pack_panels(weights.data(), n, depth, packed.data());
+  offset_corrections(packed.data(), n, depth, corrections.data());
   std::vector<float> residual = normals(static_cast<size_t>(rows) * n), found(residual.size());
   k.linear_s8(q.data(), scales.data(), rows,
               {n, depth, packed.data(), column_scales.data(), bias.data(), corrections.data()},

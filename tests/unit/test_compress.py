@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from polyrank import Classifier, Embedder, Reranker
+from polyrank import Classifier, Embedder, Reranker, _native
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.int4 import pack_int4, unpack_int4
+from polyrank.checkpoint.panels import pack_panels, panels_shape, unpack_panels
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
+from polyrank.checkpoint.weights import DTYPES
 from polyrank.cli.info import describe
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.calibrate import measure_widths
@@ -234,9 +236,56 @@ def test_types_in_the_file(int8_folder, embeddings):
     assert len(int8) == 3 * 6
     assert {kind for name, kind in kinds.items() if name not in int8} == {"float32"}
     for name in int8:
-        assert tensors[name + "_scale"].shape == tensors[name].shape[:1]
+        (outputs,) = tensors[name + "_scale"].shape
+        (inputs,) = tensors[name.removesuffix("weight") + "input_multiplier"].shape
+        assert tensors[name].shape == panels_shape((outputs, inputs))
+
+
+def in_rows(tensors):
+    for name in [name for name, array in tensors.items() if array.ndim == 4]:
         multiplier = tensors[name.removesuffix("weight") + "input_multiplier"]
-        assert multiplier.shape == tensors[name].shape[1:]
+        tensors[name] = np.ascontiguousarray(unpack_panels(tensors[name], len(multiplier)))
+
+
+@pytest.mark.parametrize("isa", _native.usable_paths())
+def test_panels_are_read_where_they_lie_and_rows_and_unaligned_panels_give_the_same_bits(
+    int8_folder, broken, monkeypatch, isa
+):
+    monkeypatch.setenv("POLYRANK_ISA", isa)
+    config = EngineConfig("native", precision="int8")
+    folder = int8_folder(RERANKER)
+    expected = rows_of(folder, config)
+    weights = read_checkpoint(folder).weights
+    for name in weights:
+        if len(weights.info(name, dtypes=tuple(DTYPES)).shape) == 4:
+            assert weights.get_int8(name).ctypes.data % 64 == 0
+    assert NativeEncoder(read_checkpoint(folder), config)._body.packed_bytes == 0
+    change_tensors(broken, lambda tensors: None)  # the safetensors library aligns nothing
+    assert np.array_equal(rows_of(broken, config), expected)
+    change_tensors(broken, in_rows)
+    assert np.array_equal(rows_of(broken, config), expected)
+
+
+def test_panels_and_rows_in_one_layer_are_refused(broken):
+    def change(tensors):
+        name = next(name for name in tensors if name.endswith("self.key.weight"))
+        multiplier = name.removesuffix("weight") + "input_multiplier"
+        part = {key: tensors[key] for key in (name, multiplier)}
+        in_rows(part)
+        tensors.update(part)
+
+    change_tensors(broken, change)
+    with pytest.raises(CorruptWeightsError, match="partly in panels"):
+        rows_of(broken, EngineConfig("native", precision="int8"))
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (48, 96), (16, 4)])
+def test_panels_and_back(shape):
+    steps = np.random.default_rng(0).integers(-127, 128, shape, np.int8)
+    panels = pack_panels(steps)
+    assert panels.shape == panels_shape(shape)
+    assert panels[1 % len(panels), 0, 3, 2] == steps[16 * (1 % len(panels)) + 3, 2]
+    assert np.array_equal(unpack_panels(panels, shape[1]), steps)
 
 
 @pytest.mark.parametrize("embeddings", TABLE_TYPES)

@@ -7,6 +7,7 @@ from typing import Any
 from polyrank.checkpoint.files import positive_int
 from polyrank.checkpoint.int4 import BLOCK_VALUES, int4_shapes
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
+from polyrank.checkpoint.panels import OUTPUTS, PANELS_NDIM, panels_shape
 from polyrank.checkpoint.quantization import multiplier_name, scale_name, steps_of
 from polyrank.checkpoint.spec import BodySpec, QuantizationSpec
 from polyrank.checkpoint.weights import INT4_DTYPES, INT8_DTYPES, TensorInfo, Weights
@@ -154,13 +155,26 @@ def locate_body(
             places[name] = weights.info(stored, packed, INT4_DTYPES)
             places[scale_name(name)] = weights.info(scale_name(stored), scales, ("F16",))
         elif kind == "int8":
-            places[name] = weights.info(stored, shape, INT8_DTYPES)
+            places[name] = _int8_info(stored, shape, weights)
             places[scale_name(name)] = weights.info(scale_name(stored), shape[:1])
             if multiplier_name(stored) in weights:
                 places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
         else:
             places[name] = weights.info(stored, shape)
     return places
+
+
+def _int8_info(name: str, shape: tuple[int, ...], weights: Weights) -> TensorInfo:
+    """Return where the steps of a matrix lie: in rows, or in panels as their shape tells."""
+    info = weights.info(name, dtypes=INT8_DTYPES)
+    if len(info.shape) == PANELS_NDIM:
+        if shape[0] % OUTPUTS:
+            raise CheckpointError(
+                f"{weights.folder} stores {name!r} of {shape[0]} outputs in panels, which hold "
+                f"{OUTPUTS} each. Quantise the checkpoint again."
+            )
+        shape = panels_shape(shape)
+    return weights.info(name, shape, INT8_DTYPES)
 
 
 def _int4_shapes(

@@ -65,11 +65,6 @@ def multiplier_name(weight: str) -> str:
     return weight.removesuffix("weight") + MULTIPLIER
 
 
-def is_companion(name: str) -> bool:
-    """Return whether a tensor only says what the steps of another are worth."""
-    return name.endswith((f"weight{SCALE_SUFFIX}", f".{MULTIPLIER}"))
-
-
 def steps_of(
     name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None
 ) -> Literal["int8", "int4"] | None:

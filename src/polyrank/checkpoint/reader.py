@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polyrank.checkpoint.body import locate_body, read_body
+from polyrank.checkpoint.body import locate_body, read_body, tensor_shapes
 from polyrank.checkpoint.files import read_object, read_optional
 from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.heads import Modules, read_heads
@@ -18,6 +18,7 @@ from polyrank.checkpoint.layouts import (
     TOKENIZER_FILE,
     TRANSFORMER_CONFIG_FILES,
 )
+from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
 from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
 from polyrank.checkpoint.weights import TensorInfo, Weights
@@ -60,8 +61,11 @@ class Checkpoint:
             return unpack_int4(self.weights.get_int4(info.name), scales)
         if info.dtype != "I8":
             return self.weights.get_float32(info.name)
-        values = self.weights.get_int8(info.name) * self.body_float32(scale_name(name))[:, None]
-        multiplier = multiplier_name(name)
+        steps, multiplier = self.weights.get_int8(info.name), multiplier_name(name)
+        if len(info.shape) == PANELS_NDIM:
+            width = tensor_shapes(self.spec.body)[name][1]
+            steps = unpack_panels(steps, width)
+        values = steps * self.body_float32(scale_name(name))[:, None]
         if multiplier in self.body_tensors:
             values *= self.body_float32(multiplier)
         return values

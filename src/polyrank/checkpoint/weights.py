@@ -147,11 +147,6 @@ class Weights:
                 "architecture than config.json says, or saved in part: download it again."
             )
         found = self._tensors[name]
-        if shape is not None and found.shape != shape:
-            raise CorruptWeightsError(
-                f"tensor {name!r} in {found.path} has shape {list(found.shape)}, but config.json "
-                f"needs {list(shape)}. The two files belong to different checkpoints."
-            )
         if found.dtype not in dtypes:
             advice = (
                 "Use the checkpoint's unquantised weights."
@@ -161,6 +156,11 @@ class Weights:
             raise CorruptWeightsError(
                 f"tensor {name!r} in {found.path} holds {found.dtype} values; polyrank reads "
                 f"{', '.join(dtypes)}. {advice}"
+            )
+        if shape is not None and found.shape != shape:
+            raise CorruptWeightsError(
+                f"tensor {name!r} in {found.path} has shape {list(found.shape)}, but config.json "
+                f"needs {list(shape)}. The two files belong to different checkpoints."
             )
         return found
 

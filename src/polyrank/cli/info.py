@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polyrank.checkpoint.body import tensor_shapes
 from polyrank.checkpoint.gate import GateStatus
 from polyrank.checkpoint.hub import resolve
-from polyrank.checkpoint.quantization import is_companion
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import HeadSpec
-from polyrank.checkpoint.weights import INT4_DTYPES, TensorInfo
+from polyrank.checkpoint.weights import TensorInfo
 from polyrank.cli import options
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import plan_encoder
@@ -67,8 +67,9 @@ def info(
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the facts of a checkpoint as plain values."""
     spec, body = checkpoint.spec, checkpoint.spec.body
-    infos = _tensors(checkpoint)
-    dtypes = Counter(info.dtype for info in infos)
+    heads, shapes = _head_tensors(checkpoint), tensor_shapes(body)
+    dtypes = Counter(info.dtype for info in heads)
+    dtypes.update(checkpoint.body_tensors[name].dtype for name in shapes)
     plan = plan_encoder(checkpoint, EngineConfig())
     return {
         "name": spec.name,
@@ -77,7 +78,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{body.model_type}, {body.num_layers} layers, hidden size {body.hidden_size}, "
             f"{body.num_heads} heads"
         ),
-        "parameters": sum(_count(info) for info in infos),
+        "parameters": sum(map(math.prod, [*shapes.values(), *(info.shape for info in heads)])),
         "weights": ", ".join(dtypes),
         "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
         "encoder": plan.encoder,
@@ -94,21 +95,16 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
-    """Return the tensors that polyrank reads, but for the scales of others."""
-    places = checkpoint.body_tensors
-    stored = {info.name: info for name, info in places.items() if not is_companion(name)}
+def _head_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
+    """Return the tensors of heads that lie beside the body's."""
     layers = [layer for head in checkpoint.spec.heads.values() for layer in head.layers]
-    for layer in layers:
-        for name in (layer.weight, layer.bias):
-            if name is not None and not layer.folder and name in checkpoint.weights:
-                stored[name] = checkpoint.weights.info(name)
-    return list(stored.values())
-
-
-def _count(info: TensorInfo) -> int:
-    per_entry = 2 if info.dtype in INT4_DTYPES else 1
-    return per_entry * math.prod(info.shape)
+    names = {
+        name
+        for layer in layers
+        for name in (layer.weight, layer.bias)
+        if name is not None and not layer.folder and name in checkpoint.weights
+    }
+    return [checkpoint.weights.info(name) for name in sorted(names)]
 
 
 def _gate(gate: GateStatus) -> dict[str, Any]:

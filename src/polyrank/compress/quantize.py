@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from polyrank._files import replacing
 from polyrank.checkpoint.body import LAYER
@@ -20,6 +19,7 @@ from polyrank.checkpoint.layouts import (
     QUANTIZATION_KEY,
     WEIGHTS_FILE,
 )
+from polyrank.checkpoint.panels import pack_panels
 from polyrank.checkpoint.quantization import (
     SCHEME,
     VERSION,
@@ -28,6 +28,7 @@ from polyrank.checkpoint.quantization import (
     scale_name,
 )
 from polyrank.checkpoint.reader import Checkpoint
+from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import TableType
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.folders import copy_rest
@@ -101,7 +102,7 @@ def write_int8(
     target.mkdir(parents=True, exist_ok=True)
     tensors = dict(_tensors(checkpoint, widths, embeddings))
     with replacing(target / WEIGHTS_FILE) as path:  # as readable as other files
-        save_file(tensors, path, {"format": "pt"})
+        save_aligned(tensors, path)
     config = read_object(body_folder / CONFIG_FILE)
     config[QUANTIZATION_KEY] = {
         "version": VERSION,
@@ -141,7 +142,7 @@ def _linears(
     for name, matrix in zip(names, matrices, strict=True):
         stored = checkpoint.body_tensors[name].name
         steps, scales = quantize_rows(matrix, multipliers)
-        yield stored, steps
+        yield stored, pack_panels(steps)
         yield scale_name(stored), scales
         yield multiplier_name(stored), multipliers
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.panels import PANELS_NDIM
 from polyrank.checkpoint.quantization import multiplier_name, scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
@@ -270,14 +271,19 @@ class _StoredInt8:
         ]
         scales = [_steps(checkpoint, scale_name(weight)) for weight in weights]
         biases = [_float32(checkpoint, f"{part}.bias") for part in parts]
-        body.set_linear_s8(
-            layer,
-            name,
-            np.require(_joined(steps), requirements=["A", "C"]),
-            _joined(scales),
-            _joined(biases),
-            self._multipliers(weights),
-        )
+        multipliers = self._multipliers(weights)
+        if len({part.ndim for part in steps}) > 1:
+            raise CorruptWeightsError(
+                f"{weights} in {checkpoint.spec.folder} lie partly in panels, partly in rows; "
+                "layers that read the same input must agree. Quantise the checkpoint again."
+            )
+        if steps[0].ndim == PANELS_NDIM:
+            body.set_linear_panels(
+                layer, name, steps, _joined(scales), _joined(biases), multipliers
+            )
+            return
+        joined = np.require(_joined(steps), requirements=["A", "C"])
+        body.set_linear_s8(layer, name, joined, _joined(scales), _joined(biases), multipliers)
 
     def _multipliers(self, weights: list[str]) -> Float32Array | None:
         names = [multiplier_name(weight) for weight in weights]

@@ -32,6 +32,7 @@ template <typename T>
 using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Panels = nb::ndarray<const int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
 
 nb::dict cpu_features() {
@@ -188,6 +189,35 @@ class NativeBody {
                             multipliers ? multipliers->data() : nullptr);
     }
 
+    // Weights in panels (kernels.h), read in place: one array, for query, key and value three.
+    void set_linear_panels(int layer, const std::string& name, const std::vector<Panels>& parts,
+                           Vector<float> scales, Vector<float> bias,
+                           std::optional<Vector<float>> multipliers) {
+        check_layer(layer);
+        check(is_int8_, "a float32 body takes no int8 weights");
+        const Linear which = linear(name);
+        check(parts.size() == (which == polyrank::kQkv ? 3u : 1u),
+              "query, key and value come as three arrays, others as one");
+        const int inputs = which == polyrank::kOuter ? shape_.intermediate_size : shape_.hidden_size;
+        const int outputs = which == polyrank::kInner ? shape_.intermediate_size : shape_.hidden_size;
+        std::vector<const int8_t*> rows;
+        for (const Panels& part : parts) {
+            check_width(part.shape(0) * part.shape(2), outputs);
+            check_width(part.shape(1) * part.shape(3), static_cast<int>(polyrank::padded_k(inputs)));
+            check(part.shape(2) == polyrank::kPanelOutputs && part.shape(3) == 4,
+                  "panels are of 16 outputs and 4 inputs");
+            rows.push_back(part.data());
+        }
+        check_width(scales.shape(0), outputs * static_cast<int>(parts.size()));
+        check_width(bias.shape(0), outputs * static_cast<int>(parts.size()));
+        if (multipliers) check_width(multipliers->shape(0), inputs);
+        kept_panels_.insert(kept_panels_.end(), parts.begin(), parts.end());
+        nb::gil_scoped_release release;
+        body_.set_linear_panels(layer, which, rows.data(), static_cast<int>(rows.size()),
+                                scales.data(), bias.data(),
+                                multipliers ? multipliers->data() : nullptr);
+    }
+
     Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
              Vector<int32_t> positions, Vector<int32_t> cu_seqlens, const std::string& pooling,
              int num_threads) {
@@ -296,6 +326,7 @@ class NativeBody {
     Body body_;
     std::vector<AnyMatrix> kept_;
     std::optional<AnyArray> kept_scales_;
+    std::vector<Panels> kept_panels_;
 };
 
 }  // namespace
@@ -323,6 +354,8 @@ NB_MODULE(_native, m) {
              nb::arg("weights"), nb::arg("biases"), nb::arg("multipliers").none(), nb::arg("num_threads"))
         .def("set_linear_s8", &NativeBody::set_linear_s8, nb::arg("layer"), nb::arg("name"),
              nb::arg("weights"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
+        .def("set_linear_panels", &NativeBody::set_linear_panels, nb::arg("layer"), nb::arg("name"),
+             nb::arg("parts"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
              nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
              nb::arg("num_threads"))

@@ -11,14 +11,21 @@ namespace polyrank {
 
 enum class Activation : int { kIdentity, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kSigmoid };
 
-// A linear layer y = x W^T + b with int8 weights, packed for one instruction set.
+// int8 weights lie in panels of 16 outputs, whatever the instruction set, so that a file of them
+// serves every machine as it is: [n / 16][padded_k / 4][16 outputs][4 inputs], inputs beyond k
+// zero. 64 inputs of a panel are an AMX tile; four are a vector of AVX-512 VNNI, two of AVX2 or
+// four of NEON.
+constexpr int kPanelOutputs = 16;
+
+// A linear layer y = x W^T + b with int8 weights.
 struct LinearS8 {
-  int n;                       // outputs
+  int n;                       // outputs, a multiple of 32
   int k;                       // inputs
-  const int8_t* weights;       // packed by Kernels::pack_s8
+  const int8_t* weights;       // in panels, aligned to 64 bytes
   const float* scales;         // (n,) value of one step of each output's weights
   const float* bias;           // (n,)
-  const int32_t* corrections;  // (n,) added to sums: undoes the offset of unsigned activations
+  const int32_t* corrections;  // (n,) added to sums: undoes the offset of unsigned activations;
+                               // null where Kernels::is_unsigned is false
 };
 
 // A linear layer with float32 weights, packed for one instruction set.
@@ -61,21 +68,21 @@ struct Kernels {
   bool is_qkv_bf16;  // the type that attention reads
   int row_block;     // rows that linear_s8 likes to get at once; quantised rows are padded to it
 
+  bool is_unsigned;  // quantised activations have an offset of 128
+  int step_bytes;    // of a quantised activation: 1, or 2 where products are of 16 bits
+
   // Prepare and release the state of the calling thread (AMX tiles).
   void (*begin)();
   void (*end)();
 
-  size_t (*packed_s8_bytes)(int n, int k);
-  // Packs weights of shape (n, k); writes corrections (n,).
-  void (*pack_s8)(const int8_t* weights, int n, int k, int8_t* packed, int32_t* corrections);
   size_t (*packed_f32_bytes)(int n, int k);
   void (*pack_f32)(const float* weights, int n, int k, float* packed);
 
-  // Rows to int8 with one scale a row: q = round(x * multipliers * 127 / max). `multipliers` may
-  // be null. Rows of q lie padded_k(k) apart, the padding zero.
+  // Rows to whole numbers with one scale a row: q = round(x * multipliers * 127 / max).
+  // `multipliers` may be null. Rows of q lie padded_k(k) elements apart, the padding zero.
   void (*quantize)(const float* x, size_t ld, int rows, int k, const float* multipliers,
-                   int8_t* q, float* scales);
-  void (*linear_s8)(const int8_t* q, const float* scales, int rows, const LinearS8& linear,
+                   void* q, float* scales);
+  void (*linear_s8)(const void* q, const float* scales, int rows, const LinearS8& linear,
                     const Output& out);
   void (*linear_f32)(const float* x, size_t ld, int rows, const LinearF32& linear,
                      const Output& out);
@@ -88,6 +95,14 @@ struct Kernels {
 // Inputs of int8 products are padded to this many values.
 constexpr int kDepthBlock = 64;
 constexpr size_t padded_k(int k) { return (static_cast<size_t>(k) + kDepthBlock - 1) / kDepthBlock * kDepthBlock; }
+
+constexpr size_t panels_bytes(int n, int k) {
+  return (static_cast<size_t>(n) + kPanelOutputs - 1) / kPanelOutputs * kPanelOutputs * padded_k(k);
+}
+// Packs weights of shape (n, k) into panels.
+void pack_panels(const int8_t* weights, int n, int k, int8_t* panels);
+// What makes up for an offset of 128 of the inputs: -128 times each output's sum of weights, (n,).
+void offset_corrections(const int8_t* panels, int n, int k, int32_t* corrections);
 
 // The best table that this processor runs, or the one that `name` (or the environment variable
 // POLYRANK_ISA) forces. Null where a forced one is unknown or does not run here.

@@ -2,8 +2,7 @@
 // AVX-512, and so are float32 linear layers.
 //
 // Tiles hold 16 rows of 64 bytes. A block of 32 rows by 32 outputs takes four tiles of sums, two
-// of activations and two of weights. Weights lie in panels of 32 outputs, within a panel
-// [k / 64][2 tiles][16 rows of four inputs][16 outputs][4 inputs].
+// of activations and two of weights, of neighbouring panels.
 #include <immintrin.h>
 
 #include <cmath>
@@ -31,6 +30,10 @@ inline void store_bytes(int8_t* p, IntVec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
 }
 
+inline void store_words(int16_t* p, IntVec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
+}
+
 inline void store_bf16(uint16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
@@ -38,7 +41,7 @@ inline void store_bf16(uint16_t* p, Vec v) {
 constexpr int kSide = 16;              // rows of a tile
 constexpr int kTileBytes = 1024;
 constexpr int kBlock = 2 * kSide;      // rows and columns of a block of four tiles
-constexpr int kPanelS8 = kBlock;
+static_assert(kSide == kPanelOutputs);
 
 struct alignas(64) TileConfig {
   uint8_t palette, start_row, reserved[14];
@@ -54,25 +57,6 @@ void begin() { _tile_loadconfig(&kConfig); }
 
 void end() { _tile_release(); }
 
-size_t packed_s8_bytes(int n, int k) {
-  return static_cast<size_t>((n + kPanelS8 - 1) / kPanelS8) * kPanelS8 * padded_k(k);
-}
-
-void pack_s8(const int8_t* weights, int n, int k, int8_t* packed, int32_t* corrections) {
-  const size_t depth = padded_k(k);
-  std::memset(packed, 0, packed_s8_bytes(n, k));
-  for (int j = 0; j < n; ++j) {
-    int8_t* panel = packed + static_cast<size_t>(j / kPanelS8) * kPanelS8 * depth;
-    const int8_t* in = weights + static_cast<size_t>(j) * k;
-    const int tile = j % kPanelS8 / kSide, column = j % kSide;
-    for (int i = 0; i < k; ++i) {
-      size_t block = static_cast<size_t>(i / 64) * 2 + tile;
-      panel[block * kTileBytes + (i % 64 / 4) * 64 + column * 4 + i % 4] = in[i];
-    }
-    corrections[j] = 0;
-  }
-}
-
 // Makes memory hold what was written before tiles are loaded from it: GCC's tile loads do not tell
 // the compiler that they read memory.
 inline void settle() { __asm__ volatile("" ::: "memory"); }
@@ -81,7 +65,7 @@ inline void settle() { __asm__ volatile("" ::: "memory"); }
 // `between` is called after each step of 64 inputs, so that other work can fill the time that the
 // tiles take.
 template <typename Between>
-inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t* panel,
+inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t* panels,
                      int32_t* sums, Between between) {
   settle();
   _tile_zero(0);
@@ -90,8 +74,8 @@ inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t
   _tile_zero(3);
   for (size_t d = 0; d < depth; d += 64) {
     _tile_loadd(4, q + d, depth);
-    _tile_loadd(6, panel + d * 32, 64);
-    _tile_loadd(7, panel + d * 32 + kTileBytes, 64);
+    _tile_loadd(6, panels + d * kSide, 64);
+    _tile_loadd(7, panels + (depth + d) * kSide, 64);
     _tile_dpbssd(0, 4, 6);
     _tile_dpbssd(1, 4, 7);
     if (has_lower) {
@@ -110,8 +94,9 @@ inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t
 }
 
 // Rows of q beyond `rows` are read up to a multiple of 16, and their sums dropped.
-void linear_s8(const int8_t* q, const float* scales, int rows, const LinearS8& linear,
+void linear_s8(const void* steps_of_rows, const float* scales, int rows, const LinearS8& linear,
                const Output& out) {
+  const int8_t* q = static_cast<const int8_t*>(steps_of_rows);
   const size_t depth = padded_k(linear.k);
   const int steps = static_cast<int>(depth / 64);
   const int rows_a_step = (kBlock + steps - 1) / steps;
@@ -123,19 +108,18 @@ void linear_s8(const int8_t* q, const float* scales, int rows, const LinearS8& l
   auto write = [&](int count) {
     count = last_count - written < count ? last_count - written : count;
     if (count <= 0) return;
-    int columns = linear.n - last_column < kPanelS8 ? linear.n - last_column : kPanelS8;
     int row = last_row + written;
-    write_tile<MakeS8, true>(count, columns, row, last_column, out,
+    write_tile<MakeS8, true>(count, kBlock, row, last_column, out,
                              MakeS8{sums[turn ^ 1] + written * kBlock, kBlock, scales + row,
                                     linear.scales + last_column, linear.bias + last_column,
                                     nullptr});
     written += count;
   };
-  for (int column = 0; column < linear.n; column += kPanelS8) {
-    const int8_t* panel = linear.weights + static_cast<size_t>(column) * depth;
+  for (int column = 0; column < linear.n; column += kBlock) {
+    const int8_t* panels = linear.weights + static_cast<size_t>(column) * depth;
     for (int row = 0; row < rows; row += kBlock) {
       int count = rows - row < kBlock ? rows - row : kBlock;
-      block_s8(q + row * depth, depth, count > kSide, panel, sums[turn],
+      block_s8(q + row * depth, depth, count > kSide, panels, sums[turn],
                [&] { write(rows_a_step); });
       turn ^= 1;
       last_row = row;
@@ -396,13 +380,13 @@ constexpr Kernels table(const Kernels* exact) {
       .exact = exact,
       .is_qkv_bf16 = is_narrow,
       .row_block = is_narrow ? 64 : 96,
+      .is_unsigned = false,
+      .step_bytes = 1,
       .begin = is_narrow ? begin : nothing,
       .end = is_narrow ? end : nothing,
-      .packed_s8_bytes = packed_s8_bytes,
-      .pack_s8 = pack_s8,
       .packed_f32_bytes = packed_f32_bytes,
       .pack_f32 = pack_f32,
-      .quantize = quantize<false>,
+      .quantize = quantize<false, int8_t>,
       .linear_s8 = linear_s8,
       .linear_f32 = linear_f32,
       .attention_scratch = is_narrow ? attention_scratch_bf16 : attention_scratch_f32,

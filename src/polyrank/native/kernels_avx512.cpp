@@ -26,6 +26,10 @@ inline void store_bytes(int8_t* p, IntVec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
 }
 
+inline void store_words(int16_t* p, IntVec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
+}
+
 void store_bf16(uint16_t* p, Vec v) {
   IntVec bits = float_to_bits(v);
   IntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -33,32 +37,37 @@ void store_bf16(uint16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)rounded));
 }
 
-constexpr int kPanelS8 = 64;
+using Step = int8_t;
+constexpr int kMostPanels = 4;
 constexpr int kRowsS8 = 6;
 constexpr bool kIsUnsigned = true;
 
-template <int kRows>
-__attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
+template <int kRows, int kPanels>
+__attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panels,
                                        size_t depth, int32_t* sums) {
-  __m512i c[kRows][4];
+  __m512i c[kRows][kPanels];
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < 4; ++v) c[i][v] = _mm512_setzero_si512();
+    for (int p = 0; p < kPanels; ++p) c[i][p] = _mm512_setzero_si512();
   }
   for (size_t d = 0; d < depth; d += 4) {
-    __m512i b[4];
+    __m512i b[kPanels];
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) b[v] = _mm512_load_si512(panel + d * kPanelS8 + v * 64);
+    for (int p = 0; p < kPanels; ++p) {
+      b[p] = _mm512_load_si512(panels + (p * depth + d) * kPanelOutputs);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       int32_t four;
       std::memcpy(&four, q + i * ld + d, 4);
       __m512i a = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) c[i][v] = _mm512_dpbusd_epi32(c[i][v], a, b[v]);
+      for (int p = 0; p < kPanels; ++p) c[i][p] = _mm512_dpbusd_epi32(c[i][p], a, b[p]);
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < 4; ++v) _mm512_store_si512(sums + i * kPanelS8 + v * 16, c[i][v]);
+    for (int p = 0; p < kPanels; ++p) {
+      _mm512_store_si512(sums + (i * kPanels + p) * kPanelOutputs, c[i][p]);
+    }
   }
 }
 

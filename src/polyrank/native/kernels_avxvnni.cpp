@@ -27,6 +27,10 @@ inline void store_bytes(int8_t* p, IntVec v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(x, x));
 }
 
+inline void store_words(int16_t* p, IntVec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(v, true));
+}
+
 void store_bf16(uint16_t* p, Vec v) {
   IntVec bits = float_to_bits(v);
   IntVec rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
@@ -34,17 +38,18 @@ void store_bf16(uint16_t* p, Vec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(rounded, false));
 }
 
-constexpr int kPanelS8 = 16;
+using Step = int8_t;
+constexpr int kMostPanels = 1;
 constexpr int kRowsS8 = 6;
 constexpr bool kIsUnsigned = true;
 
-template <int kRows>
+template <int kRows, int kPanels>
 __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
                                        size_t depth, int32_t* sums) {
   __m256i c[kRows][2];
   for (int i = 0; i < kRows; ++i) c[i][0] = c[i][1] = _mm256_setzero_si256();
   for (size_t d = 0; d < depth; d += 4) {
-    const __m256i* b = reinterpret_cast<const __m256i*>(panel + d * kPanelS8);
+    const __m256i* b = reinterpret_cast<const __m256i*>(panel + d * kPanelOutputs);
     __m256i b0 = _mm256_load_si256(b), b1 = _mm256_load_si256(b + 1);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -56,8 +61,8 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelS8), c[i][0]);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelS8 + 8), c[i][1]);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelOutputs), c[i][0]);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelOutputs + 8), c[i][1]);
   }
 }
 

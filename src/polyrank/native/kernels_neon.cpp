@@ -14,11 +14,12 @@ constexpr int kTileRows = 4;
 constexpr int kTileVectors = 4;
 #include "kernels.inc"
 
-constexpr int kPanelS8 = 16;
+using Step = int8_t;
+constexpr int kMostPanels = 1;
 constexpr int kRowsS8 = 4;
 constexpr bool kIsUnsigned = false;
 
-template <int kRows>
+template <int kRows, int kPanels>
 __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
                                        size_t depth, int32_t* sums) {
   int32x4_t c[kRows][4];
@@ -27,7 +28,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
   }
   for (size_t d = 0; d < depth; d += 4) {
     int8x16_t b[4];
-    for (int v = 0; v < 4; ++v) b[v] = vld1q_s8(panel + d * kPanelS8 + v * 16);
+    for (int v = 0; v < 4; ++v) b[v] = vld1q_s8(panel + d * kPanelOutputs + v * 16);
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
       int32_t four;
@@ -38,7 +39,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < 4; ++v) vst1q_s32(sums + i * kPanelS8 + v * 4, c[i][v]);
+    for (int v = 0; v < 4; ++v) vst1q_s32(sums + i * kPanelOutputs + v * 4, c[i][v]);
   }
 }
 

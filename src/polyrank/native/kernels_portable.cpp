@@ -12,19 +12,20 @@ constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
 #include "kernels.inc"
 
-constexpr int kPanelS8 = 8;
+using Step = int8_t;
+constexpr int kMostPanels = 1;
 constexpr int kRowsS8 = 2;
 constexpr bool kIsUnsigned = false;
 
-template <int kRows>
+template <int kRows, int kPanels>
 void tile_s8(const int8_t* q, size_t ld, const int8_t* panel, size_t depth, int32_t* sums) {
-  int32_t c[kRows][kPanelS8] = {};
+  int32_t c[kRows][kPanelOutputs] = {};
   for (size_t d = 0; d < depth; d += 4) {
     for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kPanelS8; ++j) {
+      for (int j = 0; j < kPanelOutputs; ++j) {
         for (int four = 0; four < 4; ++four) {
           c[i][j] += static_cast<int32_t>(q[i * ld + d + four]) *
-                     panel[d * kPanelS8 + static_cast<size_t>(j) * 4 + four];
+                     panel[d * kPanelOutputs + static_cast<size_t>(j) * 4 + four];
         }
       }
     }

@@ -197,25 +197,56 @@ void Body::set_linear(int layer, Linear which, const float* const* parts,
   kernels_->pack_f32(weights, n, k, linear.weights.as<float>());
 }
 
-void Body::set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
-                         const float* bias, const float* multipliers) {
+PackedLinear& Body::prepare_s8(int layer, Linear which, const float* scales, const float* bias,
+                               const float* multipliers) {
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   PackedLinear& linear = layers_[layer].linears[which];
   linear.is_int8 = true;
   linear.n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
   linear.k = which == kOuter ? inner : hidden;
-  // kernels read whole panels of scales, biases and corrections
-  const size_t padded = (static_cast<size_t>(linear.n) + 63) / 64 * 64;
-  linear.scales.assign(padded, 0);
-  linear.bias.assign(padded, 0);
-  linear.corrections.assign(padded, 0);
-  std::copy(scales, scales + linear.n, linear.scales.begin());
-  std::copy(bias, bias + linear.n, linear.bias.begin());
+  linear.scales.assign(scales, scales + linear.n);
+  linear.bias.assign(bias, bias + linear.n);
   linear.multipliers.clear();
   if (multipliers) linear.multipliers.assign(multipliers, multipliers + linear.k);
-  linear.weights.reserve(kernels_->packed_s8_bytes(linear.n, linear.k));
-  kernels_->pack_s8(weights, linear.n, linear.k, linear.weights.as<int8_t>(),
-                    linear.corrections.data());
+  linear.panels.clear();
+  linear.corrections.assign(kernels_->is_unsigned ? linear.n : 0, 0);
+  return linear;
+}
+
+void Body::set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
+                         const float* bias, const float* multipliers) {
+  PackedLinear& linear = prepare_s8(layer, which, scales, bias, multipliers);
+  linear.weights.reserve(panels_bytes(linear.n, linear.k));
+  int8_t* panels = linear.weights.as<int8_t>();
+  pack_panels(weights, linear.n, linear.k, panels);
+  linear.panels.push_back(panels);
+  if (kernels_->is_unsigned) {
+    offset_corrections(panels, linear.n, linear.k, linear.corrections.data());
+  }
+}
+
+void Body::set_linear_panels(int layer, Linear which, const int8_t* const* parts, int num_parts,
+                             const float* scales, const float* bias, const float* multipliers) {
+  PackedLinear& linear = prepare_s8(layer, which, scales, bias, multipliers);
+  const int part_outputs = linear.n / num_parts;
+  const size_t part_bytes = panels_bytes(part_outputs, linear.k);
+  const bool is_aligned = std::all_of(parts, parts + num_parts, [](const int8_t* part) {
+    return reinterpret_cast<uintptr_t>(part) % kAlignment == 0;
+  });
+  if (!is_aligned) linear.weights.reserve(part_bytes * num_parts);
+  for (int p = 0; p < num_parts; ++p) {
+    const int8_t* panels = parts[p];
+    if (!is_aligned) {
+      int8_t* copy = linear.weights.as<int8_t>() + p * part_bytes;
+      std::memcpy(copy, panels, part_bytes);
+      panels = copy;
+    }
+    linear.panels.push_back(panels);
+    if (kernels_->is_unsigned) {
+      offset_corrections(panels, part_outputs, linear.k,
+                         linear.corrections.data() + p * part_outputs);
+    }
+  }
 }
 
 size_t Body::packed_bytes() const {
@@ -246,14 +277,23 @@ void Body::apply(const Pack& pack, int layer, Linear which, const float* x, size
                          {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
     return;
   }
-  int8_t* q = scratch.quantised.as<int8_t>();
+  void* q = scratch.quantised.as<char>();
   float* scales = scratch.scales.as<float>();
   kernels_->quantize(x, ld, rows, linear.k,
                      linear.multipliers.empty() ? nullptr : linear.multipliers.data(), q, scales);
-  kernels_->linear_s8(q, scales, rows,
-                      {linear.n, linear.k, linear.weights.as<int8_t>(), linear.scales.data(),
-                       linear.bias.data(), linear.corrections.data()},
-                      out);
+  const int part_outputs = linear.n / static_cast<int>(linear.panels.size());
+  Output part_out = out;
+  for (size_t p = 0; p < linear.panels.size(); ++p) {
+    const size_t at = p * part_outputs;
+    part_out.values = static_cast<char*>(out.values) + at * (out.is_bf16 ? 2 : 4);
+    if (out.residual != nullptr) part_out.residual = out.residual + at;
+    kernels_->linear_s8(
+        q, scales, rows,
+        {part_outputs, linear.k, linear.panels[p], linear.scales.data() + at,
+         linear.bias.data() + at,
+         kernels_->is_unsigned ? linear.corrections.data() + at : nullptr},
+        part_out);
+  }
 }
 
 void Body::embed(const Pack& pack, int begin, int end) const {
@@ -331,7 +371,8 @@ int Body::rows_at_once() const {
 // Takes all memory that a member will need, so that nothing can fail between barriers.
 void Body::reserve(const Pack& pack, Scratch& scratch) const {
   const size_t rows = (static_cast<size_t>(rows_at_once()) + 63) / 64 * 64;
-  scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())));
+  scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())) *
+                            kernels_->step_bytes);
   scratch.scales.reserve(rows * sizeof(float));
   scratch.inner.reserve(rows * shape_.intermediate_size * sizeof(float));
   int longest = 0;

@@ -61,7 +61,8 @@ struct PackedLinear {
   bool is_int8 = false;
   int n = 0;
   int k = 0;
-  Buffer weights;
+  Buffer weights;  // empty where they are read in place
+  std::vector<const int8_t*> panels;  // of int8 weights, in equal parts one below the other
   std::vector<float> scales;
   std::vector<float> bias;
   std::vector<int32_t> corrections;
@@ -88,9 +89,13 @@ class Body {
   // With int8, `multipliers` (k,) scale the inputs and their inverses the weights.
   void set_linear(int layer, Linear which, const float* const* parts, const float* const* biases,
                   int num_parts, bool is_int8, const float* multipliers, int num_threads);
-  // Packs weights that are int8 already, with the value of a step of each output.
+  // Takes weights that are int8 already, with the value of a step of each output, (n, k).
   void set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
                      const float* bias, const float* multipliers);
+  // Takes weights that lie in panels, in equal parts one below the other: reads them in place
+  // where they are aligned, and else copies them.
+  void set_linear_panels(int layer, Linear which, const int8_t* const* parts, int num_parts,
+                         const float* scales, const float* bias, const float* multipliers);
   // which: 0 after attention, 1 after the feed-forward part.
   void set_norm(int layer, int which, const float* gamma, const float* beta);
 
@@ -116,6 +121,8 @@ class Body {
   struct Pack;
   struct Scratch;
 
+  PackedLinear& prepare_s8(int layer, Linear which, const float* scales, const float* bias,
+                           const float* multipliers);
   int rows_at_once() const;
   void reserve(const Pack& pack, Scratch& scratch) const;
   void run_pack(const Pack& pack, int member) const;
