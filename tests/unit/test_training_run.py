@@ -388,6 +388,31 @@ def test_other_settings_do_not_resume(checkpoint, toys, tmp_path):
         train(other)
 
 
+def test_a_run_that_left_no_checkpoint_is_no_obstacle(checkpoint, toys, tmp_path):
+    def kill(step, done, total, note=""):
+        raise Killed
+
+    job = job_for(toys, checkpoint("bge-reranker-base"), tmp_path / "out", measured=None, steps=2)
+    with pytest.raises(Killed):
+        train(job, progress=kill)
+    assert train(job).record["num_steps"] == 2
+
+
+def test_a_broken_checkpoint_is_named(checkpoint, toys, tmp_path):
+    def kill(step, done, total, note=""):
+        if "step 3" in note:
+            raise Killed
+
+    start = checkpoint("bge-reranker-base")
+    job = job_for(toys, start, tmp_path / "out", measured=None, steps=4, evaluations=2)
+    with pytest.raises(Killed):
+        train(job, progress=kill)
+    state = job.checkpoints / "checkpoint-2" / "trainable.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train(replace(job, resume=True))
+
+
 def test_a_loss_that_is_no_number_ends_the_run(checkpoint, toys, tmp_path):
     start = checkpoint("bge-reranker-base")
     job = job_for(toys, start, tmp_path / "out", measured=None, steps=50, learning_rate=1e30)

@@ -209,7 +209,7 @@ def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
     return Job(
         model=given["model"],
         data=tuple(DataSource.parse(text) for text in given["data"]),
-        output=given["output"],
+        output=given["output"].absolute(),
         config=TrainingConfig(task, **settings),
         monitor=_monitor(given),
         first_stage=given.get("eval_first_stage", "bm25"),

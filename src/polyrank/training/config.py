@@ -141,7 +141,7 @@ class TrainingConfig:
     random_negatives: int | None = None
     mine_depth: int = 50
     mine_margin: float = 0.95
-    mine_pool: int = 20_000
+    mine_pool: int = 5_000
     cross_language: float = 0.5
     mixed_languages: float = 0.0
     evaluations: int = 5

@@ -156,17 +156,25 @@ def _check(job: Job) -> None:
         check_apart([source.path for source in job.data], job.monitor.path)
     if job.output.exists() and not (job.resume and _is_unfinished(job.output)):
         raise ConfigError(f"{job.output} exists already. Choose another --output, or remove it.")
-    has_checkpoints = job.checkpoints.exists()
-    if has_checkpoints and not job.resume:
+    if _last_checkpoint(job.checkpoints) and not job.resume:
         raise ConfigError(
             f"{job.checkpoints} holds checkpoints of an earlier run. Go on with --resume, choose "
             "another --output, or remove the folder."
         )
-    if job.resume and not has_checkpoints:
+    if job.resume and not (job.checkpoints / RUN_FILE).is_file():
         raise ConfigError(
             f"there is nothing to resume: no folder {job.checkpoints}. Leave --resume out, or "
             "name the --output of the earlier run."
         )
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Return the last checkpoint that is whole."""
+    found = [
+        (int(path.parent.name.rpartition("-")[2]), path.parent)
+        for path in folder.glob(f"checkpoint-*/{JOURNAL_FILE}")
+    ]
+    return max(found)[1] if found else None
 
 
 def _is_unfinished(output: Path) -> bool:
@@ -258,7 +266,7 @@ class _Run:
             **{k: v for k, v in asdict(self.config).items() if k not in _FREE},
         }
         if not self.job.resume:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / RUN_FILE) as path:
                 path.write_text(json.dumps(facts, indent=1), "utf8")
             return None
@@ -270,11 +278,7 @@ class _Run:
                 + ", ".join(f"{k} {before.get(k)!r}, now {facts.get(k)!r}" for k in changed)
                 + ". Give the same ones, or start anew with another --output."
             )
-        found = sorted(
-            (int(path.parent.name.rpartition("-")[2]), path.parent)
-            for path in folder.glob(f"checkpoint-*/{JOURNAL_FILE}")
-        )
-        return found[-1][1] if found else None
+        return _last_checkpoint(folder)
 
     def _miner(self) -> Miner | None:
         if not self.job.use_miner or not self.config.num_negatives[1]:
@@ -283,13 +287,17 @@ class _Run:
         info = embedder.info
         weights = read_checkpoint(Path(info.folder)).weights
         identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
-        return Miner(
+        miner = Miner(
             embedder,
             self.config,
             cache_dir=self.job.cache_dir,
             identity=identity,
             progress=lambda done, total: self.progress("encoding passages", done, total),
         )
+        for place in np.unique(self.schedule.source_of):
+            for language in self.sources[place].by_language:
+                miner.pool(self.sources[place], language)
+        return miner
 
     def _teacher(self) -> Teacher | None:
         if self.job.teacher is None:
