@@ -121,6 +121,8 @@ def test_the_record_tells_the_run_without_telling_the_place(trained_reranker, to
     assert record["versions"]["sentence-transformers"]
     assert (folder / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not folder.with_name("reranker.checkpoints").exists()
+    modes = {path.stat().st_mode for path in folder.iterdir() if path.is_file()}
+    assert len(modes) == 1
 
 
 def test_a_classifier_learns_the_three_labels(checkpoint, toys, tmp_path):
@@ -159,6 +161,7 @@ def test_an_embedder_learns_and_keeps_modules_and_prompts(checkpoint, toys, tmp_
     [
         ("reranker", "bert-reranker", {"loss": "lambda"}),
         ("reranker", "bge-reranker-base", {"loss": "bce"}),
+        ("reranker", "bge-reranker-base", {"precision": "bfloat16"}),
         ("reranker", "bge-reranker-base", {"loss": "margin-mse", "teacher_scale": 5.0}),
         ("reranker", "bge-reranker-base", {"loss": "mse"}),
         ("reranker", "bge-reranker-base", {"loss": "distill", "second_weight": 0.1}),

@@ -14,7 +14,7 @@ import typer
 
 from polyrank.cli import options
 from polyrank.cli.evaluate import ModeName
-from polyrank.training.config import TrainingConfig
+from polyrank.training.config import TrainingConfig, TrainingPrecision
 
 DEFAULT, NONE = "default", "none"
 
@@ -124,6 +124,13 @@ _TYPES: Mapping[str, Any] = {
         typer.Option(
             "--freeze-embeddings/--train-embeddings",
             help="Whether the embedding tables stay: languages without training data keep theirs.",
+        ),
+    ],
+    "precision": Annotated[
+        TrainingPrecision,
+        typer.Option(
+            help="Type of the products while training: auto is bfloat16 on GPUs that have it, "
+            "float32 elsewhere. Processors with AMX are quicker in bfloat16."
         ),
     ],
     "dropout": Annotated[float, typer.Option(help="From 0 up to 1.")],

@@ -9,6 +9,7 @@ from polyrank.errors import ConfigError
 
 TrainTask = Literal["reranker", "classifier", "embedder"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 LIBRARIES = ("torch", "sentence_transformers", "accelerate", "datasets", "peft")
 """What the extra `train` brings."""
@@ -96,6 +97,8 @@ class TrainingConfig:
         head_learning_rate: Rate of a cross-encoder's head.
         lora_rank: Rank of low-rank adapters; 0 trains the weights themselves.
         freeze_embeddings: Whether the embedding tables stay as they are.
+        precision: Type of the products while training; the weights stay float32. "auto" takes
+            bfloat16 on GPUs that have it.
         dropout: Dropout while training, from 0 up to 1.
         head: What a new head reads, where the checkpoint has none for the task.
         neutrals: Passages of the answer's own group in a list, at most.
@@ -134,6 +137,7 @@ class TrainingConfig:
     head_learning_rate: float | None = None
     lora_rank: int = 0
     freeze_embeddings: bool = True
+    precision: TrainingPrecision = "auto"
     dropout: float = 0.0
     head: HeadChoice = "auto"
     neutrals: int | None = None
@@ -157,8 +161,10 @@ class TrainingConfig:
                 f"a {self.task} cannot be trained with the loss {self.loss!r}. "
                 f"Choose one of {', '.join(LOSSES[self.task])}."
             )
-        if self.head not in get_args(HeadChoice):
-            raise ConfigError(f"head must be one of {get_args(HeadChoice)}, not {self.head!r}")
+        for name, choices in (("head", HeadChoice), ("precision", TrainingPrecision)):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise ConfigError(f"{name} must be one of {get_args(choices)}, not {value!r}")
         self._check_ranges()
         if not sum(self.num_negatives):
             raise ConfigError(

@@ -348,6 +348,9 @@ class _Run:
             with replacing(folder / RECORD_FILE) as path:
                 path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf8")
             self._draw(folder / PLOT_FILE)
+            mode = (folder / RECORD_FILE).stat().st_mode  # safetensors writes for the owner alone
+            for path in folder.rglob("*.safetensors"):
+                path.chmod(mode)
             if output.exists():  # of the run that was stopped and is now resumed
                 shutil.rmtree(output)
             folder.rename(output)

@@ -360,6 +360,9 @@ def _arguments(
     start: Start, num_draws: int, config: TrainingConfig, folder: Path
 ) -> dict[str, Any]:
     is_gpu = start.model.device.type == "cuda"
+    takes_bfloat16 = config.precision == "bfloat16"
+    if config.precision == "auto":
+        takes_bfloat16 = is_gpu and torch.cuda.is_bf16_supported()
     rates = {}
     if config.task != "embedder":
         own = _NEW_HEAD_RATE if start.is_new_head else config.body_rate
@@ -371,7 +374,7 @@ def _arguments(
         "learning_rate": config.body_rate,
         "learning_rate_mapping": rates,
         "weight_decay": 0.01,
-        "bf16": is_gpu and torch.cuda.is_bf16_supported(),
+        "bf16": takes_bfloat16,
         "use_cpu": start.model.device.type == "cpu",
         "seed": config.seed,
         "eval_strategy": "no",
