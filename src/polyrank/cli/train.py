@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-train_app = typer.Typer(
-    name="train", no_args_is_help=True, help="Fine-tune a checkpoint on your data."
-)
+train_app = typer.Typer(name="train", no_args_is_help=True)
 
 
 class RerankerLoss(StrEnum):

@@ -8,7 +8,7 @@ positive's similarity).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,11 +129,17 @@ class Miner:
             nearest = float((own @ queries[row]).max()) if len(own) else np.inf
             ceiling = nearest * self._config.mine_margin if nearest > 0 else nearest
             near = pool.positions[hits.doc_indices[hits.scores <= ceiling]]
-            results.append(self._without_copies(source, language, request, near))
+            languages = {language, pool.language}
+            results.append(self._without_copies(source, language, languages, request, near))
         return results
 
     def _without_copies(
-        self, source: Source, language: str, request: Request, near: NDArray[np.intp]
+        self,
+        source: Source,
+        language: str,
+        compared: Collection[str],
+        request: Request,
+        near: NDArray[np.intp],
     ) -> NDArray[np.intp]:
         passages = source.passages
         answers = {
@@ -144,7 +150,8 @@ class Miner:
             versions = passages[position].versions
             if language not in versions or position in request.positives:
                 continue
-            if not answers & {text_key(text) for text in versions.values()}:
+            texts = (versions[code] for code in compared if code in versions)
+            if not any(text_key(text) in answers for text in texts):
                 kept.append(position)
             if len(kept) == self._config.mine_depth:
                 break

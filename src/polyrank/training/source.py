@@ -6,7 +6,7 @@ Knows nothing of files; `polyrank.training.reading` makes these.
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,8 +106,9 @@ class Source:
         return tuple(dict.fromkeys((*example.neutrals, *(p for p in group if p not in answers))))
 
 
+@lru_cache(maxsize=1 << 16)
 def text_key(text: str) -> str:
-    """Return a text reduced to its letters, marks and digits, for comparing texts.
+    """Return a text reduced to its letters and digits, for comparing texts.
 
     Args:
         text: Any text.
@@ -116,5 +117,4 @@ def text_key(text: str) -> str:
         The key; a text without letters and digits is its own key.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(char for char in folded if unicodedata.category(char)[0] in "LMN")
-    return kept or text
+    return "".join(filter(str.isalnum, folded)) or text
