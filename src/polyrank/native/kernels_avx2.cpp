@@ -41,7 +41,7 @@ void store_bf16(uint16_t* p, Vec v) {
 
 using Step = int16_t;
 constexpr int kMostPanels = 1;
-constexpr int kRowsS8 = 6;
+constexpr int kRowsS8 = 4;  // with more GCC runs out of registers
 constexpr bool kIsUnsigned = false;
 
 // Half a panel, 8 outputs.
@@ -49,6 +49,7 @@ template <int kRows>
 __attribute__((noinline)) void half_tile_s8(const int16_t* q, size_t ld, const int8_t* panel,
                                             size_t depth, int32_t* sums) {
   __m256i low[kRows], high[kRows];  // two partial sums for each of four outputs
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) low[i] = high[i] = _mm256_setzero_si256();
   for (size_t d = 0; d < depth; d += 4) {
     const __m128i* b = reinterpret_cast<const __m128i*>(panel + d * kPanelOutputs);
@@ -63,6 +64,7 @@ __attribute__((noinline)) void half_tile_s8(const int16_t* q, size_t ld, const i
       high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(a, b_high));
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
     // hadd works within 128-bit lanes: outputs 0 1 4 5 | 2 3 6 7
     __m256i sum = _mm256_hadd_epi32(low[i], high[i]);
