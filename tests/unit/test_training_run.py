@@ -20,6 +20,7 @@ from polyrank.training.losses import LIST_SHARPNESS, PairLoss
 from polyrank.training.models import load_start
 from polyrank.training.monitor import MonitorConfig, macro_f1
 from polyrank.training.pipeline import Job, train
+from polyrank.training.trainers import settle_precision
 from tests.toys import MARK, marked_beir, marked_rows, write_lines
 
 PAIRS = [
@@ -162,6 +163,7 @@ def test_an_embedder_learns_and_keeps_modules_and_prompts(checkpoint, toys, tmp_
         ("reranker", "bert-reranker", {"loss": "lambda"}),
         ("reranker", "bge-reranker-base", {"loss": "bce"}),
         ("reranker", "bge-reranker-base", {"precision": "bfloat16"}),
+        ("reranker", "bge-reranker-base", {"precision": "float32"}),
         ("reranker", "bge-reranker-base", {"loss": "margin-mse", "teacher_scale": 5.0}),
         ("reranker", "bge-reranker-base", {"loss": "mse"}),
         ("reranker", "bge-reranker-base", {"loss": "distill", "second_weight": 0.1}),
@@ -327,6 +329,14 @@ def test_minutes_end_a_run(checkpoint, toys, tmp_path):
     outcome = train(job)
     assert outcome.is_complete
     assert 0 < outcome.record["num_steps"] < 1000
+
+
+def test_bfloat16_is_taken_where_it_is_quicker():
+    asked = TrainingConfig("reranker", precision="bfloat16")
+    assert settle_precision(asked, "cpu") == "bfloat16"
+    has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    automatic = settle_precision(TrainingConfig("reranker"), "cpu")
+    assert automatic == ("bfloat16" if has_amx else "float32")
 
 
 def test_macro_f1_by_hand():

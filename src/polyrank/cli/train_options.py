@@ -129,8 +129,8 @@ _TYPES: Mapping[str, Any] = {
     "precision": Annotated[
         TrainingPrecision,
         typer.Option(
-            help="Type of the products while training: auto is bfloat16 on GPUs that have it, "
-            "float32 elsewhere. Processors with AMX are quicker in bfloat16."
+            help="Type of the products while training: auto is bfloat16 on GPUs that have it "
+            "and on processors with AMX, float32 elsewhere."
         ),
     ],
     "dropout": Annotated[float, typer.Option(help="From 0 up to 1.")],

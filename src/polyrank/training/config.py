@@ -98,7 +98,8 @@ class TrainingConfig:
         lora_rank: Rank of low-rank adapters; 0 trains the weights themselves.
         freeze_embeddings: Whether the embedding tables stay as they are.
         precision: Type of the products while training; the weights stay float32. "auto" takes
-            bfloat16 on GPUs that have it.
+            bfloat16 on GPUs that have it and on processors with AMX, where it is about twice as
+            fast.
         dropout: Dropout while training, from 0 up to 1.
         head: What a new head reads, where the checkpoint has none for the task.
         neutrals: Passages of the answer's own group in a list, at most.

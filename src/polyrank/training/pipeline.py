@@ -204,6 +204,7 @@ class _Run:
         drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
         self.resumed = self._claim()
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
+        self.precision = trainers.settle_precision(job.config, self.start.model.device.type)
         self.stop = trainers.StopRequest()
         prompts = checkpoint.spec.prompts
         self.live = trainers.Live(
@@ -332,6 +333,7 @@ class _Run:
             "is_new_head": self.start.is_new_head,
             "num_trainable": self.start.num_trainable,
             "device": str(self.start.model.device),
+            "precision": self.precision,
             "versions": versions(),
             "settings": settled(self.config),
             "teacher": job.teacher and Path(job.teacher).name,

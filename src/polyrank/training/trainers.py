@@ -360,9 +360,6 @@ def _arguments(
     start: Start, num_draws: int, config: TrainingConfig, folder: Path
 ) -> dict[str, Any]:
     is_gpu = start.model.device.type == "cuda"
-    takes_bfloat16 = config.precision == "bfloat16"
-    if config.precision == "auto":
-        takes_bfloat16 = is_gpu and torch.cuda.is_bf16_supported()
     rates = {}
     if config.task != "embedder":
         own = _NEW_HEAD_RATE if start.is_new_head else config.body_rate
@@ -374,7 +371,7 @@ def _arguments(
         "learning_rate": config.body_rate,
         "learning_rate_mapping": rates,
         "weight_decay": 0.01,
-        "bf16": takes_bfloat16,
+        "bf16": settle_precision(config, start.model.device.type) == "bfloat16",
         "use_cpu": start.model.device.type == "cpu",
         "seed": config.seed,
         "eval_strategy": "no",
@@ -387,6 +384,19 @@ def _arguments(
         "dataloader_drop_last": True,
         "dataloader_pin_memory": is_gpu,
     }
+
+
+def settle_precision(config: TrainingConfig, device_type: str) -> str:
+    """Return the type of the products while training, "float32" or "bfloat16"."""
+    if config.precision != "auto":
+        return config.precision
+    if device_type == "cuda":
+        is_quicker = torch.cuda.is_bf16_supported()
+    else:
+        # of PyTorch 2.13; older ones do not tell
+        tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+        is_quicker = device_type == "cpu" and bool(tell().get("amx_bf16"))
+    return "bfloat16" if is_quicker else "float32"
 
 
 class Live:
