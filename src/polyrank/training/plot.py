@@ -47,9 +47,9 @@ def _losses(axes: Axes, journal: Journal) -> None:
 
 def _evaluations(axes: Axes, entries: list[dict[str, Any]]) -> None:
     steps = [entry["step"] for entry in entries]
-    for group, colour in zip(sorted(entries[0]["groups"]), [_FAINT] * 200, strict=False):
+    for group in entries[0]["groups"]:
         values = [entry["groups"].get(group) for entry in entries]
-        axes.plot(steps, values, color=colour, linewidth=0.6)
+        axes.plot(steps, values, color=_FAINT, linewidth=0.6)
     means = [entry["value"] for entry in entries]
     axes.plot(steps, means, "o-", color=_COLOURS[0], markersize=4, label="mean")
     best = max(entries, key=lambda entry: entry["value"])
