@@ -46,7 +46,9 @@ template <int kRows, int kPanels>
 __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panels,
                                        size_t depth, int32_t* sums) {
   __m512i c[kRows][kPanels];
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) c[i][p] = _mm512_setzero_si512();
   }
   for (size_t d = 0; d < depth; d += 4) {
@@ -64,7 +66,9 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
       for (int p = 0; p < kPanels; ++p) c[i][p] = _mm512_dpbusd_epi32(c[i][p], a, b[p]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
       _mm512_store_si512(sums + (i * kPanels + p) * kPanelOutputs, c[i][p]);
     }

@@ -47,6 +47,7 @@ template <int kRows, int kPanels>
 __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t* panel,
                                        size_t depth, int32_t* sums) {
   __m256i c[kRows][2];
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) c[i][0] = c[i][1] = _mm256_setzero_si256();
   for (size_t d = 0; d < depth; d += 4) {
     const __m256i* b = reinterpret_cast<const __m256i*>(panel + d * kPanelOutputs);
@@ -60,6 +61,7 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
       c[i][1] = _mm256_dpbusd_avx_epi32(c[i][1], a, b1);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelOutputs), c[i][0]);
     _mm256_store_si256(reinterpret_cast<__m256i*>(sums + i * kPanelOutputs + 8), c[i][1]);

@@ -20,6 +20,7 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr int kPackTokens = 1024;    // tokens that one thread takes through all layers at once
 constexpr int kRowGrain = 16;        // rows are shared out in such steps
+constexpr int kLeastRows = 256;      // at once, or weights are read again too often
 constexpr size_t kInnerBytes = 1536 << 10;  // of the widest activations, to stay in a core's cache
 
 // Without branches, so that compilers take several at a time.
@@ -365,7 +366,7 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
 // Rows whose widest activations stay in a core's cache.
 int Body::rows_at_once() const {
   const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(shape_.intermediate_size) * 4));
-  return std::max(1, fit / kernels_->row_block) * kernels_->row_block;
+  return std::max(1, std::max(fit, kLeastRows) / kernels_->row_block) * kernels_->row_block;
 }
 
 // Takes all memory that a member will need, so that nothing can fail between barriers.
@@ -395,13 +396,14 @@ void Body::run_pack(const Pack& pack, int member) const {
   if (*pack.failed) return;
   const int hidden = shape_.hidden_size;
   const int begin = pack.row_bounds[member], end = pack.row_bounds[member + 1];
+  const int step = rows_at_once();
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
   kernels_->begin();
   embed(pack, begin, end);
   for (int i = 0; i < shape_.num_layers; ++i) {
     char* qkv = pack.qkv[i % 2];
-    for (int row = begin; row < end; row += kernels_->row_block) {
-      const int rows = std::min(kernels_->row_block, end - row);
+    for (int row = begin; row < end; row += step) {
+      const int rows = std::min(step, end - row);
       const size_t ld = static_cast<size_t>(3) * hidden;
       apply(pack, i, kQkv, pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
             {qkv + row * ld * element, ld, kernels_->is_qkv_bf16, Activation::kIdentity, nullptr,
