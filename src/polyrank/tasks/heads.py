@@ -77,7 +77,10 @@ class Dense:
 
     def __call__(self, row: Float32Array) -> Float32Array:
         """Return the layer's result for one row."""
-        return NONLINEARITIES[self.nonlinearity](self.weight @ row + self.bias)
+        # not `@`: OpenBLAS wakes its threads for a product as small as this, and they then spin for
+        # tens of milliseconds on the processors that the encoder's next call needs
+        sums = np.einsum("oi,i->o", self.weight, row)
+        return NONLINEARITIES[self.nonlinearity](sums + self.bias)
 
 
 class Head:
