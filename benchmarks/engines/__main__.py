@@ -30,7 +30,7 @@ LARGE = (
     "polyrank-onnx", "polyrank-native-float32", "polyrank-native-int8",
 )  # fmt: skip
 FULL = Plan(4, 3, 3, {1: 12, 10: 4, 20: 3, 100: 1}, is_searching=True)
-QUICK = Plan(2, 2, 1, {1: 4, 20: 2}, is_searching=False, with_default=False)
+QUICK = Plan(3, 2, 2, {1: 6, 10: 3, 20: 2, 100: 1}, is_searching=False, with_default=False)
 # one lane: a second copy of 2 GB of weights would not fit beside the other engines'
 FULL_LARGE = Plan(
     3, 2, 2, {1: 6, 10: 2}, is_searching=True, lanes=(1,), budgets=(1, 512, 1024, 16384),

@@ -173,12 +173,26 @@ def _ctranslate2(source: Source, out: Path) -> None:
         TransformersConverter(str(copy)).convert(str(out), force=True)
 
 
+def _polyrank_int8(source: Source, out: Path) -> None:
+    from polyrank.checkpoint.reader import read_checkpoint
+    from polyrank.compress.quantize import write_int8
+    from polyrank.config import EngineConfig
+    from polyrank.encoder.native import NativeEncoder
+    from polyrank.encoder.smoothing import random_pieces
+
+    checkpoint = read_checkpoint(source.folder)
+    encoder = NativeEncoder(checkpoint, EngineConfig("native", precision="float32"))
+    widths = encoder.measure_inputs(random_pieces(checkpoint.spec.body))
+    write_int8(checkpoint, widths, out)
+
+
 MAKERS: "dict[str, Callable[[Source, Path], None]]" = {
     "ort-float32": _onnx,
     "ort-int8": _onnx_int8,
     "openvino-float32": _openvino,
     "openvino-int8": _openvino_int8,
     "ctranslate2": _ctranslate2,
+    "polyrank-int8": _polyrank_int8,
 }
 
 

@@ -52,7 +52,7 @@ class Polyrank(Peer):
 
     def first_score(self, folder: Path, converted: Path, pair: Pair) -> float:
         """Load and score one pair."""
-        self.load(folder, folder)
+        self.prepare(folder, converted)
         return float(self._reranker.score([pair], logits=True)[0])
 
 
@@ -80,7 +80,8 @@ class PolyrankNative(Polyrank):
 
 
 class PolyrankNativeInt8(PolyrankNative):
-    """The native encoder in int8."""
+    """The native encoder in int8, from a folder as `polyrank compress quantize` writes it."""
 
     precision = "int8"
+    needs = "polyrank-int8"
     settings: ClassVar[dict[str, Any]] = {"precision": "int8"}
