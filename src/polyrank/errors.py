@@ -13,6 +13,14 @@ PolyrankError
 ├── CapabilityError                       this checkpoint or encoder cannot do what was asked
 ├── EncoderError                          the encoder failed while running
 ├── TrainingError                         a training run cannot go on
+├── RequestError           (ValueError)   a request to the server cannot be read
+│   ├── PayloadTooLargeError              it holds more than the server takes
+│   ├── UnauthorizedError                 its key is missing or wrong
+│   └── UnknownModelError                 it names a model that is not served
+├── ServingError                          the server cannot answer now
+│   ├── OverloadedError                   too much waits already
+│   ├── DeadlineExceededError             the request's time ran out
+│   └── UnavailableError                  starting, stopping, or a model is being loaded
 └── MissingExtraError      (ImportError)  an optional library is not installed
 
 A message says what was wrong, the value seen, the limit and the next step. Errors of other
@@ -70,6 +78,46 @@ class EncoderError(PolyrankError):
 
 class TrainingError(PolyrankError):
     """A training run cannot go on."""
+
+
+class RequestError(PolyrankError, ValueError):
+    """A request to the server cannot be read."""
+
+
+class PayloadTooLargeError(RequestError):
+    """A request holds more than the server takes."""
+
+
+class UnauthorizedError(RequestError):
+    """A request's key is missing or wrong."""
+
+
+class UnknownModelError(RequestError):
+    """A request names a model that is not served."""
+
+
+class ServingError(PolyrankError):
+    """The server cannot answer now."""
+
+
+class OverloadedError(ServingError):
+    """Too much waits already.
+
+    Attributes:
+        retry_after_s: Seconds after which a further try may succeed.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(ServingError):
+    """The request's time ran out before its result was there."""
+
+
+class UnavailableError(ServingError):
+    """The server is starting or stopping, or a model is being loaded."""
 
 
 class MissingExtraError(PolyrankError, ImportError):

@@ -1,0 +1,344 @@
+"""One thread that runs the sequences of many requests in shared batches, for any number of engines.
+
+Requests come in at any time from any thread and get a future. The next batch is made when the one
+before has ended, of whatever waits then, in fair shares (`fair_queue`). A request of thousands of
+sequences is served a batch at a time among the others. Cancelling a future takes what still waits
+of it out of the queue. Like the engine, it knows nothing of text or tasks.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.engine.engine import Engine
+from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.packing import plan_batches
+from polyrank.errors import EncoderError, PolyrankError, UnavailableError
+from polyrank.types import Float32Array, PackedBatch, PoolingMode
+
+SMALLEST_BUDGET = 256  # tokens: below this the kernels lose efficiency
+FIRST_BUDGET = 1024  # tokens, until the first batches have shown how fast the engine is
+TARGET_BATCH_S = 0.1
+_SMOOTHING = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of submitted sequences.
+
+    Attributes:
+        rows: One array per sequence, in input order: shape (width,), or (seq_len, width) where
+            token rows were asked for.
+        queue_s: Seconds from submission to the first batch.
+        inference_s: Seconds from the first batch's begin to the last one's end.
+    """
+
+    rows: list[Float32Array]
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One forward pass, for metrics.
+
+    Attributes:
+        num_sequences: Sequences in it.
+        num_tokens: Their tokens.
+        num_padding_tokens: Tokens computed beyond those, where the encoder pads.
+        seconds: Time it took.
+    """
+
+    num_sequences: int
+    num_tokens: int
+    num_padding_tokens: int
+    seconds: float
+
+
+class _Work:
+    """What the scheduler keeps with a job."""
+
+    def __init__(
+        self, engine: Engine, batch: PackedBatch, pooling: tuple[PoolingMode, ...], width: int
+    ) -> None:
+        self.engine = engine
+        self.batch = batch
+        self.pooling = pooling
+        self.width = width
+        self.future: Future[Ran] = Future()
+        self.rows: list[Float32Array | None] = [None] * len(batch)
+        self.num_left = len(batch)
+        self.submitted = time.monotonic()
+        self.begun: float | None = None
+
+    def fail(self, error: BaseException) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+    def give(self, indices: list[int], rows: list[Float32Array]) -> None:
+        for index, row in zip(indices, rows, strict=True):
+            self.rows[index] = row
+        self.num_left -= len(indices)
+        if self.num_left or self.future.cancelled():
+            return
+        assert self.begun is not None
+        whole = [row for row in self.rows if row is not None]
+        ran = Ran(whole, self.begun - self.submitted, time.monotonic() - self.begun)
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(ran)
+
+
+Share = tuple[_Work, list[int]]
+
+
+class Scheduler:
+    """A thread, a fair queue, and the engines that callers bring along."""
+
+    def __init__(
+        self,
+        *,
+        target_batch_s: float = TARGET_BATCH_S,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            target_batch_s: Seconds that a batch should take: what a short request waits at most
+                for work that has begun. Batches get as many tokens as the engine was seen to
+                run in that time, up to its own budget.
+            on_batch: Called after every batch, in the scheduler's thread.
+        """
+        self._target_batch_s = target_batch_s
+        self._on_batch = on_batch
+        self._queue = FairQueue()
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._running_since: float | None = None
+        self._speeds: dict[int, float] = {}
+        self.last_success: float | None = None
+        self._thread = threading.Thread(target=self._loop, name="polyrank-scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens in the queue, those of the running batch left out."""
+        return self._queue.num_waiting_tokens
+
+    @property
+    def num_waiting_sequences(self) -> int:
+        """Sequences in the queue."""
+        return self._queue.num_waiting_sequences
+
+    @property
+    def tokens_a_second(self) -> float:
+        """Speed of the slowest engine seen so far, 0 before the first batch."""
+        return min(self._speeds.values(), default=0.0)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def running_s(self) -> float:
+        """Return for how many seconds the running batch has been computed; 0 where none runs."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def oldest_s(self) -> float:
+        """Return for how many seconds the oldest job has waited; 0 where none waits."""
+        with self._changed:
+            submitted = [job.work.submitted for job in self._queue.jobs()]
+        return time.monotonic() - min(submitted) if submitted else 0.0
+
+    def submit(
+        self,
+        flow: Flow,
+        engine: Engine,
+        batch: PackedBatch,
+        pooling: tuple[PoolingMode, ...],
+        width: int,
+    ) -> "Future[Ran]":
+        """Queue sequences and return at once.
+
+        Args:
+            flow: The request that they belong to.
+            engine: What runs them.
+            batch: Sequences of any number and length, none empty.
+            pooling: Pooling modes; empty for token rows.
+            width: Values in a row.
+
+        Returns:
+            A future of the rows; cancelling it takes what waits out of the queue.
+
+        Raises:
+            UnavailableError: If the scheduler was closed.
+        """
+        work = _Work(engine, batch, pooling, width)
+        if not len(batch):
+            work.future.set_result(Ran([], 0.0, 0.0))
+            return work.future
+        job = Job(flow, (id(engine), pooling, width), batch.lengths, work)
+        with self._changed:
+            if self._is_closing or not self._thread.is_alive():
+                raise UnavailableError("the server is stopping and takes no more work")
+            self._queue.put(job)
+            self._changed.notify()
+        work.future.add_done_callback(lambda future: self._forget(job, future))
+        return work.future
+
+    def _forget(self, job: Job, future: "Future[Ran]") -> None:
+        if future.cancelled():
+            with self._changed:
+                self._queue.remove(job)
+
+    def close(self) -> None:
+        """Run what waits, then end the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        try:
+            while shares := self._wait():
+                self._run(shares)
+                del shares  # or an unloaded model would live until the next batch
+        finally:
+            # nobody must wait for a thread that died of an error of our own
+            with self._changed:
+                self._is_closing = True
+                left = [job.work for job in self._queue.jobs()]
+            for work in left:
+                work.fail(EncoderError("the scheduler stopped; see the server's log"))
+
+    def _wait(self) -> list[Share]:
+        """Return the next batch as soon as there is one; nothing when closing and done."""
+        with self._changed:
+            while not len(self._queue) and not self._is_closing:
+                self._changed.wait()
+            return self._take() if len(self._queue) else []
+
+    def _take(self) -> list[Share]:
+        key = self._queue.key()
+        engine = next(job.work.engine for job in self._queue.jobs() if job.key == key)
+        taken: dict[int, Share] = {}
+        for job, indices in self._queue.take(self._budget(engine)):
+            taken.setdefault(id(job.work), (job.work, []))[1].extend(indices)
+        return list(taken.values())
+
+    def _budget(self, engine: Engine) -> int:
+        speed = self._speeds.get(id(engine))
+        wanted = FIRST_BUDGET if speed is None else int(speed * self._target_batch_s)
+        return min(max(wanted, SMALLEST_BUDGET), engine.max_batch_tokens)
+
+    def _run(self, shares: list[Share]) -> None:
+        begin = time.monotonic()
+        for work, _ in shares:
+            work.begun = work.begun or begin
+        self._running_since = begin
+        try:
+            rows = _compute(shares)
+        except Exception as exc:  # noqa: BLE001 - whatever happens, somebody waits for an answer
+            self._isolate(shares, exc)
+            return
+        finally:
+            self._running_since = None
+        self._report(shares, time.monotonic() - begin)
+        at = 0
+        for work, indices in shares:
+            work.give(indices, rows[at : at + len(indices)])
+            at += len(indices)
+
+    def _isolate(self, shares: list[Share], error: Exception) -> None:
+        """Run each request's share alone, so that one cannot spoil the others."""
+        if len(shares) > 1:
+            for share in shares:
+                self._run([share])
+            return
+        work = shares[0][0]
+        if not isinstance(error, PolyrankError):
+            name = work.engine.encoder.capabilities.name
+            reason = f"the {name} encoder failed: {type(error).__name__}: {error}"
+            wrapped = EncoderError(reason)
+            wrapped.__cause__ = error
+            error = wrapped
+        work.fail(error)
+        with self._changed:
+            for job in [job for job in self._queue.jobs() if job.work is work]:
+                self._queue.remove(job)
+
+    def _report(self, shares: list[Share], seconds: float) -> None:
+        engine = shares[0][0].engine
+        lengths = np.concatenate([work.batch.lengths[indices] for work, indices in shares])
+        num_tokens = int(lengths.sum())
+        speed, before = num_tokens / max(seconds, 1e-6), self._speeds.get(id(engine))
+        if num_tokens >= SMALLEST_BUDGET // 2 or before is None:
+            known = speed if before is None else before
+            self._speeds[id(engine)] = known + _SMOOTHING * (speed - known)
+        self.last_success = time.monotonic()
+        if self._on_batch is not None:
+            padding = _padding(engine, lengths)
+            self._on_batch(BatchReport(len(lengths), num_tokens, padding, seconds))
+
+    def forget_engine(self, engine: Engine) -> None:
+        """Drop what was learnt of an engine that is unloaded."""
+        self._speeds.pop(id(engine), None)
+
+
+def _compute(shares: list[Share]) -> list[Float32Array]:
+    first = shares[0][0]
+    batch = join_batches([work.batch.select(np.asarray(indices)) for work, indices in shares])
+    if first.pooling:
+        return list(first.engine.run(batch, first.pooling, first.width))
+    return _token_rows(first.engine, batch)
+
+
+def _token_rows(engine: Engine, batch: PackedBatch) -> list[Float32Array]:
+    found: list[Any] = [None] * len(batch)
+    is_padding = engine.encoder.capabilities.is_padding
+    for indices in plan_batches(batch.lengths, engine.max_batch_tokens, is_padding=is_padding):
+        part = batch.select(indices)
+        rows = engine.encoder.run(part, ())
+        for index, start, end in zip(indices, part.cu_seqlens, part.cu_seqlens[1:], strict=False):
+            found[index] = rows[start:end]
+    return found
+
+
+def _padding(engine: Engine, lengths: NDArray[np.int32]) -> int:
+    if not engine.encoder.capabilities.is_padding:
+        return 0
+    batches = plan_batches(lengths, engine.max_batch_tokens, is_padding=True)
+    return sum(int(lengths[part].max()) * len(part) - int(lengths[part].sum()) for part in batches)
+
+
+def join_batches(parts: list[PackedBatch]) -> PackedBatch:
+    """Return the sequences of several batches as one, in order.
+
+    Args:
+        parts: One batch or more.
+
+    Returns:
+        The batch; segments are 0 where a part has none and another has some.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([part.lengths for part in parts])
+    cu_seqlens = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=cu_seqlens[1:])
+    types = None
+    if any(part.token_type_ids is not None for part in parts):
+        types = np.concatenate(
+            [
+                np.zeros(part.total_tokens, np.int32)
+                if part.token_type_ids is None
+                else part.token_type_ids
+                for part in parts
+            ]
+        )
+    return PackedBatch(np.concatenate([part.input_ids for part in parts]), cu_seqlens, types)

@@ -1,0 +1,86 @@
+"""Results of texts that were seen before, bounded in bytes, least recently used first out.
+
+Rows are kept before activation, normalisation and shortening, so that requests that differ in
+those alone share them. A key is a hash of the model's fingerprint, the task's settings and the
+texts, each with its length before it: no two inputs can be joined into the same bytes.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from polyrank.types import Float32Array
+
+_OVERHEAD_BYTES = 200  # the key, the objects around the array, the dictionary's slot
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRow:
+    """One result.
+
+    Attributes:
+        row: Logits or a vector.
+        num_tokens: Tokens that it stands for, for `usage`.
+        is_truncated: Whether the text was cut.
+    """
+
+    row: Float32Array
+    num_tokens: int
+    is_truncated: bool
+
+
+def cache_key(settings: bytes, texts: Iterable[str]) -> bytes:
+    """Return the key of texts under some settings, 16 bytes.
+
+    Args:
+        settings: The model's fingerprint and all that changes the result.
+        texts: The text or texts of one result, in order.
+
+    Returns:
+        A hash.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (settings, *(text.encode("utf8") for text in texts)):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+class ResultCache:
+    """Rows by key. Safe to use from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._rows: OrderedDict[bytes, CachedRow] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: bytes) -> CachedRow | None:
+        """Return what is kept under a key, which thereby becomes the newest."""
+        with self._lock:
+            found = self._rows.get(key)
+            if found is not None:
+                self._rows.move_to_end(key)
+            return found
+
+    def put(self, key: bytes, found: CachedRow) -> None:
+        """Keep a row, and drop the oldest until all fit."""
+        # a copy: a view would keep the whole batch alive
+        kept = CachedRow(found.row.copy(), found.num_tokens, found.is_truncated)
+        size = kept.row.nbytes + _OVERHEAD_BYTES
+        if size > self.max_bytes:
+            return
+        with self._lock:
+            before = self._rows.pop(key, None)
+            if before is not None:
+                self.num_bytes -= before.row.nbytes + _OVERHEAD_BYTES
+            self._rows[key] = kept
+            self.num_bytes += size
+            while self.num_bytes > self.max_bytes:
+                _, oldest = self._rows.popitem(last=False)
+                self.num_bytes -= oldest.row.nbytes + _OVERHEAD_BYTES

@@ -1,0 +1,381 @@
+"""The models of a server: loaded, found by name, replaced without dropping requests.
+
+What may be loaded is fixed at start: a request can name a model, never a folder or a Hub id.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.checkpoint.spec import ModelSpec
+from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.errors import (
+    CapabilityError,
+    CheckpointError,
+    ConfigError,
+    UnavailableError,
+    UnknownModelError,
+)
+from polyrank.inference.model import Model
+from polyrank.server.computations import Computation, CutsStart, RunHead, ScorePairs, TokenRows
+from polyrank.server.settings import ModelSource, ServerSettings
+from polyrank.tasks.heads import Head
+from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairScorer
+from polyrank.text.pairs import SequenceBuilder
+from polyrank.text.prompts import choose_prompt
+from polyrank.text.tokenizer import Tokenizer
+from polyrank.types import InputType, TaskName
+
+LEFT = "left"
+
+
+class ServedModel:
+    """A loaded checkpoint under the name that requests call it by. Safe to use from threads."""
+
+    def __init__(self, name: str, model: Model, *, is_truncating: bool) -> None:
+        """Load the heads and the encoder.
+
+        Args:
+            name: The name.
+            model: Checkpoint and tokenizer.
+            is_truncating: Whether texts that are too long are cut where a request does not say.
+        """
+        self.name = name
+        self.is_truncating = is_truncating
+        self.loaded_at = int(time.time())
+        self._model = model
+        self._heads: Mapping[TaskName, Head] = {task: model.head(task) for task in model.spec.tasks}
+        limits = TruncationConfig()
+        self._builders = {"right": model.builder(limits), LEFT: _cutting_start(model, limits)}
+        self.engine = model.engine
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is and can do."""
+        return self._model.spec
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer."""
+        return self._model.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence, special tokens included."""
+        return self._builders["right"].max_length
+
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """What requests can ask of it; embedders rank too, by cosine."""
+        tasks: tuple[TaskName, ...] = tuple(self._heads)
+        return ("rerank", *tasks) if "embed" in tasks and "rerank" not in tasks else tasks
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a whole vector; 0 where none are made."""
+        return self._heads["embed"].out_features if "embed" in self._heads else 0
+
+    def head(self, task: TaskName) -> Head:
+        """Return the head of a task.
+
+        Args:
+            task: What is to be done.
+
+        Returns:
+            The head.
+
+        Raises:
+            CapabilityError: If the checkpoint has none.
+        """
+        if task not in self._heads:
+            able = ", ".join(self.tasks) or "nothing"
+            raise CapabilityError(f"model {self.name!r} cannot {task}; it serves: {able}")
+        return self._heads[task]
+
+    def ranker(self, direction: str) -> tuple[Computation, PairScorer]:
+        """Return what scores pairs: the cross-encoder, or cosines where there is none.
+
+        Args:
+            direction: "right" cuts the end of texts that are too long, "left" their start.
+
+        Returns:
+            The computation of logits, and the scorer that turns them into scores.
+
+        Raises:
+            CapabilityError: If the checkpoint can do neither.
+        """
+        builder = self._builders[direction]
+        if "rerank" in self._heads:
+            scorer: PairScorer = CrossEncoderScorer(builder, self._heads["rerank"])
+        elif "embed" in self._heads:
+            scorer = CosineScorer(builder, self._heads["embed"], self.spec.prompts)
+        else:
+            self.head("rerank")
+        return ScorePairs(self.engine, scorer, f"rerank:{direction}"), scorer
+
+    def classifier(self, direction: str) -> tuple[Computation, Head]:
+        """Return what labels texts and pairs: the classifier, or else the reranker's one label.
+
+        Args:
+            direction: As for `ranker`.
+
+        Returns:
+            The computation of logits, and the head with its labels.
+
+        Raises:
+            CapabilityError: If the checkpoint has neither head.
+        """
+        task: TaskName = "classify" if "classify" in self._heads else "rerank"
+        head = self._heads[task] if task in self._heads else self.head("classify")
+        builder = self._builders[direction]
+        return RunHead(self.engine, builder, head, f"{task}-head:{direction}"), head
+
+    def embedder(self, direction: str) -> tuple[Computation, Head]:
+        """Return what makes vectors.
+
+        Args:
+            direction: As for `ranker`.
+
+        Returns:
+            The computation of vectors, and the head.
+
+        Raises:
+            CapabilityError: If the checkpoint makes none.
+        """
+        head = self.head("embed")
+        return RunHead(self.engine, self._builders[direction], head, f"embed:{direction}"), head
+
+    def token_embedder(self, direction: str) -> Computation:
+        """Return what makes one row for each token.
+
+        Args:
+            direction: As for `ranker`.
+
+        Returns:
+            The computation.
+
+        Raises:
+            CapabilityError: If the checkpoint is not an embedder.
+        """
+        self.head("embed")
+        hidden_size = self.spec.body.hidden_size
+        return TokenRows(self.engine, self._builders[direction], hidden_size, f"rows:{direction}")
+
+    def prompt(self, *, input_type: InputType | None, prompt_name: str | None) -> str:
+        """Return what goes before each text.
+
+        Args:
+            input_type: "query" or "document".
+            prompt_name: Name of one of the checkpoint's prompts.
+
+        Returns:
+            The prompt, often "".
+
+        Raises:
+            ConfigError: If both are given, or the checkpoint has no such prompt.
+        """
+        return choose_prompt(self.spec.prompts, input_type=input_type, prompt_name=prompt_name)
+
+    def _fingerprint(self) -> str:
+        """Return a hash of the files' names, sizes and times: it changes with the weights."""
+        digest = hashlib.sha256()
+        checkpoint = self._model.checkpoint
+        for path in sorted({*checkpoint.weights.paths, checkpoint.tokenizer_file}):
+            state = path.stat()
+            digest.update(repr((str(path), state.st_size, state.st_mtime_ns)).encode())
+        digest.update(repr(self._model.config).encode())
+        return digest.hexdigest()[:40]
+
+
+def _cutting_start(model: Model, limits: TruncationConfig) -> SequenceBuilder:
+    spec = model.spec
+    return CutsStart(
+        model.tokenizer,
+        limits,
+        model_limit=spec.max_length,
+        has_segments=spec.body.type_vocab_size > 1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What the admin page says of a model.
+
+    Attributes:
+        name: Its name.
+        is_loaded: Whether requests can use it.
+        is_loading: Whether it is being loaded now.
+        tasks: What it can do, where it is loaded.
+        fingerprint: Hash of its files, where it is loaded.
+    """
+
+    name: str
+    is_loaded: bool
+    is_loading: bool
+    tasks: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+class Registry:
+    """The served models by name. Safe to use from threads."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._sources = {source.name: source for source in settings.models}
+        self._loaded: dict[str, ServedModel] = {}
+        self._loading: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> tuple[ServedModel, ...]:
+        """The loaded models, in the order in which they were named at start."""
+        loaded = self._loaded
+        return tuple(loaded[name] for name in self._sources if name in loaded)
+
+    def states(self) -> list[ModelState]:
+        """Return the state of every model that was named at start."""
+        found = []
+        for name in self._sources:
+            served = self._loaded.get(name)
+            is_loading = name in self._loading
+            if served is None:
+                found.append(ModelState(name, False, is_loading))
+            else:
+                state = ModelState(name, True, is_loading, served.tasks, served.fingerprint)
+                found.append(state)
+        return found
+
+    def load_all(self) -> None:
+        """Load every model that was to be loaded at start."""
+        for source in self._sources.values():
+            if source.is_loaded_at_start:
+                self.load(source.name)
+
+    def load(self, name: str) -> ServedModel:
+        """Load a model, or load it anew from its folder. Requests under way keep the old one.
+
+        Args:
+            name: One of the names given at start.
+
+        Returns:
+            The model.
+
+        Raises:
+            UnknownModelError: If the name was not given at start.
+            UnavailableError: If it is being loaded already.
+            CheckpointError: If the checkpoint cannot be used; the old one stays.
+        """
+        source = self._source(name)
+        with self._lock:
+            if name in self._loading:
+                raise UnavailableError(f"model {name!r} is being loaded already")
+            self._loading.add(name)
+        try:
+            served = self._make(source)
+            with self._lock:
+                self._loaded = {**self._loaded, name: served}
+        finally:
+            with self._lock:
+                self._loading.discard(name)
+        return served
+
+    def unload(self, name: str) -> ServedModel:
+        """Take a model out; its memory is freed when requests under way have ended.
+
+        Args:
+            name: Name of a loaded model.
+
+        Returns:
+            The model that was loaded.
+
+        Raises:
+            UnknownModelError: If it is not loaded.
+            ConfigError: If it is the last one.
+        """
+        self._source(name)
+        with self._lock:
+            if name not in self._loaded:
+                raise UnknownModelError(f"model {name!r} is not loaded")
+            if len(self._loaded) == 1:
+                raise ConfigError(
+                    f"model {name!r} is the only one loaded; load another before, or stop the "
+                    "server"
+                )
+            loaded = dict(self._loaded)
+            served = loaded.pop(name)
+            self._loaded = loaded
+        return served
+
+    def find(self, name: str | None, task: TaskName) -> ServedModel:
+        """Return the model that a request means.
+
+        Args:
+            name: What the request calls it, if anything.
+            task: What is to be done.
+
+        Returns:
+            The model of that name; without a name, the first that can do the task. Clients of
+            hosted services send names of models that are not here: such a name means the one
+            model that can do the task, if there is only one and the server is not strict.
+
+        Raises:
+            UnknownModelError: If there is no such model.
+            CapabilityError: If no loaded model can do the task.
+        """
+        loaded = self._loaded
+        if name is not None and name in loaded:
+            return loaded[name]
+        if name is not None and name in self._sources:
+            raise UnavailableError(f"model {name!r} is not loaded at present")
+        able = [served for served in self.loaded if task in _requestable(served)]
+        if name is None or (len(able) == 1 and not self._settings.is_strict_about_names):
+            return able[0] if able else self._refuse(task)
+        raise UnknownModelError(
+            f"model {name!r:.220} is not served here; this server has: {', '.join(loaded)}"
+        )
+
+    def _refuse(self, task: TaskName) -> ServedModel:
+        served = "; ".join(f"{model.name}: {', '.join(model.tasks)}" for model in self.loaded)
+        raise CapabilityError(f"no model of this server can {task} ({served})")
+
+    def _source(self, name: str) -> ModelSource:
+        if name not in self._sources:
+            raise UnknownModelError(
+                f"model {name!r:.220} was not named when the server was started; it knows: "
+                f"{', '.join(self._sources)}"
+            )
+        return self._sources[name]
+
+    def _make(self, source: ModelSource) -> ServedModel:
+        settings = self._settings
+        config = EngineConfig(
+            settings.encoder,
+            settings.max_batch_tokens,
+            settings.num_threads,
+            settings.device,
+            settings.precision,  # type: ignore[arg-type] # EngineConfig checks it
+        )
+        # not `load_model`, which would give back the model already loaded from this folder
+        folder, name = resolve(source.model, revision=settings.revision)
+        checkpoint = read_checkpoint(folder, name)
+        spec = checkpoint.spec
+        tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
+        if tokenizer.vocab_size > spec.body.vocab_size:
+            raise CheckpointError(
+                f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size:,} pieces, but the "
+                f"embedding table only {spec.body.vocab_size:,} rows."
+            )
+        model = Model(checkpoint, tokenizer, config)
+        return ServedModel(source.name, model, is_truncating=settings.auto_truncate)
+
+
+def _requestable(served: ServedModel) -> tuple[Any, ...]:
+    # a reranker's single label can be asked for as a class, as TEI has it
+    tasks = served.tasks
+    return (*tasks, "classify") if "rerank" in served.spec.tasks else tasks

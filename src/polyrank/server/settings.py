@@ -1,0 +1,135 @@
+"""What a server is told at start. Checks itself; nothing changes afterwards."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polyrank.errors import ConfigError
+
+MAX_NAME_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that the server may serve.
+
+    Attributes:
+        name: Name that requests call it by.
+        model: Folder or Hub id; None is the default model.
+        is_loaded_at_start: Whether it is loaded at start, or by the admin route alone.
+    """
+
+    name: str
+    model: str | None
+    is_loaded_at_start: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > MAX_NAME_LENGTH or not self.name.isprintable():
+            raise ConfigError(
+                f"a model's name must have 1 to {MAX_NAME_LENGTH} printable characters, "
+                f"not {self.name!r:.220}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server takes before it refuses.
+
+    Attributes:
+        max_concurrent_requests: Requests under way at once; more get 429.
+        max_queued_tokens: Tokens that may wait; a request that comes to more gets 429, unless
+            nothing waits.
+        max_client_batch_size: Documents or texts of one request.
+        max_payload_bytes: Bytes of one request's body.
+        max_pending_bytes: Bytes of all bodies under way together.
+        max_json_depth: Lists and objects within each other.
+        request_timeout_s: Seconds after which a request gets 504, if its header asks for no less.
+        body_timeout_s: Seconds in which a request's head must have come, and then its body.
+        drain_s: Seconds that requests under way have to end after SIGTERM.
+        drain_delay_s: Seconds after SIGTERM in which new connections are still taken, so that
+            load balancers can see that readiness is gone.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    max_concurrent_requests: int = 512
+    max_queued_tokens: int = 2_000_000
+    max_client_batch_size: int = 10_000
+    max_payload_bytes: int = 16_000_000
+    max_pending_bytes: int = 256_000_000
+    max_json_depth: int = 16
+    request_timeout_s: float = 60.0
+    body_timeout_s: float = 30.0
+    drain_s: float = 30.0
+    drain_delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            lowest = 0 if name.startswith("drain") else 1e-3
+            if not getattr(self, name) >= lowest:
+                raise ConfigError(
+                    f"{name} must be {'0 or more' if lowest == 0 else 'above 0'}, "
+                    f"not {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Everything about a server but the models' weights.
+
+    Attributes:
+        models: What may be served, the first being the default where tasks allow.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        limits: What is refused.
+        auto_truncate: Whether texts that are too long are cut where a request does not say.
+        is_strict_about_names: Whether a request must name a served model exactly.
+        cors_origins: Origins of web pages that may call; none by default.
+        certificate: TLS certificate chain, or None for plain HTTP.
+        private_key: The certificate's key.
+        cache_bytes: Size of the result cache; 0 switches it off.
+        num_workers: Threads that tokenise and finish, beside the one that encodes.
+        encoder: As for `EngineConfig`; so are the next four.
+        max_batch_tokens: Most tokens of a batch.
+        num_threads: Threads of the encoder.
+        device: Where it runs.
+        precision: Type of the products.
+        revision: Branch, tag or commit of Hub ids.
+
+    Raises:
+        ConfigError: If a value is out of range or contradicts another.
+    """
+
+    models: tuple[ModelSource, ...]
+    host: str = "127.0.0.1"
+    port: int = 3000
+    limits: Limits = field(default_factory=Limits)
+    auto_truncate: bool = True
+    is_strict_about_names: bool = False
+    cors_origins: tuple[str, ...] = ()
+    certificate: Path | None = None
+    private_key: Path | None = None
+    cache_bytes: int = 0
+    num_workers: int = 2
+    encoder: str = "auto"
+    max_batch_tokens: int = 16_384
+    num_threads: int | None = None
+    device: str = "cpu"
+    precision: str = "auto"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.models]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two models have the same name: {', '.join(names)}. Use NAME=MODEL.")
+        if not any(source.is_loaded_at_start for source in self.models):
+            raise ConfigError("at least one model must be loaded at start: name one with --model")
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
+        if (self.certificate is None) != (self.private_key is None):
+            raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")
+        if self.cache_bytes < 0 or self.num_workers < 1:
+            raise ConfigError(
+                f"cache_bytes must be 0 or more and num_workers 1 or more, not "
+                f"{self.cache_bytes} and {self.num_workers}"
+            )
