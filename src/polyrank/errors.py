@@ -14,6 +14,7 @@ PolyrankError
 ├── EncoderError                          the encoder failed while running
 ├── TrainingError                         a training run cannot go on
 ├── RequestError           (ValueError)   a request to the server cannot be read
+│   ├── EmptyRequestError                 it holds no text
 │   ├── PayloadTooLargeError              it holds more than the server takes
 │   ├── UnauthorizedError                 its key is missing or wrong
 │   └── UnknownModelError                 it names a model that is not served
@@ -82,6 +83,10 @@ class TrainingError(PolyrankError):
 
 class RequestError(PolyrankError, ValueError):
     """A request to the server cannot be read."""
+
+
+class EmptyRequestError(RequestError):
+    """A request holds no text to work on."""
 
 
 class PayloadTooLargeError(RequestError):

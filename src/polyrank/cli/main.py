@@ -19,6 +19,7 @@ from polyrank.cli.embed import embed
 from polyrank.cli.evaluate import evaluate_command
 from polyrank.cli.info import info
 from polyrank.cli.rerank import rerank
+from polyrank.cli.serve import serve
 from polyrank.cli.train import train_app
 from polyrank.errors import ConfigError, PolyrankError
 
@@ -36,6 +37,7 @@ app.command("rerank")(rerank)
 app.command("embed")(embed)
 app.command("classify")(classify)
 app.command("eval")(evaluate_command)
+app.command("serve", context_settings={"auto_envvar_prefix": "POLYRANK_SERVE"})(serve)
 app.command("info")(info)
 app.add_typer(compress_app)
 app.add_typer(train_app)

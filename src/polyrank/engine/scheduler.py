@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,15 @@ class Ran:
     Attributes:
         rows: One array per sequence, in input order: shape (width,), or (seq_len, width) where
             token rows were asked for.
-        queue_s: Seconds from submission to the first batch.
-        inference_s: Seconds from the first batch's begin to the last one's end.
+        submitted: When they were submitted, on the monotonic clock.
+        begun: When their first batch began.
+        ended: When their last batch ended.
     """
 
     rows: list[Float32Array]
-    queue_s: float
-    inference_s: float
+    submitted: float
+    begun: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class _Work:
             return
         assert self.begun is not None
         whole = [row for row in self.rows if row is not None]
-        ran = Ran(whole, self.begun - self.submitted, time.monotonic() - self.begun)
+        ran = Ran(whole, self.submitted, self.begun, time.monotonic())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(ran)
 
@@ -121,7 +124,7 @@ class Scheduler:
         self._is_closing = False
         self._running_since: float | None = None
         self._speeds: dict[int, float] = {}
-        self.last_success: float | None = None
+        self._successes: dict[int, float] = {}
         self._thread = threading.Thread(target=self._loop, name="polyrank-scheduler", daemon=True)
         self._thread.start()
 
@@ -181,7 +184,8 @@ class Scheduler:
         """
         work = _Work(engine, batch, pooling, width)
         if not len(batch):
-            work.future.set_result(Ran([], 0.0, 0.0))
+            now = time.monotonic()
+            work.future.set_result(Ran([], now, now, now))
             return work.future
         job = Job(flow, (id(engine), pooling, width), batch.lengths, work)
         with self._changed:
@@ -281,14 +285,19 @@ class Scheduler:
         if num_tokens >= SMALLEST_BUDGET // 2 or before is None:
             known = speed if before is None else before
             self._speeds[id(engine)] = known + _SMOOTHING * (speed - known)
-        self.last_success = time.monotonic()
+        self._successes[id(engine)] = time.monotonic()
         if self._on_batch is not None:
             padding = _padding(engine, lengths)
             self._on_batch(BatchReport(len(lengths), num_tokens, padding, seconds))
 
+    def since_success_s(self, engine: Engine) -> float:
+        """Return how many seconds ago an engine last ran a batch; infinity if it never did."""
+        return time.monotonic() - self._successes.get(id(engine), -inf)
+
     def forget_engine(self, engine: Engine) -> None:
         """Drop what was learnt of an engine that is unloaded."""
         self._speeds.pop(id(engine), None)
+        self._successes.pop(id(engine), None)
 
 
 def _compute(shares: list[Share]) -> list[Float32Array]:

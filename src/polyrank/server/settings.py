@@ -6,6 +6,7 @@ from pathlib import Path
 from polyrank.errors import ConfigError
 
 MAX_NAME_LENGTH = 200
+DEFAULT_MAX_PENDING_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Limits:
     max_queued_tokens: int = 2_000_000
     max_client_batch_size: int = 10_000
     max_payload_bytes: int = 16_000_000
-    max_pending_bytes: int = 256_000_000
+    max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     max_json_depth: int = 16
     request_timeout_s: float = 60.0
     body_timeout_s: float = 30.0

@@ -1,0 +1,1 @@
+"""Wire protocols, one a file: schemas, routes, decoding, encoding and errors. No engine calls."""

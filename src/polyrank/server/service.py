@@ -1,0 +1,455 @@
+"""From texts to results: what every dialect calls, whatever its shapes.
+
+A request's texts are cut into parts. Each is tokenised in a worker thread and given to the
+scheduler as soon as it is ready, so that tokenising runs beside encoding and a large request
+neither blocks the workers nor waits for its own last text. Results come back in input order.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from polyrank.engine.fair_queue import Flow
+from polyrank.engine.scheduler import Ran, Scheduler
+from polyrank.errors import EmptyRequestError, InputError
+from polyrank.server.admission import Admission
+from polyrank.server.cache import CachedRow, ResultCache, cache_key
+from polyrank.server.computations import Computation, Item, Prepared
+from polyrank.server.metrics import Metrics
+from polyrank.server.models import Registry, ServedModel
+from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
+from polyrank.text.inputs import check_text
+from polyrank.types import EmbeddingPrecision, Float32Array, InputType
+
+PART_CHARACTERS = 50_000
+PART_ITEMS = 256
+SMALL_CHARACTERS = 1_000  # tokenised within the event loop: quicker than the way to a thread
+SMALL_ROWS = 16
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What is known of one request while it is served.
+
+    Attributes:
+        request_id: Its id in logs and answers.
+        flow: Its place in the scheduler's queue.
+        begun: When it came, on the monotonic clock.
+        num_characters: Characters of its texts.
+        num_tokens: Tokens of its sequences.
+        num_texts: Texts or pairs in it.
+        num_truncated: Of those, how many were cut.
+        tokenization_s: Seconds of tokenising.
+        submitted: When its first sequences were queued.
+        inference_begun: When its first batch began.
+        inference_ended: When its last batch ended.
+        model: Name of the model that served it.
+        task: "rerank", "predict" or "embed", as metrics name it.
+    """
+
+    request_id: str = ""
+    flow: Flow = field(default_factory=Flow)
+    begun: float = field(default_factory=time.monotonic)
+    num_characters: int = 0
+    num_tokens: int = 0
+    num_texts: int = 0
+    num_truncated: int = 0
+    tokenization_s: float = 0.0
+    submitted: float = inf
+    inference_begun: float = inf
+    inference_ended: float = -inf
+    model: str = ""
+    task: str = ""
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds until its first batch began."""
+        return max(self.inference_begun - self.submitted, 0.0) if self._has_run else 0.0
+
+    @property
+    def inference_s(self) -> float:
+        """Seconds from its first batch's begin to its last one's end."""
+        return self.inference_ended - self.inference_begun if self._has_run else 0.0
+
+    @property
+    def _has_run(self) -> bool:
+        return self.inference_ended > -inf
+
+    def note_run(self, ran: Ran) -> None:
+        """Keep when some of its sequences were run."""
+        self.submitted = min(self.submitted, ran.submitted)
+        self.inference_begun = min(self.inference_begun, ran.begun)
+        self.inference_ended = max(self.inference_ended, ran.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How texts that are too long are treated.
+
+    Attributes:
+        is_allowed: Whether they are cut; None does as the server's setting says.
+        direction: "right" cuts the end, "left" the start.
+    """
+
+    is_allowed: bool | None = None
+    direction: str = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Relevance of pairs, in input order.
+
+    Attributes:
+        model: Name of the model.
+        logits: Raw values, shape (num_pairs,).
+        scores: Activated values, shape (num_pairs,).
+        num_tokens: Tokens of all pairs.
+    """
+
+    model: str
+    logits: Float32Array
+    scores: Float32Array
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Labels of texts or pairs, in input order.
+
+    Attributes:
+        model: Name of the model.
+        labels: Name of each column.
+        logits: Raw values, shape (num_items, num_labels).
+        probabilities: Activated values, same shape.
+        num_tokens: Tokens of all items.
+    """
+
+    model: str
+    labels: tuple[str, ...]
+    logits: Float32Array
+    probabilities: Float32Array
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of texts, in input order.
+
+    Attributes:
+        model: Name of the model.
+        vectors: Shape (num_texts, dimensions); of token rows, one array per text.
+        num_tokens: Tokens of all texts.
+    """
+
+    model: str
+    vectors: Any
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """How vectors are wanted.
+
+    Attributes:
+        input_type: "query" or "document", for the checkpoint's prompt of that purpose.
+        prompt_name: Name of one of its prompts, instead.
+        is_normalized: Whether they get unit length; None does as the checkpoint says.
+        dimensions: Values to keep; None keeps all.
+        precision: Their type.
+    """
+
+    input_type: InputType | None = None
+    prompt_name: str | None = None
+    is_normalized: bool | None = None
+    dimensions: int | None = None
+    precision: EmbeddingPrecision = "float32"
+
+
+class Service:
+    """Models, scheduler, cache and worker threads."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        admission: Admission,
+        metrics: Metrics,
+        *,
+        cache: ResultCache | None = None,
+        num_workers: int = 2,
+    ) -> None:
+        self.registry = registry
+        self.scheduler = scheduler
+        self.admission = admission
+        self.metrics = metrics
+        self.cache = cache
+        self._workers = ThreadPoolExecutor(num_workers, thread_name_prefix="polyrank-worker")
+
+    async def in_worker(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return a call's result, computed in a worker thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, lambda: call(*args, **kwargs))
+
+    async def score(
+        self,
+        context: RequestContext,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        model: str | None,
+        cut: Cut,
+    ) -> Scored:
+        """Return the relevance of (query, document) pairs."""
+        served = self.registry.find(model, "rerank")
+        context.task = "rerank"
+        computation, scorer = served.ranker(cut.direction)
+        rows = await self._compute(context, served, computation, pairs, cut)
+        logits = np.stack(rows)
+        scores = scorer.activate(logits, None)
+        return Scored(served.name, logits[:, 0], scores[:, 0], context.num_tokens)
+
+    async def classify(
+        self, context: RequestContext, items: Sequence[Item], *, model: str | None, cut: Cut
+    ) -> Classified:
+        """Return the labels of texts or pairs."""
+        served = self.registry.find(model, "classify")
+        context.task = "predict"
+        computation, head = served.classifier(cut.direction)
+        logits = np.stack(await self._compute(context, served, computation, items, cut))
+        labels, probabilities = head.spec.labels, head.activate(logits)
+        return Classified(served.name, labels, logits, probabilities, context.num_tokens)
+
+    async def embed(
+        self,
+        context: RequestContext,
+        texts: Sequence[str],
+        *,
+        model: str | None,
+        cut: Cut,
+        wanted: Vectors,
+    ) -> Embedded:
+        """Return the vectors of texts."""
+        served = self.registry.find(model, "embed")
+        context.task = "embed"
+        computation, head = served.embedder(cut.direction)
+        dimensions = check_dimensions(wanted.dimensions, head.out_features)
+        before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
+        rows = await self._compute(context, served, computation, _prompted(before, texts), cut)
+        own = head.spec.is_normalized
+        is_normalized = own if wanted.is_normalized is None else wanted.is_normalized
+        vectors = shorten(np.stack(rows), dimensions, is_normalized=is_normalized)
+        vectors = quantize_vectors(vectors, wanted.precision)
+        return Embedded(served.name, vectors, context.num_tokens)
+
+    async def embed_tokens(
+        self,
+        context: RequestContext,
+        texts: Sequence[str],
+        *,
+        model: str | None,
+        cut: Cut,
+        prompt_name: str | None,
+    ) -> Embedded:
+        """Return one row for each token of each text."""
+        served = self.registry.find(model, "embed")
+        before = served.prompt(input_type=None, prompt_name=prompt_name)
+        context.task = "embed"
+        computation = served.token_embedder(cut.direction)
+        prompted = _prompted(before, texts)
+        rows = await self._compute(context, served, computation, prompted, cut, is_cached=False)
+        return Embedded(served.name, rows, context.num_tokens)
+
+    async def probe(self, served: ServedModel) -> None:
+        """Run a real forward pass ahead of all that waits.
+
+        Args:
+            served: The model to run it on.
+
+        Raises:
+            EncoderError: If the pass fails.
+        """
+        task = "rerank" if "rerank" in served.spec.tasks else served.tasks[0]
+        context = RequestContext(flow=Flow(is_urgent=True))
+        items: list[Item] = ["ready?"]
+        if task == "rerank":
+            computation, items = served.ranker("right")[0], [("ready?", "ready.")]
+        elif task == "classify":
+            computation = served.classifier("right")[0]
+        else:
+            computation = served.embedder("right")[0]
+        await self._compute(context, served, computation, items, Cut(), is_cached=False)
+
+    async def _compute(
+        self,
+        context: RequestContext,
+        served: ServedModel,
+        computation: Computation,
+        items: Sequence[Item],
+        cut: Cut,
+        *,
+        is_cached: bool = True,
+    ) -> list[Float32Array]:
+        if not items:
+            raise EmptyRequestError("the request holds no text; give one or more")
+        self.admission.check_batch(len(items), "texts or documents")
+        sizes = [_size(item, i) for i, item in enumerate(items)]
+        context.model = served.name
+        context.num_characters += sum(sizes)
+        context.num_texts += len(items)
+        work = _Work(self, context, served, computation, cut, items, sizes)
+        if self.cache is None or not is_cached:
+            return await work.run(range(len(items)))
+        keys = await work.look_up(self.cache)
+        missing = [i for i, row in enumerate(work.results) if row is None]
+        self.metrics.count_cache(hits=len(items) - len(missing), misses=len(missing))
+        if missing:
+            await work.run(missing)
+            await work.keep(self.cache, keys, missing)
+        return work.whole()
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Work:
+    """The items of one computation of a request, on their way."""
+
+    def __init__(
+        self,
+        service: Service,
+        context: RequestContext,
+        served: ServedModel,
+        computation: Computation,
+        cut: Cut,
+        items: Sequence[Item],
+        sizes: list[int],
+    ) -> None:
+        self.service = service
+        self.context = context
+        self.served = served
+        self.computation = computation
+        self.is_truncating = served.is_truncating if cut.is_allowed is None else cut.is_allowed
+        self.items = items
+        self.sizes = sizes
+        self.results: list[Float32Array | None] = [None] * len(items)
+        self.notes: dict[int, tuple[int, bool]] = {}
+
+    def whole(self) -> list[Float32Array]:
+        return [row for row in self.results if row is not None]
+
+    async def look_up(self, cache: ResultCache) -> list[bytes]:
+        settings = f"{self.served.fingerprint}\n{self.computation.settings}".encode()
+
+        def search() -> list[bytes]:
+            keys = [cache_key(settings, _texts(item)) for item in self.items]
+            for i, key in enumerate(keys):
+                found = cache.get(key)
+                # a text that must not be cut has to be refused again
+                if found is not None and (self.is_truncating or not found.is_truncated):
+                    self.results[i] = found.row
+                    self._note(i, found.num_tokens, is_truncated=found.is_truncated)
+            return keys
+
+        return await self._call(sum(self.sizes), search)
+
+    async def keep(self, cache: ResultCache, keys: list[bytes], indices: list[int]) -> None:
+        def put() -> None:
+            for i in indices:
+                row = self.results[i]
+                assert row is not None
+                cache.put(keys[i], CachedRow(row, *self.notes[i]))
+
+        await self._call(len(indices) * 10, put)
+
+    async def run(self, indices: Sequence[int]) -> list[Float32Array]:
+        waiting: list[tuple[list[int], Prepared, asyncio.Future[Ran]]] = []
+        try:
+            for part in _parts(indices, self.sizes):
+                prepared = await self._prepare(part, indices, is_first=not waiting)
+                future = self.service.scheduler.submit(
+                    self.context.flow,
+                    self.computation.engine,
+                    prepared.batch,
+                    self.computation.pooling,
+                    self.computation.width,
+                )
+                waiting.append((part, prepared, asyncio.wrap_future(future)))
+            for part, prepared, queued in waiting:
+                await self._finish(part, prepared, await queued)
+        finally:
+            # after an error, a deadline or a lost client, what still waits leaves the queue
+            for _, _, queued in waiting:
+                queued.cancel()
+        return self.whole() if len(indices) == len(self.items) else []
+
+    async def _prepare(
+        self, part: list[int], indices: Sequence[int], *, is_first: bool
+    ) -> Prepared:
+        size = sum(self.sizes[i] for i in part)
+        begin = time.monotonic()
+        prepared = await self._call(size, self.computation.prepare, [self.items[i] for i in part])
+        self.context.tokenization_s += time.monotonic() - begin
+        if not self.is_truncating and prepared.is_truncated.any():
+            at = part[int(prepared.is_truncated.argmax())]
+            raise InputError(
+                f"text {at} is longer than the {self.served.max_length:,} tokens that the model "
+                "reads, and the request forbids to cut it. Shorten it, or let it be cut."
+            )
+        if is_first:
+            # later parts are taken to be alike
+            whole = sum(self.sizes[i] for i in indices)
+            num_tokens = prepared.batch.total_tokens * whole // max(size, 1)
+            self.service.admission.check_tokens(num_tokens)
+        return prepared
+
+    async def _finish(self, part: list[int], prepared: Prepared, ran: Ran) -> None:
+        self.context.note_run(ran)
+        size = 0 if len(part) <= SMALL_ROWS else SMALL_CHARACTERS + 1
+        rows = await self._call(size, self.computation.finish, prepared, ran.rows)
+        for k, (i, row) in enumerate(zip(part, rows, strict=True)):
+            self.results[i] = row
+            self._note(i, int(prepared.num_tokens[k]), is_truncated=bool(prepared.is_truncated[k]))
+
+    def _note(self, i: int, num_tokens: int, *, is_truncated: bool) -> None:
+        self.notes[i] = num_tokens, is_truncated
+        self.service.metrics.input_length.observe(num_tokens)
+        self.context.num_tokens += num_tokens
+        self.context.num_truncated += is_truncated
+
+    async def _call(self, size: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if size <= SMALL_CHARACTERS:
+            return call(*args, **kwargs)
+        return await self.service.in_worker(call, *args, **kwargs)
+
+
+def _parts(indices: Sequence[int], sizes: list[int]) -> list[list[int]]:
+    parts: list[list[int]] = []
+    room = 0
+    for i in indices:
+        room -= sizes[i]
+        if not parts or room < 0 or len(parts[-1]) == PART_ITEMS:
+            parts.append([])
+            room = PART_CHARACTERS - sizes[i]
+        parts[-1].append(i)
+    return parts
+
+
+def _texts(item: Item) -> tuple[str, ...]:
+    return (item,) if isinstance(item, str) else item
+
+
+def _size(item: Item, i: int) -> int:
+    return sum(len(check_text(text, f"text {i}")) for text in _texts(item))
+
+
+def _prompted(before: str, texts: Sequence[str]) -> list[str]:
+    return [before + text for text in texts] if before else list(texts)

@@ -1,0 +1,204 @@
+"""Token ids in and out: for tokenise and decode routes, and for clients that send ids for texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polyrank.errors import EmptyRequestError, InputError
+from polyrank.server.models import ServedModel
+from polyrank.text.inputs import check_text
+
+if TYPE_CHECKING:
+    import tokenizers
+
+    from polyrank.server.service import Service
+
+_FOREIGN_IDS = (
+    "token ids {at} are not those of model {name!r}: {why}. Send texts; langchain-openai does with "
+    "check_embedding_ctx_length=False."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text.
+
+    Attributes:
+        token_id: Its id.
+        text: What it spells.
+        is_special: Whether the template added it.
+        start: Offset of its first character in the text; None for special tokens.
+        stop: Offset after its last character; None for special tokens.
+    """
+
+    token_id: int
+    text: str
+    is_special: bool
+    start: int | None
+    stop: int | None
+
+
+class TokenTools:
+    """The tokenizers of the served models."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    def _served(self, model: str | None) -> ServedModel:
+        loaded = self._service.registry.loaded
+        by_name = {served.name: served for served in loaded}
+        return by_name.get(model or "", loaded[0])
+
+    async def tokenize(
+        self, texts: Sequence[str], model: str | None, *, is_special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of texts.
+
+        Args:
+            texts: The texts.
+            model: Whose tokenizer; unknown names mean the first model.
+            is_special: Whether special tokens are put around each text.
+
+        Returns:
+            Tokens of each text.
+
+        Raises:
+            EmptyRequestError: If there is no text.
+        """
+        served = self._served(model)
+        self._check(texts, "texts")
+        checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
+
+        def run() -> list[list[Token]]:
+            encodings = _raw(served).encode_batch(checked, add_special_tokens=is_special)
+            return [
+                _tokens(encoding, text) for encoding, text in zip(encodings, checked, strict=True)
+            ]
+
+        return await self._service.in_worker(run)
+
+    async def decode(
+        self, ids: Sequence[Sequence[int]], model: str | None, *, skip_special: bool
+    ) -> list[str]:
+        """Return the texts of token ids.
+
+        Args:
+            ids: Ids of each text.
+            model: As for `tokenize`.
+            skip_special: Whether special tokens are left out.
+
+        Returns:
+            The texts.
+
+        Raises:
+            EmptyRequestError: If there are no ids.
+            InputError: If an id is outside the vocabulary.
+        """
+        served = self._served(model)
+        self._check(ids, "lists of ids")
+        for i, members in enumerate(ids):
+            _check_range(served, members, i)
+
+        def run() -> list[str]:
+            raw = _raw(served)
+            return [raw.decode(list(each), skip_special_tokens=skip_special) for each in ids]
+
+        return await self._service.in_worker(run)
+
+    async def texts_of(self, inputs: Any, model: str | None) -> list[str]:
+        """Return the texts that a body's inputs mean.
+
+        Args:
+            inputs: A text, a list of texts, a list of token ids, or a list of such lists.
+            model: As for `tokenize`.
+
+        Returns:
+            Texts. Ids are decoded, and must be what the model's tokenizer makes of that text:
+            ids of another tokenizer would give vectors of nonsense without any error.
+
+        Raises:
+            EmptyRequestError: If there is none.
+            InputError: If ids are of another tokenizer.
+        """
+        if isinstance(inputs, str):
+            return [inputs]
+        if not inputs:
+            raise EmptyRequestError("the request holds no text; give one or more")
+        if isinstance(inputs[0], int):
+            inputs = [inputs]
+        self._check(inputs, "texts")
+        if all(isinstance(each, str) for each in inputs):
+            return list(inputs)
+        served = self._served(model)
+        for i, each in enumerate(inputs):
+            if not isinstance(each, str):
+                _check_range(served, each, i)
+        return await self._service.in_worker(
+            lambda: [_text(served, x, i) for i, x in enumerate(inputs)]
+        )
+
+    async def shorten(self, texts: Sequence[str], num_tokens: int | None) -> list[str]:
+        """Return texts without what goes beyond some tokens.
+
+        Args:
+            texts: The texts.
+            num_tokens: Tokens to keep; None keeps all.
+
+        Returns:
+            Texts in the same order.
+        """
+        if num_tokens is None:
+            return list(texts)
+        tokenizer = self._served(None).tokenizer
+
+        def run() -> list[str]:
+            # a token spells one character or more, nearly always: short texts need no look
+            return [
+                text
+                if len(text) <= num_tokens
+                else text[: tokenizer.end_of_token(text, num_tokens)]
+                for text in texts
+            ]
+
+        return await self._service.in_worker(run)
+
+    def _check(self, members: Sequence[Any], what: str) -> None:
+        if not members:
+            raise EmptyRequestError(f"the request holds no {what}; give one or more")
+        self._service.admission.check_batch(len(members), what)
+
+
+def _raw(served: ServedModel) -> "tokenizers.Tokenizer":
+    return served.tokenizer._tokenizer
+
+
+def _tokens(encoding: "tokenizers.Encoding", text: str) -> list[Token]:
+    rows = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.sequence_ids, strict=True)
+    found = []
+    for token_id, token, (start, stop), owner in rows:
+        if owner is None:
+            found.append(Token(token_id, token, True, None, None))
+        else:
+            found.append(Token(token_id, text[start:stop], False, start, stop))
+    return found
+
+
+def _check_range(served: ServedModel, ids: Sequence[int], at: int) -> None:
+    size = served.tokenizer.vocab_size
+    wrong = [each for each in ids if not 0 <= each < size]
+    if wrong:
+        why = f"{wrong[0]} is outside its vocabulary of {size:,}"
+        raise InputError(_FOREIGN_IDS.format(at=at, name=served.name, why=why))
+
+
+def _text(served: ServedModel, given: str | Sequence[int], at: int) -> str:
+    if isinstance(given, str):
+        return given
+    raw = _raw(served)
+    special = {int(each) for part in served.tokenizer.single.parts for each in part}
+    inner = [each for each in given if each not in special]
+    text = raw.decode(inner, skip_special_tokens=False)
+    if raw.encode(text, add_special_tokens=False).ids != inner:
+        why = "what they spell is tokenised otherwise"
+        raise InputError(_FOREIGN_IDS.format(at=at, name=served.name, why=why))
+    return text
