@@ -3,7 +3,8 @@
 Every request is a `Flow` with a tag: the tokens it was served, counted from where the queue's
 virtual time stood when it came. The lowest tag is served first, a quantum at a time. Virtual time
 moves on by the tokens served divided by the flows that waited, so that a short request overtakes a
-long one, and a stream of short ones cannot starve it: its tag falls behind theirs.
+long one, and the long one goes on beside it. One batch in sixteen goes to the oldest flow first,
+whatever its tag: more short requests than can be served must not stop it altogether.
 
 Reference: Demers, Keshav and Shenker, SIGCOMM 1989 (fair queueing); Goyal, Vin and Cheng,
 SIGCOMM 1996 (start-time fair queueing).
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from polyrank.types import Int32Array
 
 QUANTA_A_BATCH = 16
+BATCHES_A_TURN_OF_THE_OLDEST = 16
 
 
 class Flow:
@@ -100,6 +102,7 @@ class FairQueue:
         self._flows: dict[Flow, deque[Job]] = {}
         self._virtual_time = 0.0
         self._ties = itertools.count()
+        self._num_batches = 0
         self.num_waiting_tokens = 0
         self.num_waiting_sequences = 0
 
@@ -129,7 +132,15 @@ class FairQueue:
 
     def key(self) -> Hashable:
         """Return the key of the job whose turn it is. The queue must not be empty."""
-        return self._flows[min(self._flows, key=_turn)][0].key
+        return self._flows[self._first()][0].key
+
+    def _is_turn_of_oldest(self) -> bool:
+        return self._num_batches % BATCHES_A_TURN_OF_THE_OLDEST == BATCHES_A_TURN_OF_THE_OLDEST - 1
+
+    def _first(self) -> Flow:
+        if self._is_turn_of_oldest():
+            return next(iter(self._flows))
+        return min(self._flows, key=_turn)
 
     def take(self, budget: int) -> list[tuple[Job, list[int]]]:
         """Take the sequences of the next batch, all of jobs with one key.
@@ -141,13 +152,15 @@ class FairQueue:
             Jobs with the indices of their sequences; a job may occur several times.
         """
         key, num_flows = self.key(), len(self._flows)
+        oldest = self._first() if self._is_turn_of_oldest() else None
         quantum = max(1, budget // QUANTA_A_BATCH)
         ready = [
-            (*_turn(flow), next(self._ties), flow)
+            (flow is not oldest, *_turn(flow), next(self._ties), flow)
             for flow, jobs in self._flows.items()
             if jobs[0].key == key
         ]
         heapq.heapify(ready)
+        self._num_batches += 1
         batch: list[tuple[Job, list[int]]] = []
         used = 0
         while ready and used < budget:
@@ -161,7 +174,7 @@ class FairQueue:
             used += tokens
             self._serve(job, len(taken), tokens)
             if flow in self._flows and self._flows[flow][0].key == key:
-                heapq.heappush(ready, (*_turn(flow), next(self._ties), flow))
+                heapq.heappush(ready, (flow is not oldest, *_turn(flow), next(self._ties), flow))
         self._virtual_time += used / num_flows
         return batch
 
