@@ -40,6 +40,19 @@ class NativeBody:
         word_scales: NDArray[Any] | None,
         bits16: str,
     ) -> None: ...
+    def set_mixed_tables(
+        self,
+        blocks: NDArray[np.uint8],
+        scales: NDArray[np.uint16],
+        planes: NDArray[np.uint8],
+        coarse: NDArray[np.uint16],
+        codes: list[NDArray[np.uint8]],
+        codebooks: list[NDArray[np.uint16]],
+        num_words: int,
+        positions: NDArray[Any],
+        types: NDArray[Any],
+        bits16: str,
+    ) -> None: ...
     def set_embedding_norm(self, gamma: Floats, beta: Floats) -> None: ...
     def set_norm(self, layer: int, which: int, gamma: Floats, beta: Floats) -> None: ...
     def set_linear(

@@ -288,6 +288,71 @@ void test_tables(const char* name) {
         "int4 tables are exact");
 }
 
+// Rows of all four tiers in any order, the last group of 64 not full.
+void test_mixed_table(const char* name) {
+  constexpr int width = 64, num_rows = 64 * 5 + 37, num_tiers = MixedRows::kTiers;
+  constexpr size_t plane_bytes = (num_rows + 63) / 64 * 8;
+  const int sizes[] = {4, 8, 32};  // values of a codeword; the last by the loop for any size
+  const auto half = [] { return static_cast<uint16_t>(generator() % (30 << 10) | generator() % 2 << 15); };
+  std::vector<uint8_t> planes(2 * plane_bytes), steps, codes[3];
+  std::vector<uint16_t> scales, coarse(MixedRows::kCodewords * width), codebooks[3];
+  for (uint16_t& value : coarse) value = half();
+  for (int t = 0; t < 3; ++t) {
+    codebooks[t].resize(static_cast<size_t>(MixedRows::kCodewords) * width);
+    for (uint16_t& value : codebooks[t]) value = half();
+  }
+  std::vector<float> exact;
+  size_t counts[num_tiers] = {};
+  for (int row = 0; row < num_rows; ++row) {
+    const int tier = row < 70 ? 3 : static_cast<int>(generator() % num_tiers);
+    ++counts[tier];
+    planes[row / 8] |= static_cast<uint8_t>((tier & 1) << row % 8);
+    planes[plane_bytes + row / 8] |= static_cast<uint8_t>((tier >> 1) << row % 8);
+    if (tier == 0) {
+      for (int block = 0; block < width / kInt4Block; ++block) {
+        float values[kInt4Block];
+        scales.push_back(half());
+        for (int j = 0; j < kInt4Block / 2; ++j) {
+          steps.push_back(static_cast<uint8_t>(generator() % 256));
+          values[j] = static_cast<float>((steps.back() & 15) - 8) * exact_half(scales.back());
+          values[j + kInt4Block / 2] =
+              static_cast<float>((steps.back() >> 4) - 8) * exact_half(scales.back());
+        }
+        exact.insert(exact.end(), values, values + kInt4Block);
+      }
+      continue;
+    }
+    const int size = sizes[tier - 1], parts = width / size;
+    const size_t first = generator() % 256;
+    codes[tier - 1].push_back(static_cast<uint8_t>(first));
+    for (int part = 0; part < parts; ++part) {
+      const size_t code = generator() % 256;
+      codes[tier - 1].push_back(static_cast<uint8_t>(code));
+      for (int j = 0; j < size; ++j) {
+        exact.push_back(exact_half(coarse[first * width + part * size + j]) +
+                        exact_half(codebooks[tier - 1][(part * 256 + code) * size + j]));
+      }
+    }
+  }
+  CodedRows coded[3];
+  for (int t = 0; t < 3; ++t) {
+    coded[t] = {codes[t].data(), codebooks[t].data(), counts[t + 1], width / sizes[t]};
+  }
+  const MixedRows rows({steps.data(), scales.data(), TableType::kInt4}, planes.data(), plane_bytes,
+                       num_rows, coarse.data(), coded);
+  for (int t = 0; t < num_tiers; ++t) check(rows.num_rows(t) == counts[t], "rows of a tier are counted", t);
+  check(embedded(name, {&rows, nullptr, TableType::kMixed}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+        "mixed tables are exact");
+  // added to what is there, as segments would be
+  std::vector<float> found(width, 0.5f), wanted(width, 0.5f);
+  for (int row : {0, 70, num_rows - 1}) {
+    rows.add(static_cast<size_t>(row), width, false, found.data());
+    for (int j = 0; j < width; ++j) wanted[j] += exact[static_cast<size_t>(row) * width + j];
+  }
+  check(found == wanted, "rows of mixed tables are added");
+}
+
 // The same rows whatever the mates and threads, bit for bit.
 void test_body(const char* name, bool is_int8) {
   const Kernels* k = choose_kernels(name);
@@ -395,6 +460,7 @@ int main(int argc, char** argv) {
   test_body(k.name, true);
   test_body(k.name, false);
   test_tables(k.name);
+  test_mixed_table(k.name);
   std::printf("%s: %s\n", k.name, num_failed ? "FAILED" : "passed");
   return num_failed ? 1 : 0;
 }

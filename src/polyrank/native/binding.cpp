@@ -6,9 +6,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu.h"
@@ -32,6 +34,7 @@ template <typename T>
 using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Codebook = nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Panels = nb::ndarray<const int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
 
@@ -128,6 +131,50 @@ class NativeBody {
                          table(types, {}, bits16));
         kept_ = {words, positions, types};
         kept_scales_ = word_scales;
+    }
+
+    // Words in four tiers: 4-bit blocks, and coded rows by three codebooks; see tables.h.
+    void set_mixed_tables(AnyMatrix blocks, AnyArray scales, Matrix<uint8_t> planes,
+                          Matrix<uint16_t> coarse, const std::vector<Matrix<uint8_t>>& codes,
+                          const std::vector<Codebook>& codebooks, int num_words,
+                          AnyMatrix positions, AnyMatrix types, const std::string& bits16) {
+        using polyrank::CodedRows;
+        using polyrank::MixedRows;
+        constexpr size_t tiers = MixedRows::kCodedTiers;
+        const size_t width = shape_.hidden_size;
+        const Table tier0 = table(blocks, scales, bits16);
+        check(tier0.type == TableType::kInt4, "the first tier is of 4-bit blocks");
+        check(num_words > 0 && planes.shape(0) == 2 &&
+                  planes.shape(1) == (static_cast<size_t>(num_words) + 63) / 64 * 8,
+              "tiers are two bit planes, filled up to whole words of 64 bits");
+        check(coarse.shape(0) == MixedRows::kCodewords, "there are 256 coarse rows");
+        check_width(coarse.shape(1), shape_.hidden_size);
+        check(codes.size() == tiers && codebooks.size() == tiers, "there are three coded tiers");
+        CodedRows coded[tiers];
+        for (size_t t = 0; t < tiers; ++t) {
+            const size_t parts = codebooks[t].shape(0);
+            check(codebooks[t].shape(1) == MixedRows::kCodewords && parts > 0 &&
+                      parts * codebooks[t].shape(2) == width && codes[t].shape(1) == parts + 1,
+                  "a codebook holds 256 codewords for each part of a row");
+            coded[t] = {codes[t].data(), codebooks[t].data(), codes[t].shape(0),
+                        static_cast<int>(parts)};
+        }
+        auto rows = std::make_unique<MixedRows>(tier0, planes.data(), planes.shape(1),
+                                                static_cast<size_t>(num_words), coarse.data(), coded);
+        check(rows->num_rows(0) == blocks.shape(0), "the first tier has another number of rows");
+        for (size_t t = 0; t < tiers; ++t) {
+            check(rows->num_rows(static_cast<int>(t) + 1) == coded[t].num_rows,
+                  "a tier has another number of rows than its plane says");
+        }
+        body_.set_tables({rows.get(), nullptr, TableType::kMixed}, table(positions, {}, bits16),
+                         table(types, {}, bits16));
+        mixed_ = std::move(rows);
+        kept_ = {blocks, positions, types};
+        kept_scales_ = scales;
+        kept_codes_ = codes;
+        kept_codes_.push_back(planes);
+        kept_codebooks_ = codebooks;
+        kept_coarse_ = coarse;
     }
 
     void set_embedding_norm(Vector<float> gamma, Vector<float> beta) {
@@ -326,6 +373,10 @@ class NativeBody {
     Body body_;
     std::vector<AnyMatrix> kept_;
     std::optional<AnyArray> kept_scales_;
+    std::vector<Matrix<uint8_t>> kept_codes_;
+    std::vector<Codebook> kept_codebooks_;
+    std::optional<Matrix<uint16_t>> kept_coarse_;
+    std::unique_ptr<polyrank::MixedRows> mixed_;
     std::vector<Panels> kept_panels_;
 };
 
@@ -346,6 +397,10 @@ NB_MODULE(_native, m) {
              nb::arg("is_int8"), nb::arg("isa"))
         .def("set_tables", &NativeBody::set_tables, nb::arg("words"), nb::arg("positions"),
              nb::arg("types"), nb::arg("word_scales").none(), nb::arg("bits16"))
+        .def("set_mixed_tables", &NativeBody::set_mixed_tables, nb::arg("blocks"),
+             nb::arg("scales"), nb::arg("planes"), nb::arg("coarse"), nb::arg("codes"),
+             nb::arg("codebooks"), nb::arg("num_words"), nb::arg("positions"), nb::arg("types"),
+             nb::arg("bits16"))
         .def("set_embedding_norm", &NativeBody::set_embedding_norm, nb::arg("gamma"),
              nb::arg("beta"))
         .def("set_norm", &NativeBody::set_norm, nb::arg("layer"), nb::arg("which"),

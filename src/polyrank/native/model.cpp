@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include <mutex>
 #include <new>
 
+#include "tables.h"
 #include "threads.h"
 
 namespace polyrank {
@@ -22,68 +22,6 @@ constexpr int kPackTokens = 1024;    // tokens that one thread takes through all
 constexpr int kRowGrain = 16;        // rows are shared out in such steps
 constexpr int kLeastRows = 256;      // at once, or weights are read again too often
 constexpr size_t kInnerBytes = 1536 << 10;  // of the widest activations, to stay in a core's cache
-
-// Without branches, so that compilers take several at a time.
-inline float half_to_float(uint16_t h) {
-  const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
-  // below the smallest normal half the exponent is 2^-14 without a leading 1
-  const float denormal = std::bit_cast<float>(magnitude + (113u << 23)) - 6.103515625e-5f;
-  uint32_t bits = magnitude + ((h & 0x7c00) == 0x7c00 ? 224u << 23 : 112u << 23);
-  bits = (h & 0x7c00) == 0 ? std::bit_cast<uint32_t>(denormal) : bits;
-  return std::bit_cast<float>(bits | static_cast<uint32_t>(h & 0x8000) << 16);
-}
-
-inline float bfloat_to_float(uint16_t b) {
-  return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
-}
-
-// Adds n values, read one by one, to as many floats, or writes them there.
-template <typename Read>
-inline void add_values(int n, bool is_first, float* out, const Read& read) {
-  if (is_first) {
-    for (int j = 0; j < n; ++j) out[j] = read(j);
-  } else {
-    for (int j = 0; j < n; ++j) out[j] += read(j);
-  }
-}
-
-void add_int4_row(const Table& table, size_t row, int n, bool is_first, float* out) {
-  constexpr int half = kInt4Block / 2;
-  const size_t blocks = static_cast<size_t>(n) / kInt4Block;
-  const uint16_t* scales = static_cast<const uint16_t*>(table.scales) + row * blocks;
-  const uint8_t* bytes = static_cast<const uint8_t*>(table.rows) + row * blocks * half;
-  for (size_t b = 0; b < blocks; ++b, bytes += half, out += kInt4Block) {
-    const float scale = half_to_float(scales[b]);
-    add_values(half, is_first, out, [=](int j) { return ((bytes[j] & 15) - 8) * scale; });
-    add_values(half, is_first, out + half, [=](int j) { return ((bytes[j] >> 4) - 8) * scale; });
-  }
-}
-
-// Adds a row of a table to n floats, or writes it there.
-void add_row(const Table& table, int32_t row, int n, bool is_first, float* out) {
-  const size_t at = static_cast<size_t>(row) * n;
-  switch (table.type) {
-    case TableType::kFloat32: {
-      const float* in = static_cast<const float*>(table.rows) + at;
-      return add_values(n, is_first, out, [=](int j) { return in[j]; });
-    }
-    case TableType::kFloat16: {
-      const uint16_t* in = static_cast<const uint16_t*>(table.rows) + at;
-      return add_values(n, is_first, out, [=](int j) { return half_to_float(in[j]); });
-    }
-    case TableType::kBfloat16: {
-      const uint16_t* in = static_cast<const uint16_t*>(table.rows) + at;
-      return add_values(n, is_first, out, [=](int j) { return bfloat_to_float(in[j]); });
-    }
-    case TableType::kInt8: {
-      const int8_t* in = static_cast<const int8_t*>(table.rows) + at;
-      const float scale = static_cast<const float*>(table.scales)[row];
-      return add_values(n, is_first, out, [=](int j) { return in[j] * scale; });
-    }
-    case TableType::kInt4:
-      return add_int4_row(table, static_cast<size_t>(row), n, is_first, out);
-  }
-}
 
 size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 

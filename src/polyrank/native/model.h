@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "tables.h"
 
 namespace polyrank {
 
@@ -17,20 +18,6 @@ struct Shape {
   int intermediate_size;
   float layer_norm_eps;
   Activation activation;
-};
-
-enum class TableType { kFloat32, kFloat16, kBfloat16, kInt8, kInt4 };
-
-// Values of an int4 table that share a scale: 16 bytes, the byte j with value j in its low half
-// and value j + 16 in its high half. A value is (half - 8) * scale.
-constexpr int kInt4Block = 32;
-
-// Rows of an embedding table, read where they lie (usually a mapped file).
-struct Table {
-  const void* rows = nullptr;
-  // float32 (num_rows,) for int8; float16 bits (num_rows, width / kInt4Block) for int4
-  const void* scales = nullptr;
-  TableType type = TableType::kFloat32;
 };
 
 // Linear layers of a transformer layer, in the order in which they run. Query, key and value are
