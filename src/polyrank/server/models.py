@@ -320,9 +320,10 @@ class Registry:
             task: What is to be done.
 
         Returns:
-            The model of that name; without a name, the first that can do the task. Clients of
-            hosted services send names of models that are not here: such a name means the one
-            model that can do the task, if there is only one and the server is not strict.
+            The model of that name; without a name, the first that has a head for the task, or
+            else the first that can do it (embedders rank by cosine). Clients of hosted services
+            send names of models that are not here: such a name means the one model for the
+            task, if there is only one and the server is not strict.
 
         Raises:
             UnknownModelError: If there is no such model.
@@ -333,7 +334,9 @@ class Registry:
             return loaded[name]
         if name is not None and name in self._sources:
             raise UnavailableError(f"model {name!r} is not loaded at present")
-        able = [served for served in self.loaded if task in _requestable(served)]
+        # those with a head for it before those that can do it in another way
+        own = [served for served in self.loaded if task in served.spec.tasks]
+        able = own or [served for served in self.loaded if task in _requestable(served)]
         if name is None or (len(able) == 1 and not self._settings.is_strict_about_names):
             return able[0] if able else self._refuse(task)
         raise UnknownModelError(

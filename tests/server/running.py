@@ -1,0 +1,138 @@
+"""A server in a thread of this process, on a port of its own, and plain calls to it."""
+
+import gc
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polyrank.engine.engine import Engine
+from polyrank.server.app import Site
+from polyrank.server.keys import Keys
+from polyrank.server.models import Registry
+from polyrank.server.run import bind, make_server
+from polyrank.server.settings import Limits, ModelSource, ServerSettings
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Running:
+    """A server that runs."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        self.site = site
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def call(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        how = method or ("GET" if body is None else "POST")
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(how, path, data, dict(headers or {}))
+            answer = connection.getresponse()
+            names = {name.lower(): value for name, value in answer.getheaders()}
+            return Reply(answer.status, names, answer.read())
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        reply = self.call(path, body, headers=headers)
+        assert reply.status == 200, reply.body
+        return reply.json
+
+
+@contextmanager
+def running(
+    models: Mapping[str, Path],
+    *,
+    keys: tuple[str, ...] = (),
+    admin_keys: tuple[str, ...] = (),
+    on_demand: Mapping[str, Path] | None = None,
+    limits: Limits | None = None,
+    **settings: Any,
+) -> Iterator[Running]:
+    sources = [ModelSource(name, str(folder)) for name, folder in models.items()]
+    sources += [ModelSource(name, str(path), False) for name, path in (on_demand or {}).items()]
+    made = ServerSettings(tuple(sources), port=0, limits=limits or Limits(), **settings)
+    registry = Registry(made)
+    registry.load_all()
+    site = Site(made, registry, keys=Keys(keys), admin_keys=Keys(admin_keys))
+    listening = bind(made)
+    port = listening.getsockname()[1]
+    server = make_server(site)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    wait_until(partial(getattr, server, "started"))
+    try:
+        yield Running(site, port)
+    finally:
+        server.drain()
+        thread.join(20)
+        assert not thread.is_alive()
+        site = server = registry = None  # type: ignore[assignment]
+        gc.collect()  # the models of this server, before the next one loads its own
+
+
+def wait_until(is_so: Any, timeout_s: float = 10) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end, "not so in time"
+        time.sleep(0.005)
+
+
+class Held:
+    """An encoder that waits for leave before each batch."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.inner = engine.encoder
+        self.go = threading.Event()
+        self.num_begun = 0
+
+    @property
+    def capabilities(self) -> Any:
+        return self.inner.capabilities
+
+    def run(self, batch: Any, pooling: Any) -> Any:
+        self.num_begun += 1
+        assert self.go.wait(20)
+        return self.inner.run(batch, pooling)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@contextmanager
+def held(server: Running, name: str) -> Iterator[Held]:
+    """Hold up a model's encoder within the block, or until `go` is set."""
+    (served,) = [model for model in server.site.registry.loaded if model.name == name]
+    holding = Held(served.engine)
+    served.engine.encoder = holding
+    try:
+        yield holding
+    finally:
+        holding.go.set()
+        served.engine.encoder = holding.inner
