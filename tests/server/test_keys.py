@@ -1,6 +1,9 @@
 """API keys, the admin routes, and what web pages may do."""
 
+import gc
 import json
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +119,10 @@ def test_models_come_and_go(locked: Running) -> None:
         "embedder": True,
     }
     assert locked.call("/embed", embed, headers=headers).status == 200
+    memory = weakref.ref(locked.site.registry.loaded[1].engine.encoder)
     assert admin(locked, "/embedder/unload")[0] == 200
+    gc.collect()
+    assert memory() is None
     assert locked.call("/embed", embed, headers=headers).status == 424
     assert admin(locked, "/embedder/unload")[0] == 404
     assert admin(locked, "/reranker/unload")[0] == 400  # the last one stays
@@ -133,8 +139,6 @@ def test_replacing_a_model_drops_no_request(folders: Folders, tmp_path: Path) ->
     with running({"reranker": link}, admin_keys=(ADMIN,)) as server:
         before = server.post("/rerank", BODY)
         with held(server, "reranker") as encoder:
-            import threading
-
             replies: list[object] = []
             thread = threading.Thread(target=lambda: replies.append(server.post("/rerank", BODY)))
             thread.start()

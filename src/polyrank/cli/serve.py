@@ -196,7 +196,8 @@ def serve(
     """
     from polyrank._extras import require
 
-    require("server", "fastapi", "uvicorn", "prometheus_client", "orjson", purpose="polyrank serve")
+    modules = ("starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson")
+    require("server", *modules, purpose="polyrank serve")
     from polyrank.server import logs
     from polyrank.server.app import Site
     from polyrank.server.keys import ADMIN_KEYS_VARIABLE, API_KEYS_VARIABLE, read_keys

@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route as Path
 
-import polyrank
 from polyrank.engine.scheduler import Scheduler
 from polyrank.errors import PolyrankError, UnauthorizedError
 from polyrank.server.admission import Admission
@@ -29,6 +31,7 @@ from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
 
 JSON = "application/json"
+_WEAVIATE = ("", "/weaviate")
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -71,73 +74,64 @@ class Site:
         if self.cache is not None:
             cache = self.cache
             self.metrics.gauge("polyrank_cache_bytes", "Bytes kept.", lambda: cache.num_bytes)
+        self._document = dump(describe(ROUTES))
         self.app = self._app()
 
-    def _app(self) -> FastAPI:
-        app = FastAPI(
-            title="polyrank",
-            version=polyrank.__version__,
-            docs_url=None,  # its page would fetch scripts from elsewhere
-            redoc_url=None,
-            lifespan=self._lifespan,
-            exception_handlers={HTTPException: _http_error},
+    def _app(self) -> Starlette:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(self.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", ID_HEADER],
         )
-        for route in ROUTES:
-            self._add(app, route.path, _endpoint(self.exchange, route), route.method, route)
-        for path in ("/health", "/ping", "/ready", "/.well-known/ready"):
-            for prefix in ("", "/weaviate") if path.startswith("/.") else ("",):
-                status = 204 if path.startswith("/.") else 200
-                self._add_probe(app, prefix + path, status, self.health.check_ready)
-        for path in ("/live", "/.well-known/live", "/weaviate/.well-known/live"):
-            self._add_probe(app, path, 204 if "/." in path else 200, self._check_live)
-        self._add(app, "/metrics", self._metrics, "GET")
-        self._add(app, "/api-doc/openapi.json", self._openapi, "GET")
+        return Starlette(
+            routes=[*self._dialect_paths(), *self._health_paths(), *self._own_paths()],
+            middleware=[cors] if self.settings.cors_origins else [],
+            exception_handlers={HTTPException: _http_error},
+            lifespan=self._lifespan,
+        )
+
+    def _dialect_paths(self) -> list[Path]:
+        return [
+            Path(route.path, _endpoint(self.exchange, route), methods=[route.method])
+            for route in ROUTES
+        ]
+
+    def _health_paths(self) -> list[Path]:
+        ready, live = self.health.check_ready, self._check_live
+        return [
+            *(Path(path, _probe(ready, 200)) for path in ("/health", "/ping", "/ready")),
+            Path("/live", _probe(live, 200)),
+            # Weaviate wants 204
+            *(Path(f"{start}/.well-known/ready", _probe(ready, 204)) for start in _WEAVIATE),
+            *(Path(f"{start}/.well-known/live", _probe(live, 204)) for start in _WEAVIATE),
+        ]
+
+    def _own_paths(self) -> list[Path]:
+        paths = [
+            Path("/metrics", self._metrics),
+            Path("/openapi.json", self._openapi),
+            Path("/api-doc/openapi.json", self._openapi),  # TEI's place for it
+        ]
         if self.admin_keys:
-            self._add(app, "/admin/models", self._models, "GET")
-            self._add(app, "/admin/models/{name:path}/load", self._load, "POST")
-            self._add(app, "/admin/models/{name:path}/unload", self._unload, "POST")
-        document = describe(ROUTES)
-        app.openapi = lambda: document  # type: ignore[method-assign] # as FastAPI's pages tell
-        if self.settings.cors_origins:
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origins=list(self.settings.cors_origins),
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "x-api-key", ID_HEADER],
-            )
-        return app
-
-    def _add(
-        self,
-        app: FastAPI,
-        path: str,
-        endpoint: Callable[..., Any],
-        method: str,
-        route: Route | None = None,
-    ) -> None:
-        methods = [method, "HEAD"] if method == "GET" else [method]
-        app.add_api_route(path, endpoint, methods=methods, include_in_schema=False)
-
-    def _add_probe(
-        self, app: FastAPI, path: str, status: int, check: Callable[[], Awaitable[None]]
-    ) -> None:
-        async def answer(request: Request) -> Response:
-            try:
-                await check()
-            except PolyrankError as exc:
-                return _error(request, failure_of(exc), 503)
-            return Response(status_code=status)
-
-        self._add(app, path, answer, "GET")
+            paths += [
+                Path("/admin/models", self._models),
+                Path("/admin/models/{name:path}/load", self._load, methods=["POST"]),
+                Path("/admin/models/{name:path}/unload", self._unload, methods=["POST"]),
+            ]
+        return paths
 
     @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        # the first request must not be the one that finds out
-        for served in self.registry.loaded:
-            await self.service.probe(served)
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        await self._probe_all()
         yield
         self.scheduler.close()
         self.service.close()
+
+    async def _probe_all(self) -> None:
+        # the first request must not be the one that finds out
+        for served in self.registry.loaded:
+            await self.service.probe(served)
 
     async def _check_live(self) -> None:
         self.health.check_live()
@@ -146,12 +140,14 @@ class Site:
         return Response(self.metrics.page(), media_type=METRICS_TYPE)
 
     async def _openapi(self, request: Request) -> Response:
-        return Response(dump(request.app.openapi()), media_type=JSON)
+        return Response(self._document, media_type=JSON)
 
     async def _models(self, request: Request) -> Response:
         return await self._as_admin(request, self._states)
 
-    async def _load(self, request: Request, name: str) -> Response:
+    async def _load(self, request: Request) -> Response:
+        name = request.path_params["name"]
+
         async def load() -> Any:
             before = {served.name: served for served in self.registry.loaded}.get(name)
             served = await self.service.in_worker(self.registry.load, name)
@@ -162,7 +158,9 @@ class Site:
 
         return await self._as_admin(request, load)
 
-    async def _unload(self, request: Request, name: str) -> Response:
+    async def _unload(self, request: Request) -> Response:
+        name = request.path_params["name"]
+
         async def unload() -> Any:
             self.scheduler.forget_engine(self.registry.unload(name).engine)
             return await self._states()
@@ -190,6 +188,19 @@ def _endpoint(exchange: Exchange, route: Route) -> Callable[[Request], Awaitable
         return await exchange.serve(route, request)
 
     return serve
+
+
+def _probe(
+    check: Callable[[], Awaitable[None]], status: int
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            await check()
+        except PolyrankError as exc:
+            return _error(request, failure_of(exc), 503)
+        return Response(status_code=status)
+
+    return answer
 
 
 def _error(request: Request, failure: Failure, status: int) -> Response:
