@@ -28,6 +28,7 @@ from polyrank.compress.gate import Agreement, objections, rank_correlation
 from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
 from polyrank.compress.quantize import quantize_rows, write_int8
 from polyrank.compress.record import ClassifierFigures, LabelFigures
+from polyrank.compress.table import compress_rows
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder, plan_encoder
 from polyrank.encoder.native import NativeEncoder
@@ -64,6 +65,11 @@ def sizes(folder):
     return NativeEncoder(checkpoint, FLOAT32).measure_inputs(random_pieces(checkpoint.spec.body))
 
 
+def some_mixed_table(checkpoint):
+    table = checkpoint.body_float32(WORDS)
+    return compress_rows(table, np.arange(len(table), dtype=np.uint8) * 7 // 3 % 4)
+
+
 @pytest.fixture(scope="module")
 def int8_folder(checkpoint, tmp_path_factory):
     made = {}
@@ -73,7 +79,9 @@ def int8_folder(checkpoint, tmp_path_factory):
             folder = tmp_path_factory.mktemp("int8") / name
             folder.mkdir()
             source = checkpoint(name)
-            write_int8(read_checkpoint(source), sizes(source), folder, embeddings=embeddings)
+            opened = read_checkpoint(source)
+            mixed = some_mixed_table(opened) if embeddings == "mixed" else None
+            write_int8(opened, sizes(source), folder, embeddings=embeddings, mixed=mixed)
             made[name, embeddings] = folder
         return made[name, embeddings]
 
@@ -215,7 +223,7 @@ def test_snippet_of_the_layout_page_gives_what_polyrank_reads(
         expected = source.body_float32(key)
         assert found[info.name].dtype == np.float32
         assert np.array_equal(found[info.name], opened.body_float32(key)), key
-        off = 0.25 if key == WORDS and embeddings == "int4" else 0.05
+        off = {"int4": 0.25, "mixed": 1.0}.get(embeddings, 0.05) if key == WORDS else 0.05
         assert np.abs(found[info.name] - expected).max() <= np.abs(expected).max() * off, key
     assert not [key for key in found if key.endswith(("_scale", "input_multiplier"))]
     assert sorted(found) == sorted(key for key in source.weights if source.weights.is_float(key))
@@ -226,7 +234,14 @@ def test_types_in_the_file(int8_folder, embeddings):
     tensors = load_file(int8_folder(EMBEDDER, embeddings) / "model.safetensors")
     kinds = {name: str(array.dtype) for name, array in tensors.items()}
     words = kinds.pop(WORDS)
-    if embeddings == "int4":
+    if embeddings == "mixed":
+        pieces = {key: kinds.pop(key) for key in [*kinds] if key.startswith(WORDS)}
+        assert words == pieces.pop(WORDS + "_tiers") == "uint8"
+        assert len(pieces) == 8
+        assert all(
+            kind == ("uint8" if "codes" in key else "float16") for key, kind in pieces.items()
+        )
+    elif embeddings == "int4":
         assert (words, kinds.pop(WORDS + "_scale")) == ("uint8", "float16")
         rows = len(tensors[WORDS])
         assert (tensors[WORDS].shape, tensors[WORDS + "_scale"].shape) == ((rows, 32), (rows, 2))

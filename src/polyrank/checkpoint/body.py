@@ -7,10 +7,11 @@ from typing import Any
 from polyrank.checkpoint.files import positive_int
 from polyrank.checkpoint.int4 import BLOCK_VALUES, int4_shapes
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
+from polyrank.checkpoint.mixed import locate_mixed
 from polyrank.checkpoint.panels import OUTPUTS, PANELS_NDIM, panels_shape
 from polyrank.checkpoint.quantization import multiplier_name, scale_name, steps_of
 from polyrank.checkpoint.spec import BodySpec, QuantizationSpec
-from polyrank.checkpoint.weights import INT4_DTYPES, INT8_DTYPES, TensorInfo, Weights
+from polyrank.checkpoint.weights import INT8_DTYPES, UINT8_DTYPES, TensorInfo, Weights
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 
 LAYER = "encoder.layer.{}."
@@ -152,8 +153,10 @@ def locate_body(
         kind = steps_of(name, shape, quantization)
         if kind == "int4":
             packed, scales = _int4_shapes(name, shape, weights)
-            places[name] = weights.info(stored, packed, INT4_DTYPES)
+            places[name] = weights.info(stored, packed, UINT8_DTYPES)
             places[scale_name(name)] = weights.info(scale_name(stored), scales, ("F16",))
+        elif kind == "mixed":
+            places.update(locate_mixed(name, stored, shape, weights))
         elif kind == "int8":
             places[name] = _int8_info(stored, shape, weights)
             places[scale_name(name)] = weights.info(scale_name(stored), shape[:1])

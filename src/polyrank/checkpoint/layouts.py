@@ -18,6 +18,7 @@ PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt",
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
 GATE_FILE = "polyrank_gate.json"
+TABLE_FILE = "polyrank_table.safetensors"
 QUANTIZATION_KEY = "polyrank_quantization"
 TRANSFORMER_CONFIG_FILES = (
     "sentence_bert_config.json",

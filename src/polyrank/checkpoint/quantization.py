@@ -2,7 +2,8 @@
 
 `docs/int8-layout.md` describes the folder for readers without polyrank. In short, a weight is
 ``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent. The table
-of word embeddings may be of 4-bit blocks, see `polyrank.checkpoint.int4`.
+of word embeddings may be of 4-bit blocks, see `polyrank.checkpoint.int4`, or mixed, see
+`polyrank.checkpoint.mixed`.
 """
 
 from collections.abc import Mapping
@@ -67,11 +68,11 @@ def multiplier_name(weight: str) -> str:
 
 def steps_of(
     name: str, shape: tuple[int, ...], quantization: QuantizationSpec | None
-) -> Literal["int8", "int4"] | None:
+) -> Literal["int8", "int4", "mixed"] | None:
     """Return the steps that a tensor of a body, named without prefix, is stored as, if any."""
     if quantization is None:
         return None
     if name == WORD_TABLE:
         kind = quantization.embeddings
-        return kind if kind in ("int8", "int4") else None
+        return kind if kind in ("int8", "int4", "mixed") else None
     return "int8" if name.startswith("encoder.") and len(shape) == 2 else None

@@ -18,6 +18,7 @@ from polyrank.checkpoint.layouts import (
     TOKENIZER_FILE,
     TRANSFORMER_CONFIG_FILES,
 )
+from polyrank.checkpoint.mixed import MixedTable, is_mixed, read_mixed, unpack_mixed
 from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
 from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
@@ -56,9 +57,11 @@ class Checkpoint:
             The tensor; a view of the mapped file where that holds float32.
         """
         info = self.body_tensors[name]
+        if is_mixed(name, self.body_tensors):
+            return unpack_mixed(self.body_mixed(name))
         if info.dtype == "U8":
             scales = self.weights.get(self.body_tensors[scale_name(name)].name)
-            return unpack_int4(self.weights.get_int4(info.name), scales)
+            return unpack_int4(self.weights.get_uint8(info.name), scales)
         if info.dtype != "I8":
             return self.weights.get_float32(info.name)
         steps, multiplier = self.weights.get_int8(info.name), multiplier_name(name)
@@ -69,6 +72,21 @@ class Checkpoint:
         if multiplier in self.body_tensors:
             values *= self.body_float32(multiplier)
         return values
+
+    def body_mixed(self, name: str) -> MixedTable:
+        """Return a mixed table of the body as views of the mapped file.
+
+        Args:
+            name: Name without prefix.
+
+        Returns:
+            The table.
+
+        Raises:
+            CorruptWeightsError: If its tensors contradict each other.
+        """
+        num_rows = tensor_shapes(self.spec.body)[name][0]
+        return read_mixed(self.body_tensors[name].name, num_rows, self.weights)
 
     def gate(self) -> GateStatus:
         """Return whether int8 passed the quality gate on these weights; see `read_gate`."""

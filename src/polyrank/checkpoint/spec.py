@@ -14,7 +14,7 @@ from polyrank.types import Activation, PoolingMode, TaskName
 Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
 
 
-TableType = Literal["int4", "int8", "float16", "float32"]
+TableType = Literal["mixed", "int4", "int8", "float16", "float32"]
 TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
 
 

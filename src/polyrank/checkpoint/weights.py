@@ -49,7 +49,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 INT8_DTYPES = ("I8",)
-INT4_DTYPES = ("U8",)  # two steps a byte
+UINT8_DTYPES = ("U8",)  # two 4-bit steps a byte, codes, bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +182,9 @@ class Weights:
         """Return the steps of an int8 tensor as a read-only view of the mapped file."""
         return self._view(self.info(name, shape, INT8_DTYPES))
 
-    def get_int4(self, name: str, shape: tuple[int, ...] | None = None) -> UInt8Array:
-        """Return the packed steps of a tensor of 4-bit blocks as a read-only view of the file."""
-        return self._view(self.info(name, shape, INT4_DTYPES))
+    def get_uint8(self, name: str, shape: tuple[int, ...] | None = None) -> UInt8Array:
+        """Return a tensor of packed steps, codes or bits as a read-only view of the file."""
+        return self._view(self.info(name, shape, UINT8_DTYPES))
 
     def _view(self, info: TensorInfo) -> NDArray[Any]:
         if info.path not in self._maps:

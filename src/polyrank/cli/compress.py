@@ -16,10 +16,12 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.inputs import Source
+from polyrank.cli.table import MEGABYTES, TableMegabytes, mixed_table, table
 from polyrank.cli.trim import trim
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
+    from polyrank.checkpoint.mixed import MixedTable
     from polyrank.checkpoint.reader import Checkpoint
     from polyrank.checkpoint.spec import TableType
     from polyrank.compress.pipeline import Data, GateConfig, Outcome
@@ -38,6 +40,7 @@ compress_app = typer.Typer(
 class Embeddings(StrEnum):
     """Types of the table of word embeddings."""
 
+    MIXED = "mixed"
     INT4 = "int4"
     INT8 = "int8"
     FLOAT16 = "float16"
@@ -50,6 +53,7 @@ def _compress() -> None:
 
 
 compress_app.command("trim")(trim)
+compress_app.command("table")(table)
 
 
 @compress_app.command("quantize")
@@ -90,8 +94,30 @@ def quantize(
         ),
     ] = 0.002,
     embeddings: Annotated[
-        Embeddings, typer.Option(help="Type of the table of word embeddings.")
+        Embeddings,
+        typer.Option(
+            help="Type of the table of word embeddings. mixed: the more a piece is used, the more "
+            "bits it gets; needs --text or --table."
+        ),
     ] = Embeddings.FLOAT16,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="For mixed embeddings: texts to count pieces in, a file (one text a line, or "
+            ".jsonl; also .gz) or a folder of such files. Repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    table_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            metavar="FOLDER",
+            help="For mixed embeddings: what `polyrank compress table` wrote before training.",
+            show_default=False,
+        ),
+    ] = None,
+    megabytes: TableMegabytes = MEGABYTES,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +169,7 @@ def quantize(
         polyrank compress quantize BAAI/bge-reranker-base --data data/mine -o bge-int8 --top-k 20
         polyrank compress quantize FOLDER --data data/mine --record-only
         polyrank compress quantize CLASSIFIER --data data/relevance3 -o classifier-int8
+        polyrank compress quantize --data data/xquad -o small --embeddings mixed --text texts/
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.pipeline import GateConfig
@@ -168,7 +195,18 @@ def quantize(
     )
     texts = None if calibration is None else _texts(calibration)
     with measuring.step_progress(quiet=quiet) as progress:
-        outcome = _run(checkpoint, _load(data), output, config, embeddings.value, texts, progress)
+        mixed = mixed_table(
+            checkpoint,
+            is_mixed=embeddings is Embeddings.MIXED,
+            texts=text,
+            folder=table_folder,
+            megabytes=megabytes,
+            seed=seed,
+            progress=progress,
+        )
+        kind: TableType = embeddings.value
+        asked = (kind, mixed)
+        outcome = _run(checkpoint, _load(data), output, config, asked, texts, progress)
     _say_unmeasured(checkpoint, outcome.record, quiet=quiet)
     _show(outcome, as_json=as_json, quiet=quiet)
     if outcome.folder is None:
@@ -217,7 +255,7 @@ def _run(
     data: "Data",
     output: Path | None,
     config: "GateConfig",
-    embeddings: str,
+    embeddings: "tuple[TableType, MixedTable | None]",
     calibration: list[str] | None,
     progress: "EvaluationProgress | None",
 ) -> "Outcome":
@@ -230,7 +268,8 @@ def _run(
         data,
         output,
         config,
-        embeddings=cast("TableType", embeddings),
+        embeddings=embeddings[0],
+        mixed=embeddings[1],
         calibration=calibration,
         progress=progress,
     )

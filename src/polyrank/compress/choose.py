@@ -94,6 +94,19 @@ def choose_pieces(vocabulary: Vocabulary, counts: PieceCounts, config: ChoiceCon
     return chooser.cover(config.coverage)
 
 
+def piece_worth(vocabulary: Vocabulary, counts: PieceCounts) -> Float64Array:
+    """Return how much each piece is used, as the balanced choice of a quarter of them weighs it.
+
+    Args:
+        vocabulary: The vocabulary.
+        counts: How often the languages use its pieces.
+
+    Returns:
+        Sums to 1; 0 for special tokens, shape (num_ids,).
+    """
+    return _Chooser(vocabulary, counts, "balanced").balanced_worth(len(vocabulary) // 4)
+
+
 class _Chooser:
     """Worth of pieces by one rule."""
 
@@ -129,13 +142,16 @@ class _Chooser:
         if self._balance == "pooled":
             pooled = self._counts.by_piece(np.ones(len(self._totals)))
             return self._top(pooled + self._vocabulary.probabilities, keep)
+        return self._top(self.balanced_worth(keep), keep)
+
+    def balanced_worth(self, keep: int) -> Float64Array:
         base = self._totals**SIZE_EXPONENT
         base /= base.sum()
         weights = base
         for _ in range(_ROUNDS if self._balance == "balanced" else 0):
             loss = np.maximum(self._losses(self._top(self._worth(weights), keep)), _LEAST_LOSS)
             weights = (weights + base * loss / (base @ loss)) / 2
-        return self._top(self._worth(weights), keep)
+        return self._worth(weights)
 
     def cover(self, share: float) -> BoolArray:
         counts, judged = self._counts, self._totals >= MIN_COVERAGE_TOKENS

@@ -7,6 +7,7 @@ from typing import Any
 
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import GATE_FILE
+from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import TableType
 from polyrank.compress.calibrate import measure_widths, sample_pairs
@@ -87,6 +88,7 @@ def quantize_folder(
     config: GateConfig,
     *,
     embeddings: TableType = "float16",
+    mixed: MixedTable | None = None,
     calibration: Sequence[str] | None = None,
     progress: EvaluationProgress | None = None,
 ) -> Outcome:
@@ -99,6 +101,7 @@ def quantize_folder(
             beside it, under its name with ``.gate.json`` added.
         config: Settings of the gate.
         embeddings: Type of the table of word embeddings.
+        mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         calibration: Texts to measure the widths of inputs on; None draws some of the first set.
         progress: Called as work goes on, also with the step "calibration".
 
@@ -106,7 +109,7 @@ def quantize_folder(
         The verdict.
 
     Raises:
-        ConfigError: If `output` exists, or the checkpoint is int8 already.
+        ConfigError: If `output` exists, the checkpoint is int8 already, or `mixed` is missing.
         CapabilityError: If the checkpoint has no head for one of the sets.
     """
     check_free(output)
@@ -120,7 +123,9 @@ def quantize_folder(
 
     with building(output) as folder:
         widths = measure_widths(source, texts, calibrating)
-        write_int8(checkpoint, widths, folder, embeddings=embeddings, calibration=words)
+        write_int8(
+            checkpoint, widths, folder, embeddings=embeddings, mixed=mixed, calibration=words
+        )
         record = _judge(checkpoint, folder, data, config, words, progress)
         if not record.passed:
             path = output.with_name(f"{output.name}.gate.json")

@@ -19,6 +19,7 @@ from polyrank.checkpoint.layouts import (
     QUANTIZATION_KEY,
     WEIGHTS_FILE,
 )
+from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.panels import pack_panels
 from polyrank.checkpoint.quantization import (
     SCHEME,
@@ -76,6 +77,7 @@ def write_int8(
     folder: Path,
     *,
     embeddings: TableType = "float16",
+    mixed: MixedTable | None = None,
     calibration: str = "",
 ) -> None:
     """Write a checkpoint with int8 linear layers into an empty folder.
@@ -85,10 +87,11 @@ def write_int8(
         widths: Largest magnitude of each input, as `NativeEncoder.measure_inputs` gives it.
         folder: An existing folder; the weights become one file.
         embeddings: Type of the table of word embeddings.
+        mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         calibration: What the widths were measured on, in words, for config.json.
 
     Raises:
-        ConfigError: If the checkpoint is int8 already.
+        ConfigError: If the checkpoint is int8 already, or `mixed` is missing or not asked for.
         CapabilityError: If the embeddings have values beyond float16.
         CorruptWeightsError: If weights hold NaN or infinity.
     """
@@ -96,11 +99,13 @@ def write_int8(
         raise ConfigError(
             f"{checkpoint.spec.name} is int8 already. Name the float checkpoint it was made of."
         )
+    if (mixed is not None) != (embeddings == "mixed"):
+        raise ConfigError('a mixed table is given with embeddings="mixed", and only then')
     source, body_folder = checkpoint.spec.folder, checkpoint.weights.folder
     copy_rest(source, folder, {path.resolve() for path in checkpoint.weights.paths})
     target = folder / body_folder.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = dict(_tensors(checkpoint, widths, embeddings))
+    tensors = dict(_tensors(checkpoint, widths, embeddings, mixed))
     with replacing(target / WEIGHTS_FILE) as path:  # as readable as other files
         save_aligned(tensors, path)
     config = read_object(body_folder / CONFIG_FILE)
@@ -116,10 +121,17 @@ def write_int8(
 
 
 def _tensors(
-    checkpoint: Checkpoint, widths: Float32Array, embeddings: TableType
+    checkpoint: Checkpoint,
+    widths: Float32Array,
+    embeddings: TableType,
+    mixed: MixedTable | None,
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    done = {checkpoint.body_tensors[WORD_TABLE].name}
-    yield from _word_table(checkpoint, embeddings)
+    stored = checkpoint.body_tensors[WORD_TABLE].name
+    done = {stored}
+    if mixed is not None:
+        yield from mixed.tensors(stored).items()
+    else:
+        yield from _word_table(checkpoint, embeddings)
     for layer in range(checkpoint.spec.body.num_layers):
         for number, parts in enumerate(LINEARS.values()):
             names = [f"{LAYER.format(layer)}{part}.weight" for part in parts]

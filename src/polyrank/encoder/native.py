@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.mixed import is_mixed
 from polyrank.checkpoint.panels import PANELS_NDIM
 from polyrank.checkpoint.quantization import multiplier_name, scale_name
 from polyrank.checkpoint.reader import Checkpoint
@@ -178,8 +179,11 @@ class NativeEncoder:
                 f"{ISA_VARIABLE} is {os.environ.get(ISA_VARIABLE)!r}; this processor runs "
                 f"{', '.join(_native.usable_paths())}."
             ) from exc
-        words, positions, types = (self._table(name) for name in TABLES)
-        body.set_tables(words[0], positions[0], types[0], self._word_scales(), words[1])
+        if is_mixed(TABLES[0], self._checkpoint.body_tensors):
+            self._set_mixed(body)
+        else:
+            words, positions, types = (self._table(name) for name in TABLES)
+            body.set_tables(words[0], positions[0], types[0], self._word_scales(), words[1])
         body.set_embedding_norm(*self._norm("embeddings.LayerNorm"))
         for layer in range(spec.num_layers):
             for number, name in enumerate(LINEARS):
@@ -187,6 +191,22 @@ class NativeEncoder:
             for which, norm in enumerate(NORMS):
                 body.set_norm(layer, which, *self._norm(LAYER.format(layer) + norm))
         return body
+
+    def _set_mixed(self, body: _native.NativeBody) -> None:
+        table = self._checkpoint.body_mixed(TABLES[0])
+        (positions, bits), (types, _) = (self._table(name) for name in TABLES[1:])
+        body.set_mixed_tables(
+            blocks=_in_place(table.blocks),
+            scales=_in_place(table.scales).view(np.uint16),
+            planes=_in_place(table.planes),
+            coarse=_in_place(table.coarse).view(np.uint16),
+            codes=[_in_place(tier.codes) for tier in table.coded],
+            codebooks=[_in_place(tier.codebook).view(np.uint16) for tier in table.coded],
+            num_words=table.num_rows,
+            positions=positions,
+            types=types,
+            bits16=bits,
+        )
 
     def _norm(self, name: str) -> tuple[Float32Array, Float32Array]:
         checkpoint = self._checkpoint
@@ -210,7 +230,7 @@ class NativeEncoder:
         if info.dtype == "I8":
             return np.require(weights.get_int8(info.name), requirements=["A", "C"]), "F16"
         if info.dtype == "U8":
-            return np.require(weights.get_int4(info.name), requirements=["A", "C"]), "F16"
+            return np.require(weights.get_uint8(info.name), requirements=["A", "C"]), "F16"
         return _float32(self._checkpoint, name), "F16"
 
 
@@ -296,6 +316,11 @@ class _StoredInt8:
                 "that read the same input share its multipliers. Quantise the checkpoint again."
             )
         return found[0]
+
+
+def _in_place(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as C++ reads it: where it is, or a copy if it is not aligned."""
+    return np.require(array, requirements=["A", "C"])
 
 
 def _parts(layer: int, name: str) -> list[str]:
