@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
+WIRE := .venv-wire
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow check format native check-native check-native-arm bench-parity bench-load bench-engines bench-kernels eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-kernels eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -44,6 +45,15 @@ test: $(VENV)/.test ## run the tests
 
 test-slow: $(VENV)/.test ## run the tests that need minutes or the default model
 	$(BIN)/python -m pytest -m slow
+
+test-wire: $(VENV)/.test $(WIRE)/.ready ## run other vendors' clients against a server
+	POLYRANK_PYTHON=$(abspath $(BIN)/python) $(WIRE)/bin/python -m pytest tests/server/wire --confcutdir tests/server/wire --override-ini filterwarnings=default
+
+$(WIRE)/.ready: tests/server/wire/requirements.txt
+	$(PYTHON) -m venv $(WIRE)
+	$(WIRE)/bin/python -m pip install --quiet --upgrade pip
+	$(WIRE)/bin/python -m pip install --quiet --requirement tests/server/wire/requirements.txt
+	@touch $@
 
 check: $(VENV)/.test ## lint, types, layers and docstrings
 	$(BIN)/ruff check .
@@ -113,4 +123,4 @@ bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transfor
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) $(BENCH) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(WIRE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -106,11 +106,7 @@ class ServingError(PolyrankError):
 
 
 class OverloadedError(ServingError):
-    """Too much waits already.
-
-    Attributes:
-        retry_after_s: Seconds after which a further try may succeed.
-    """
+    """Too much waits already; `retry_after_s` tells when to try again."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

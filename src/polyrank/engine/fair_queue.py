@@ -27,14 +27,14 @@ BATCHES_A_TURN_OF_THE_OLDEST = 16
 
 
 class Flow:
-    """A request, whose jobs share one place in the queue.
-
-    Attributes:
-        is_urgent: Whether it goes before all others, as a health probe does.
-        tag: Tokens served, from the virtual time of its arrival.
-    """
+    """A request, whose jobs share one place in the queue: the tokens it was served."""
 
     def __init__(self, *, is_urgent: bool = False) -> None:
+        """Make a request that has no place yet.
+
+        Args:
+            is_urgent: Whether it goes before all others, as a health probe does.
+        """
         self.is_urgent = is_urgent
         self.tag: float | None = None
 

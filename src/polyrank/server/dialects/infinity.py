@@ -5,7 +5,7 @@ from typing import Any
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
 from polyrank.server.dialects.fields import Documents, new_id, now_s, texts_of
-from polyrank.server.dialects.openai import error
+from polyrank.server.dialects.openai import error, list_models
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.dialects.tei import labelled
 from polyrank.server.failures import Failure
@@ -84,5 +84,11 @@ async def classify(body: ClassifyBody, api: Api) -> dict[str, Any]:
     }
 
 
+async def models(body: None, api: Api) -> dict[str, Any]:
+    """Return the loaded models."""
+    return list_models(api, "infinity")
+
+
 RERANK = Operation(INFINITY, "infinity: rank documents", rerank, RerankBody)
 CLASSIFY = Operation(INFINITY, "infinity: label texts", classify, ClassifyBody)
+MODELS = Operation(INFINITY, "infinity: the loaded models", models)

@@ -113,6 +113,19 @@ def _data(found: Embedded, *, is_base64: bool) -> list[dict[str, Any]]:
 
 async def models(body: None, api: Api) -> dict[str, Any]:
     """Return the loaded models."""
+    return list_models(api, "polyrank")
+
+
+def list_models(api: Api, owned_by: str) -> dict[str, Any]:
+    """Return the loaded models, with infinity's figures of the queue.
+
+    Args:
+        api: The service.
+        owned_by: What clients find under that name; infinity's accepts only its own.
+
+    Returns:
+        The reply.
+    """
     scheduler = api.service.scheduler
     stats = {
         "queue_absolute": scheduler.num_waiting_sequences,
@@ -129,7 +142,7 @@ async def models(body: None, api: Api) -> dict[str, Any]:
                 "id": served.name,
                 "object": "model",
                 "created": served.loaded_at,
-                "owned_by": "polyrank",
+                "owned_by": owned_by,
                 "backend": served.engine.encoder.capabilities.name,
                 "capabilities": served.tasks,
                 "stats": stats,

@@ -94,7 +94,6 @@ _TEI = (
 _OPENAI = (
     Route("POST", "/embeddings", (openai.EMBEDDINGS,)),
     Route("POST", "/v1/embeddings", (openai.EMBEDDINGS,)),
-    Route("GET", "/models", (openai.MODELS,)),
     Route("GET", "/v1/models", (openai.MODELS,)),
 )
 _COHERE = (
@@ -105,7 +104,10 @@ _VLLM = (
     Route("POST", "/score", (vllm.SCORE,)),
     Route("POST", "/v1/score", (vllm.SCORE,)),
 )
-_INFINITY = (Route("POST", "/classify", (infinity.CLASSIFY,)),)
+_INFINITY = (
+    Route("POST", "/classify", (infinity.CLASSIFY,)),
+    Route("GET", "/models", (infinity.MODELS,)),
+)
 _WEAVIATE = (
     Route("POST", "/vectors", (weaviate.VECTORS,)),
     Route("GET", "/meta", (weaviate.META,)),
@@ -123,7 +125,7 @@ _PREFIXED: Mapping[str, tuple[Route, ...]] = {
         *_only("/embed", operation=tei.EMBED),
         *_OPENAI[:2],
     ),
-    "/openai": _OPENAI,
+    "/openai": (*_OPENAI, *_only("/models", operation=openai.MODELS, method="GET")),
     "/cohere": (
         *_COHERE,
         *_only("/v1/rerank", operation=cohere.RERANK_V1),
