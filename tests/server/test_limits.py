@@ -87,6 +87,16 @@ def test_too_large(small: Running) -> None:
     assert small.site.admission.num_bytes == 0
 
 
+def test_replies_that_would_be_too_large(folders: Folders) -> None:
+    limits = Limits(max_reply_values=10_000)
+    with running({"embedder": folders["embedder"]}, limits=limits) as server:
+        assert server.call("/embed", {"inputs": DOCUMENTS}).status == 200
+        refused = server.call("/embed_all", {"inputs": DOCUMENTS})
+        assert refused.status == 413
+        assert "10,000" in refused.json["error"]
+        assert server.call("/embed", {"inputs": DOCUMENTS * 9}).status == 413
+
+
 def test_deadlines(small: Running) -> None:
     with held(small, "reranker"):
         begin = time.monotonic()

@@ -75,6 +75,21 @@ class Admission:
                 "Split it, or raise --max-client-batch-size."
             )
 
+    def check_values(self, count: int) -> None:
+        """Raise if a reply would hold more numbers than allowed.
+
+        Args:
+            count: How many it would hold, as far as is known.
+
+        Raises:
+            PayloadTooLargeError: If there would be too many.
+        """
+        if count > self.limits.max_reply_values:
+            raise PayloadTooLargeError(
+                f"the reply would hold about {count:,} numbers; this server gives at most "
+                f"{self.limits.max_reply_values:,}. Ask for fewer texts at once."
+            )
+
     def retry_after_s(self) -> float:
         """Return in how many seconds the queue should be half as long, from 1 to 60."""
         speed = self._scheduler.tokens_a_second

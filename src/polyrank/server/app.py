@@ -1,5 +1,6 @@
 """The application: the dialects' routes, health, metrics and the administration of models."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -149,9 +150,11 @@ class Site:
         name = request.path_params["name"]
 
         async def load() -> Any:
-            before = {served.name: served for served in self.registry.loaded}.get(name)
-            served = await self.service.in_worker(self.registry.load, name)
-            await self.service.probe(served)
+            with self.registry.loading(name) as source:
+                served = await asyncio.to_thread(self.registry.make, source)
+                # a model that loads and cannot run must not take the place of one that can
+                await self.service.probe(served)
+                before = self.registry.publish(served)
             if before is not None:
                 self.scheduler.forget_engine(before.engine)
             return await self._states()

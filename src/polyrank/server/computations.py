@@ -62,6 +62,11 @@ class Computation(Protocol):
         """Values in a row."""
         ...
 
+    @property
+    def num_values(self) -> int:
+        """Values in a result row."""
+        ...
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return the sequences of some items."""
         ...
@@ -88,6 +93,11 @@ class ScorePairs:
     def width(self) -> int:
         """Values in a pooled row."""
         return self.scorer.head.in_features
+
+    @property
+    def num_values(self) -> int:
+        """One score a pair."""
+        return 1
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return what the scorer runs; an item counts the tokens of both of its texts."""
@@ -120,6 +130,11 @@ class RunHead:
         """Values in a pooled row."""
         return self.head.in_features
 
+    @property
+    def num_values(self) -> int:
+        """Outputs of the head."""
+        return self.head.out_features
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return one sequence per item; texts and pairs may be mixed."""
         return _sequences(self.builder, items)
@@ -138,6 +153,11 @@ class TokenRows:
     width: int
     settings: str
     pooling: tuple[PoolingMode, ...] = ()
+
+    @property
+    def num_values(self) -> int:
+        """Values in a token's row."""
+        return self.width
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return one sequence per text."""

@@ -6,7 +6,8 @@ What may be loaded is fixed at start: a request can name a model, never a folder
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -258,18 +259,25 @@ class Registry:
                 self.load(source.name)
 
     def load(self, name: str) -> ServedModel:
-        """Load a model, or load it anew from its folder. Requests under way keep the old one.
+        """Load a model and serve it; see `make` and `publish`."""
+        with self.loading(name) as source:
+            served = self.make(source)
+            self.publish(served)
+            return served
+
+    @contextmanager
+    def loading(self, name: str) -> Iterator[ModelSource]:
+        """Keep others from loading the same model within the block.
 
         Args:
             name: One of the names given at start.
 
-        Returns:
-            The model.
+        Yields:
+            Where the model comes from.
 
         Raises:
             UnknownModelError: If the name was not given at start.
             UnavailableError: If it is being loaded already.
-            CheckpointError: If the checkpoint cannot be used; the old one stays.
         """
         source = self._source(name)
         with self._lock:
@@ -277,13 +285,24 @@ class Registry:
                 raise UnavailableError(f"model {name!r} is being loaded already")
             self._loading.add(name)
         try:
-            served = self._make(source)
-            with self._lock:
-                self._loaded = {**self._loaded, name: served}
+            yield source
         finally:
             with self._lock:
                 self._loading.discard(name)
-        return served
+
+    def publish(self, served: ServedModel) -> ServedModel | None:
+        """Serve a model from now on; requests under way keep the one of its name before.
+
+        Args:
+            served: The model.
+
+        Returns:
+            The one that it replaces, if there is one.
+        """
+        with self._lock:
+            before = self._loaded.get(served.name)
+            self._loaded = {**self._loaded, served.name: served}
+        return before
 
     def unload(self, name: str) -> ServedModel:
         """Take a model out; its memory is freed when requests under way have ended.
@@ -355,7 +374,18 @@ class Registry:
             )
         return self._sources[name]
 
-    def _make(self, source: ModelSource) -> ServedModel:
+    def make(self, source: ModelSource) -> ServedModel:
+        """Load a model, without serving it yet.
+
+        Args:
+            source: Where it comes from.
+
+        Returns:
+            The model.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be used.
+        """
         settings = self._settings
         config = EngineConfig(
             settings.encoder,

@@ -409,6 +409,8 @@ class _Work:
             whole = sum(self.sizes[i] for i in indices)
             num_tokens = prepared.batch.total_tokens * whole // max(size, 1)
             self.service.admission.check_tokens(num_tokens)
+            num_rows = len(indices) if self.computation.pooling else num_tokens
+            self.service.admission.check_values(num_rows * self.computation.num_values)
         return prepared
 
     async def _finish(self, part: list[int], prepared: Prepared, ran: Ran) -> None:

@@ -42,6 +42,7 @@ class Limits:
         max_client_batch_size: Documents or texts of one request.
         max_payload_bytes: Bytes of one request's body.
         max_pending_bytes: Bytes of all bodies under way together.
+        max_reply_values: Numbers in one reply: vectors of texts, or of tokens.
         max_json_depth: Lists and objects within each other.
         request_timeout_s: Seconds after which a request gets 504, if its header asks for no less.
         body_timeout_s: Seconds in which a request's head must have come, and then its body.
@@ -58,6 +59,7 @@ class Limits:
     max_client_batch_size: int = 10_000
     max_payload_bytes: int = 16_000_000
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
+    max_reply_values: int = 20_000_000
     max_json_depth: int = 16
     request_timeout_s: float = 60.0
     body_timeout_s: float = 30.0
