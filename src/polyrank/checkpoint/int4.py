@@ -38,7 +38,7 @@ def pack_int4(steps: NDArray[np.int8]) -> UInt8Array:
         Shape (num_rows, num_columns / 2).
     """
     halves = (steps - LOWEST_STEP).astype(np.uint8).reshape(-1, 2, _HALF)
-    return (halves[:, 0] | halves[:, 1] << np.uint8(4)).reshape(len(steps), -1)
+    return (halves[:, 0] | halves[:, 1] << np.uint8(4)).reshape(int4_shapes(steps.shape)[0])
 
 
 def unpack_int4(packed: UInt8Array, scales: Float16Array) -> Float32Array:
@@ -57,4 +57,4 @@ def unpack_int4(packed: UInt8Array, scales: Float16Array) -> Float32Array:
     values[:, 1:] = halves >> 4
     values += LOWEST_STEP
     values *= scales.astype(np.float32).reshape(-1, 1, 1)
-    return values.reshape(len(packed), -1)
+    return values.reshape(len(packed), 2 * packed.shape[1])

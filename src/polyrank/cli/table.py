@@ -124,6 +124,9 @@ def mixed_table(
         seed: Of the samples.
         progress: Called as work goes on.
 
+    Returns:
+        The table, or None for embeddings of another type.
+
     Raises:
         ConfigError: If options contradict each other.
     """

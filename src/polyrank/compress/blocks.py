@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from polyrank.checkpoint.int4 import BLOCK_VALUES, HIGHEST_STEP, LOWEST_STEP, pack_int4
+from polyrank.checkpoint.int4 import (
+    BLOCK_VALUES,
+    HIGHEST_STEP,
+    LOWEST_STEP,
+    int4_shapes,
+    pack_int4,
+)
 from polyrank.types import Float16Array, Float32Array, UInt8Array
 
 # What the value of largest magnitude of a block is divided by for a first scale. The first two
@@ -34,7 +40,7 @@ def quantize_blocks(table: Float32Array) -> tuple[UInt8Array, Float16Array]:
         part = slice(start, start + _BLOCKS_AT_ONCE)
         scales[part] = _best_scales(np.ascontiguousarray(blocks[part], np.float32))
         steps[part] = _nearest(blocks[part], scales[part])
-    return pack_int4(steps.reshape(table.shape)), scales.reshape(len(table), -1)
+    return pack_int4(steps.reshape(table.shape)), scales.reshape(int4_shapes(table.shape)[1])
 
 
 def _best_scales(blocks: Float32Array) -> Float16Array:

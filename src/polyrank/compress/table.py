@@ -184,6 +184,9 @@ def measure_table(table: MixedTable, exact: Float32Array) -> TableFigures:
     Args:
         table: The table.
         exact: What it was made of, shape (num_rows, width).
+
+    Returns:
+        Rows, bytes and error.
     """
     error = np.square(unpack_mixed(table) - exact).sum(dtype=np.float64)
     variance = np.square(exact - exact.mean(axis=0)).sum(dtype=np.float64)
