@@ -413,3 +413,24 @@ def test_openapi_names_every_route(server: Running) -> None:
     for path in ("/rerank", "/v1/embeddings", "/v2/rerank", "/score", "/vectors", "/jina/rerank"):
         assert "post" in document["paths"][path]
     assert {"TeiRerankBody", "RerankV2Body"} & set(document["components"]["schemas"])
+
+
+def test_limits_of_tokens_that_requests_set(server: Running) -> None:
+    long = " ".join(DOCUMENTS)
+    few = {"query": QUERY, "documents": [long], "max_tokens_per_doc": 5}
+    (tokens,) = server.post("/tokenize", {"inputs": long, "add_special_tokens": False})
+    head = {"query": QUERY, "documents": [long[: tokens[4]["stop"]]]}
+    for path, more in (("/v2/rerank", {}), ("/rerank", {"max_tokens_per_query": 0})):
+        cut, whole = server.post(path, few | more), server.post(path, head)
+        assert hits(cut["results"], "relevance_score") == hits(whole["results"], "relevance_score")
+    assert server.call("/v2/rerank", few | {"max_tokens_per_doc": -5}).status == 400
+    everything = few | {"max_tokens_per_doc": -1, "max_tokens_per_query": -1, "top_n": -1}
+    assert len(server.post("/vllm/rerank", everything)["results"]) == 1
+
+
+def test_types_are_not_guessed(server: Running) -> None:
+    body = {"query": QUERY, "documents": DOCUMENTS}
+    for wrong in ({"top_n": "2"}, {"top_n": 1.5}, {"top_n": True}, {"return_documents": 1}):
+        reply = server.call("/v2/rerank", body | wrong)
+        assert reply.status == 400, wrong
+        assert next(iter(wrong)) in reply.json["message"]

@@ -129,14 +129,22 @@ def test_a_client_that_hangs_up_leaves_the_queue(small: Running) -> None:
 
 
 def test_short_requests_do_not_wait_for_long_ones(folders: Folders) -> None:
-    with running({"reranker": folders["reranker"]}) as server, ThreadPoolExecutor(1) as pool:
-        long = {"query": "q", "texts": [f"{text} {i}" for i in range(150) for text in DOCUMENTS]}
+    long = {"query": "q", "texts": [f"{text} {i}" for i in range(150) for text in DOCUMENTS]}
+    with (
+        running({"reranker": folders["reranker"]}) as server,
+        ThreadPoolExecutor(2) as pool,
+        held(server, "reranker") as encoder,
+    ):
         whole = pool.submit(server.call, "/rerank", long)
-        wait_until(lambda: server.site.scheduler.num_waiting_sequences > 500)
-        for _ in range(5):
-            assert server.call("/rerank", {"query": "q", "texts": ["a"]}).status == 200
+        wait_until(lambda: server.site.scheduler.num_waiting_sequences > 2000)
+        short = pool.submit(server.call, "/rerank", {"query": "q", "texts": ["a"]})
+        wait_until(lambda: server.site.admission.num_requests == 2)
+        time.sleep(0.05)  # a short request is tokenised within the event loop
+        encoder.steps = 2  # the batch that is held up, and one more
+        assert short.result(10).status == 200
         assert not whole.done()
-        assert whole.result().status == 200
+        encoder.go.set()
+        assert whole.result(30).status == 200
 
 
 def test_concurrent_requests_get_their_own_results(server: Running) -> None:

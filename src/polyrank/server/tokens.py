@@ -105,12 +105,12 @@ class TokenTools:
 
         return await self._service.in_worker(run)
 
-    async def texts_of(self, inputs: Any, model: str | None) -> list[str]:
+    async def texts_of(self, inputs: Any, served: ServedModel) -> list[str]:
         """Return the texts that a body's inputs mean.
 
         Args:
             inputs: A text, a list of texts, a list of token ids, or a list of such lists.
-            model: As for `tokenize`.
+            served: The model that reads them.
 
         Returns:
             Texts. Ids are decoded, and must be what the model's tokenizer makes of that text:
@@ -129,7 +129,6 @@ class TokenTools:
         self._check(inputs, "texts")
         if all(isinstance(each, str) for each in inputs):
             return list(inputs)
-        served = self._served(model)
         for i, each in enumerate(inputs):
             if not isinstance(each, str):
                 _check_range(served, each, i)
@@ -137,19 +136,22 @@ class TokenTools:
             lambda: [_text(served, x, i) for i, x in enumerate(inputs)]
         )
 
-    async def shorten(self, texts: Sequence[str], num_tokens: int | None) -> list[str]:
+    async def shorten(
+        self, texts: Sequence[str], num_tokens: int | None, served: ServedModel
+    ) -> list[str]:
         """Return texts without what goes beyond some tokens.
 
         Args:
             texts: The texts.
-            num_tokens: Tokens to keep; None keeps all.
+            num_tokens: Tokens to keep, 1 or more; None keeps all.
+            served: The model whose tokens are counted.
 
         Returns:
             Texts in the same order.
         """
         if num_tokens is None:
             return list(texts)
-        tokenizer = self._served(None).tokenizer
+        tokenizer = served.tokenizer
 
         def run() -> list[str]:
             # a token spells one character or more, nearly always: short texts need no look

@@ -24,7 +24,7 @@ from polyrank.server.tokens import Token, TokenTools
 class Body(BaseModel):
     """A request's body. Fields that a dialect does not know are ignored, as its servers do."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, protected_namespaces=())
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -101,8 +101,8 @@ class Api:
         )
 
     async def read_texts(self, inputs: Any, *, model: str | None = None) -> list[str]:
-        """Return texts given as texts or as token ids; see `TokenTools.texts_of`."""
-        return await self.tokens.texts_of(inputs, model)
+        """Return texts to embed, given as texts or as token ids; see `TokenTools.texts_of`."""
+        return await self.tokens.texts_of(inputs, self.service.registry.find(model, "embed"))
 
     async def tokenize(
         self, texts: Sequence[str], *, model: str | None = None, is_special: bool = True
@@ -116,9 +116,12 @@ class Api:
         """Return the texts of token ids."""
         return await self.tokens.decode(ids, model, skip_special=skip_special)
 
-    async def shorten(self, texts: Sequence[str], num_tokens: int | None) -> list[str]:
-        """Return texts cut to some tokens, for limits that requests set themselves."""
-        return await self.tokens.shorten(texts, num_tokens)
+    async def shorten(
+        self, texts: Sequence[str], num_tokens: int | None, *, model: str | None = None
+    ) -> list[str]:
+        """Return texts to rank, cut to some tokens: a limit that a request sets itself."""
+        served = self.service.registry.find(model, "rerank")
+        return await self.tokens.shorten(texts, num_tokens, served)
 
 
 Handler = Callable[[Any, Api], Awaitable[Any]]

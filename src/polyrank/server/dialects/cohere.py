@@ -1,6 +1,8 @@
 """Cohere's rerank and embed, v1 and v2 (cohere-python 7)."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from polyrank.errors import InputError
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
@@ -41,7 +43,7 @@ class RerankV2Body(Body):
     model: str | None = None
     top_n: int | None = None
     return_documents: bool | None = None
-    max_tokens_per_doc: int | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
     priority: int | None = None
 
 
@@ -90,7 +92,7 @@ async def rerank_v1(body: RerankV1Body, api: Api) -> dict[str, Any]:
 
 async def rerank_v2(body: RerankV2Body, api: Api) -> dict[str, Any]:
     """Return the documents, best first."""
-    texts = await api.shorten(texts_of(body.documents), body.max_tokens_per_doc)
+    texts = await api.shorten(texts_of(body.documents), body.max_tokens_per_doc, model=body.model)
     return await _rerank(body, texts, api, "2")
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, as_object, texts_of
 from polyrank.server.dialects.openai import INPUT_TYPES
@@ -50,7 +52,7 @@ class RerankBody(Body):
     documents: Documents
     model: str | None = None
     top_n: int | None = None
-    rank_fields: tuple[str, ...] = ("text",)
+    rank_fields: list[str] = Field(default_factory=lambda: ["text"])
     return_documents: bool = True
     parameters: Parameters = Parameters()
 

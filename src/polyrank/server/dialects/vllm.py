@@ -56,10 +56,10 @@ class ScoreBody(Body):
 async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, always with their text; ``top_n`` 0 keeps all."""
     texts = texts_of(body.documents)
-    cut = await api.shorten(texts, body.max_tokens_per_doc or None)
-    (query,) = await api.shorten([body.query], body.max_tokens_per_query or None)
+    cut = await api.shorten(texts, _limit(body.max_tokens_per_doc), model=body.model)
+    (query,) = await api.shorten([body.query], _limit(body.max_tokens_per_query), model=body.model)
     is_raw = body.use_activation is False
-    found = await ranked(api, query, cut, body.model, body.top_n or None, is_raw=is_raw)
+    found = await ranked(api, query, cut, body.model, _limit(body.top_n), is_raw=is_raw)
     return {
         "id": new_id("rerank"),
         "model": found.model,
@@ -90,6 +90,11 @@ async def score(body: ScoreBody, api: Api) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": scored.num_tokens, "total_tokens": scored.num_tokens},
     }
+
+
+def _limit(given: int | None) -> int | None:
+    # 0, and -1 from some clients, is vLLM's word for no limit
+    return given if given is not None and given > 0 else None
 
 
 def _sides(body: ScoreBody) -> tuple[list[str], list[str]]:
