@@ -1,18 +1,58 @@
 """Reading of a checkpoint's JSON files, with errors that name file, key and remedy."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
 
+COMPRESSED_SUFFIX = ".gz"
+MAX_PLAIN_BYTES = 1 << 30  # of a compressed file; the largest tokenizers take 40 MB
+_GZIP = 31  # zlib's word for a gzip header and the widest window
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+
+def read_plain(path: Path) -> bytes:
+    """Return the bytes of a file, decompressed where its name ends in .gz.
 
     Args:
         path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        CheckpointError: If it is not whole gzip data, or expands beyond 1 GiB.
+        OSError: If it cannot be read.
+    """
+    data = path.read_bytes()
+    if path.suffix != COMPRESSED_SUFFIX:
+        return data
+    expander = zlib.decompressobj(_GZIP)
+    try:
+        plain = expander.decompress(data, MAX_PLAIN_BYTES)
+    except zlib.error as exc:
+        raise CheckpointError(f"{path} is not gzip data: {exc}. Download it again.") from exc
+    if not expander.eof:
+        raise CheckpointError(
+            f"{path} is cut short, or expands beyond {MAX_PLAIN_BYTES:,} bytes. Download it again."
+        )
+    return plain
+
+
+def compress_json(content: Any) -> bytes:
+    """Return JSON without blanks, as gzip data that depend on the content alone."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return gzip.compress(text.encode("utf8"), mtime=0)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, which may be compressed.
+
+    Args:
+        path: The file; gzip data where its name ends in .gz.
 
     Returns:
         What it holds.
@@ -22,7 +62,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: If it is not JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text("utf8"))
+        return json.loads(read_plain(path).decode("utf8"))
     except FileNotFoundError as exc:
         raise CheckpointNotFoundError(
             f"no {path.name} in {path.parent}. A checkpoint folder has the files that the Hub "

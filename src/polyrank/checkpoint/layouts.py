@@ -11,6 +11,7 @@ from polyrank.types import Activation, PoolingMode
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+COMPRESSED_TOKENIZER_FILE = "tokenizer.json.gz"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
@@ -29,6 +30,7 @@ TRANSFORMER_CONFIG_FILES = (
 HUB_PATTERNS = (
     CONFIG_FILE,
     TOKENIZER_FILE,
+    COMPRESSED_TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
@@ -40,6 +42,7 @@ HUB_PATTERNS = (
     "[0-9]*_*/config.json",
     "[0-9]*_*/*_config.json",
     "[0-9]*_*/tokenizer*.json",
+    "[0-9]*_*/tokenizer.json.gz",
     "[0-9]*_*/model*.safetensors*",
 )
 """Files fetched from the Hub: no pickles, no ONNX exports, no other framework's weights."""

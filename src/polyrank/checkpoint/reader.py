@@ -11,6 +11,7 @@ from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.heads import Modules, read_heads
 from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
+    COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
     DOCUMENTED_PROMPTS,
     PROMPTS_FILE,
@@ -35,7 +36,7 @@ class Checkpoint:
         spec: What the checkpoint is and can do.
         weights: Tensors of the folder, or of its transformer module.
         body_tensors: Where each tensor of the body lies, by its name without prefix.
-        tokenizer_file: Path of tokenizer.json.
+        tokenizer_file: Path of tokenizer.json, or of tokenizer.json.gz.
     """
 
     spec: ModelSpec
@@ -149,12 +150,14 @@ def _tokenizer_limit(folder: Path) -> int | None:
 
 
 def _tokenizer_file(folder: Path, body_folder: Path) -> Path:
-    for candidate in (body_folder / TOKENIZER_FILE, folder / TOKENIZER_FILE):
-        if candidate.is_file():
-            return candidate
+    for place in (body_folder, folder):
+        for name in (TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE):
+            if (place / name).is_file():
+                return place / name
     raise CheckpointNotFoundError(
-        f"no {TOKENIZER_FILE} in {folder}. Download it, or write it from an older tokenizer with "
-        f'transformers: python -c "from transformers import AutoTokenizer as A; '
+        f"no {TOKENIZER_FILE} or {COMPRESSED_TOKENIZER_FILE} in {folder}. Download it, or write it "
+        "from an older tokenizer with transformers: "
+        'python -c "from transformers import AutoTokenizer as A; '
         f"A.from_pretrained('{folder}').save_pretrained('{folder}')\""
     )
 

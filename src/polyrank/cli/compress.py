@@ -21,12 +21,10 @@ from polyrank.cli.trim import trim
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polyrank.checkpoint.mixed import MixedTable
     from polyrank.checkpoint.reader import Checkpoint
     from polyrank.checkpoint.spec import TableType
-    from polyrank.compress.pipeline import Data, GateConfig, Outcome
+    from polyrank.compress.pipeline import Data, Outcome
     from polyrank.compress.record import Figures, GateRecord
-    from polyrank.evaluation.run import EvaluationProgress
 
 MAX_CALIBRATION_TEXTS = 64
 
@@ -118,6 +116,14 @@ def quantize(
         ),
     ] = None,
     megabytes: TableMegabytes = MEGABYTES,
+    compress_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            "--compress-tokenizer",
+            help="Store tokenizer.json.gz in place of tokenizer.json. polyrank reads it; "
+            "transformers does not.",
+        ),
+    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +178,7 @@ def quantize(
         polyrank compress quantize --data data/xquad -o small --embeddings mixed --text texts/
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
-    from polyrank.compress.pipeline import GateConfig
+    from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
     from polyrank.evaluation import EvaluationConfig
 
     _check_target(model, output, record_only=record_only)
@@ -194,19 +200,30 @@ def quantize(
         num_threads=threads,
     )
     texts = None if calibration is None else _texts(calibration)
+    kind: TableType = embeddings.value
     with measuring.step_progress(quiet=quiet) as progress:
-        mixed = mixed_table(
-            checkpoint,
-            is_mixed=embeddings is Embeddings.MIXED,
-            texts=text,
-            folder=table_folder,
-            megabytes=megabytes,
-            seed=seed,
-            progress=progress,
-        )
-        kind: TableType = embeddings.value
-        asked = (kind, mixed)
-        outcome = _run(checkpoint, _load(data), output, config, asked, texts, progress)
+        if output is None:
+            outcome = judge_folder(checkpoint, _load(data), config, progress=progress)
+        else:
+            outcome = quantize_folder(
+                checkpoint,
+                _load(data),
+                output,
+                config,
+                embeddings=kind,
+                mixed=mixed_table(
+                    checkpoint,
+                    is_mixed=kind == "mixed",
+                    texts=text,
+                    folder=table_folder,
+                    megabytes=megabytes,
+                    seed=seed,
+                    progress=progress,
+                ),
+                is_tokenizer_compressed=compress_tokenizer,
+                calibration=texts,
+                progress=progress,
+            )
     _say_unmeasured(checkpoint, outcome.record, quiet=quiet)
     _show(outcome, as_json=as_json, quiet=quiet)
     if outcome.folder is None:
@@ -248,31 +265,6 @@ def _texts(name: str) -> list[str]:
     if not found:
         raise ConfigError(f"{name} holds no text to calibrate with.")
     return found
-
-
-def _run(
-    checkpoint: "Checkpoint",
-    data: "Data",
-    output: Path | None,
-    config: "GateConfig",
-    embeddings: "tuple[TableType, MixedTable | None]",
-    calibration: list[str] | None,
-    progress: "EvaluationProgress | None",
-) -> "Outcome":
-    from polyrank.compress.pipeline import judge_folder, quantize_folder
-
-    if output is None:
-        return judge_folder(checkpoint, data, config, progress=progress)
-    return quantize_folder(
-        checkpoint,
-        data,
-        output,
-        config,
-        embeddings=embeddings[0],
-        mixed=embeddings[1],
-        calibration=calibration,
-        progress=progress,
-    )
 
 
 def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:

@@ -89,6 +89,7 @@ def quantize_folder(
     *,
     embeddings: TableType = "float16",
     mixed: MixedTable | None = None,
+    is_tokenizer_compressed: bool = False,
     calibration: Sequence[str] | None = None,
     progress: EvaluationProgress | None = None,
 ) -> Outcome:
@@ -102,6 +103,7 @@ def quantize_folder(
         config: Settings of the gate.
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
+        is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
         calibration: Texts to measure the widths of inputs on; None draws some of the first set.
         progress: Called as work goes on, also with the step "calibration".
 
@@ -124,7 +126,13 @@ def quantize_folder(
     with building(output) as folder:
         widths = measure_widths(source, texts, calibrating)
         write_int8(
-            checkpoint, widths, folder, embeddings=embeddings, mixed=mixed, calibration=words
+            checkpoint,
+            widths,
+            folder,
+            embeddings=embeddings,
+            mixed=mixed,
+            is_tokenizer_compressed=is_tokenizer_compressed,
+            calibration=words,
         )
         record = _judge(checkpoint, folder, data, config, words, progress)
         if not record.passed:

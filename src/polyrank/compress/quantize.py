@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from polyrank._files import replacing
 from polyrank.checkpoint.body import LAYER
-from polyrank.checkpoint.files import read_object
+from polyrank.checkpoint.files import compress_json, read_object
 from polyrank.checkpoint.layouts import (
+    COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
     QUANTIZATION_KEY,
+    TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
 from polyrank.checkpoint.mixed import MixedTable
@@ -78,6 +80,7 @@ def write_int8(
     *,
     embeddings: TableType = "float16",
     mixed: MixedTable | None = None,
+    is_tokenizer_compressed: bool = False,
     calibration: str = "",
 ) -> None:
     """Write a checkpoint with int8 linear layers into an empty folder.
@@ -88,6 +91,7 @@ def write_int8(
         folder: An existing folder; the weights become one file.
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
+        is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
         calibration: What the widths were measured on, in words, for config.json.
 
     Raises:
@@ -102,7 +106,11 @@ def write_int8(
     if (mixed is not None) != (embeddings == "mixed"):
         raise ConfigError('a mixed table is given with embeddings="mixed", and only then')
     source, body_folder = checkpoint.spec.folder, checkpoint.weights.folder
-    copy_rest(source, folder, {path.resolve() for path in checkpoint.weights.paths})
+    anew = {path.resolve() for path in checkpoint.weights.paths}
+    if is_tokenizer_compressed:
+        anew |= {(place / TOKENIZER_FILE).resolve() for place in (source, body_folder)}
+        _compress_tokenizer(checkpoint, folder)
+    copy_rest(source, folder, anew)
     target = folder / body_folder.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
     tensors = dict(_tensors(checkpoint, widths, embeddings, mixed))
@@ -118,6 +126,13 @@ def write_int8(
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)
     (target / CONFIG_FILE).write_text(text + "\n", "utf8")
+
+
+def _compress_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    path = folder / checkpoint.tokenizer_file.relative_to(checkpoint.spec.folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = read_object(checkpoint.tokenizer_file)
+    path.with_name(COMPRESSED_TOKENIZER_FILE).write_bytes(compress_json(content))
 
 
 def _tensors(

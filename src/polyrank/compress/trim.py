@@ -14,6 +14,7 @@ import numpy as np
 
 from polyrank.checkpoint.files import read_object
 from polyrank.checkpoint.layouts import (
+    COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -222,7 +223,8 @@ def write_trimmed_folder(checkpoint: Checkpoint, kept: BoolArray, folder: Path) 
     new_ids[rows] = np.arange(len(rows))
     source, body = checkpoint.spec.folder, checkpoint.weights.folder
     anew = {path.resolve() for path in checkpoint.weights.paths}
-    anew |= {(place / TOKENIZER_FILE).resolve() for place in (source, body)}
+    tokenizers = (TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE)
+    anew |= {(place / name).resolve() for place in (source, body) for name in tokenizers}
     anew |= {(body / CONFIG_FILE).resolve()}
     copy_rest(source, folder, anew)
     target = folder / body.relative_to(source)
@@ -245,6 +247,7 @@ def _trimmed_config(path: Path, new_ids: Int64Array, num_pieces: int) -> dict[st
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path, new_ids: Int64Array) -> None:
     path = folder / checkpoint.tokenizer_file.relative_to(checkpoint.spec.folder)
+    path = path.with_name(TOKENIZER_FILE)  # plain, since transformers has to train it
     content = trimmed_tokenizer(read_object(checkpoint.tokenizer_file), new_ids)
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     path.write_text(text, "utf8")

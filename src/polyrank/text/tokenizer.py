@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 from tokenizers import normalizers
 
+from polyrank.checkpoint.files import read_plain
 from polyrank.errors import CheckpointError
 from polyrank.types import Int32Array
 
@@ -58,14 +59,16 @@ class Tokenizer:
         """Load tokenizer.json.
 
         Args:
-            path: The file.
+            path: The file; gzip data where its name ends in .gz.
             is_lowercased: Whether texts are lowercased before the file's own normaliser.
 
         Raises:
             CheckpointError: If the file is not a tokenizer.
         """
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_plain(path))
+        except CheckpointError:
+            raise
         except Exception as exc:
             raise CheckpointError(
                 f"{path} is not a tokenizer.json of the tokenizers library: {exc}. "
