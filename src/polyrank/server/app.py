@@ -28,6 +28,7 @@ from polyrank.server.keys import Keys
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry
 from polyrank.server.openapi import describe
+from polyrank.server.playground import load_page
 from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
 
@@ -76,6 +77,7 @@ class Site:
             cache = self.cache
             self.metrics.gauge("polyrank_cache_bytes", "Bytes kept.", lambda: cache.num_bytes)
         self._document = dump(describe(ROUTES))
+        self._page = load_page()
         self.app = self._app()
 
     def _app(self) -> Starlette:
@@ -110,6 +112,7 @@ class Site:
 
     def _own_paths(self) -> list[Path]:
         paths = [
+            Path("/", self._show_page),
             Path("/metrics", self._metrics),
             Path("/openapi.json", self._openapi),
             Path("/api-doc/openapi.json", self._openapi),  # TEI's place for it
@@ -139,6 +142,14 @@ class Site:
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type=METRICS_TYPE)
+
+    async def _show_page(self, request: Request) -> Response:
+        headers = {
+            "content-security-policy": self._page.policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        }
+        return Response(self._page.content, headers=headers, media_type="text/html")
 
     async def _openapi(self, request: Request) -> Response:
         return Response(self._document, media_type=JSON)
