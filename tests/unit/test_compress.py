@@ -238,6 +238,7 @@ def test_types_in_the_file(int8_folder, embeddings):
         pieces = {key: kinds.pop(key) for key in [*kinds] if key.startswith(WORDS)}
         assert words == pieces.pop(WORDS + "_tiers") == "uint8"
         assert len(pieces) == 8
+        assert kinds.pop("embeddings.position_embeddings.weight") == "float16"
         assert all(
             kind == ("uint8" if "codes" in key else "float16") for key, kind in pieces.items()
         )

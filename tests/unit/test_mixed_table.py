@@ -26,6 +26,7 @@ from polyrank.compress.table import (
     load_table,
     make_table,
     measure_table,
+    shrink_table,
     write_table_folder,
 )
 from polyrank.compress.tiers import choose_tiers, fixed_bytes, row_bytes
@@ -46,6 +47,7 @@ from tests.texts import SENTENCES
 
 EMBEDDER = "multilingual-e5-small"
 WORDS = "embeddings.word_embeddings.weight"
+PLACES = "embeddings.position_embeddings.weight"
 PRECISIONS = (
     EngineConfig("native", precision="float32"),
     EngineConfig("native", precision="int8"),
@@ -78,7 +80,9 @@ def mixed(checkpoint, tmp_path_factory):
         given = table if kind == "mixed" else None
         write_int8(opened, widths(opened), folder, embeddings=kind, mixed=given)
         folders.append(folder)
-    change_tensors(folders[1], lambda tensors: tensors.update({WORDS: unpack_mixed(table)}))
+    places = opened.body_float32(PLACES).astype(np.float16).astype(np.float32)
+    values = {WORDS: unpack_mixed(table), PLACES: places}
+    change_tensors(folders[1], lambda tensors: tensors.update(values))
     return folders
 
 
@@ -317,6 +321,24 @@ def test_a_table_is_taken_over_as_it_is_unless_it_was_trained(to_train, tmp_path
         load_table(to_train, read_checkpoint(trained))
     with pytest.raises(ConfigError, match="int8 already"):
         load_table(to_train, read_checkpoint(folder))
+
+
+def test_a_table_shrinks_without_touching_rows_that_have_room(to_train, texts):
+    opened = read_checkpoint(to_train)
+    table = load_table(to_train, opened)
+    smaller = shrink_table(opened, table, [texts], TableConfig(0.151))
+    assert sum(array.nbytes for array in smaller.tensors("").values()) <= 151_000
+    before, after = table.tiers, smaller.tiers
+    assert (after >= before).all()
+    assert 0 < (after > before).sum() < len(after)
+    values, found = unpack_mixed(table), unpack_mixed(smaller)
+    assert np.array_equal(found[after == before], values[after == before])
+    moved = np.square(found - values)[after > before].sum()
+    assert moved < 0.6 * np.square(values - values.mean(axis=0))[after > before].sum()
+    for old, new in zip(table.coded, smaller.coded, strict=True):
+        assert new.codebook is old.codebook
+    with pytest.raises(ConfigError, match="or more, and"):
+        shrink_table(opened, table, [texts], TableConfig(0.1))
 
 
 def run(*arguments):

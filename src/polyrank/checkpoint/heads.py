@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
+
 from polyrank.checkpoint.files import read_json, read_object, read_optional
 from polyrank.checkpoint.layouts import (
     ACTIVATIONS,
@@ -159,6 +161,7 @@ def read_heads(
             "The folder describes no head: vectors are the mean of the token rows, not normalised.",
         )
     heads.update(_extra_heads(config, path))
+    _check_similarity(heads, path)
     return heads, assumptions
 
 
@@ -244,9 +247,27 @@ def _extra_heads(config: Mapping[str, Any], path: Path) -> Heads:
                 bool(entry.get("normalize", False)),
                 entry.get("activation", "identity"),
                 tuple(entry.get("labels", ())),
+                float(entry.get("similarity_weight", 0.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise CheckpointError(
                 f"{path} describes the head {task!r} of {EXTRA_HEADS_KEY} wrongly: {exc!r}."
             ) from exc
     return heads
+
+
+def _check_similarity(heads: Heads, path: Path) -> None:
+    """A head that adds cosines needs an embed head with the same pooling: one pass makes both."""
+    for task, head in heads.items():
+        if not head.similarity_weight:
+            continue
+        if task != "rerank" or not np.isfinite(head.similarity_weight):
+            raise CheckpointError(
+                f"{path} gives the head {task!r} the similarity_weight {head.similarity_weight}; "
+                "only a rerank head takes one, and it is a finite number."
+            )
+        if "embed" not in heads or heads["embed"].pooling != head.pooling:
+            raise CheckpointError(
+                f"{path} describes a rerank head that adds cosines of vectors, but no embed head "
+                f"that pools by {head.pooling[0]!r} as it does."
+            )

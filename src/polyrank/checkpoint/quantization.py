@@ -19,6 +19,7 @@ SCHEME = "int8-per-channel"
 SCALE_SUFFIX = "_scale"  # behind the name of the weight
 MULTIPLIER = "input_multiplier"  # in place of "weight"
 WORD_TABLE = "embeddings.word_embeddings.weight"
+POSITION_TABLE = "embeddings.position_embeddings.weight"
 
 
 def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec | None:

@@ -101,6 +101,8 @@ class HeadSpec:
         is_normalized: Whether rows are scaled to unit length at the end (vectors).
         activation: From logits to scores or probabilities; "identity" for vectors.
         labels: Name of each output, in order; empty for vectors.
+        similarity_weight: What the cosine of the two texts' vectors, by the checkpoint's own embed
+            head, counts for in the logit of a pair; 0 leaves it out.
     """
 
     pooling: tuple[PoolingMode, ...]
@@ -108,6 +110,7 @@ class HeadSpec:
     is_normalized: bool = False
     activation: Activation = "identity"
     labels: tuple[str, ...] = ()
+    similarity_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from polyrank.checkpoint.layouts import (
 from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.panels import pack_panels
 from polyrank.checkpoint.quantization import (
+    POSITION_TABLE,
     SCHEME,
     VERSION,
     WORD_TABLE,
@@ -153,6 +154,12 @@ def _tensors(
             done |= {checkpoint.body_tensors[name].name for name in names}
             yield from _linears(checkpoint, names, widths[layer, number])
     weights = checkpoint.weights
+    if mixed is not None:  # where bytes are counted, positions are worth half of theirs
+        places = checkpoint.body_tensors[POSITION_TABLE].name
+        done.add(places)
+        values = weights.get_float32(places)
+        fits = np.abs(values).max() <= np.finfo(np.float16).max
+        yield places, np.ascontiguousarray(values, np.float16 if fits else np.float32)
     for name in weights:
         # whole numbers, such as the position_ids of old checkpoints, are no weights
         if name not in done and weights.is_float(name):

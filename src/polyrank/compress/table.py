@@ -6,7 +6,7 @@ with that very table and without a second loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,18 +103,58 @@ def make_table(
         CorruptWeightsError: If the embeddings hold NaN or infinity.
         DataError: If the texts cannot be read, or are empty.
     """
-    vocabulary = open_vocabulary(checkpoint)
     table = _float_table(checkpoint)
+    tiers = _tiers(checkpoint, texts, config, None, progress)
+    return compress_rows(table, tiers, config.corpus.seed, progress)
+
+
+def shrink_table(
+    checkpoint: Checkpoint,
+    table: MixedTable,
+    texts: Sequence[Path],
+    config: TableConfig,
+    progress: StepProgress | None = None,
+) -> MixedTable:
+    """Return a table of fewer bytes that keeps the codebooks, and the rows that still have room.
+
+    For a model that was trained on a table and turned out too large: other rows than the least
+    useful of each tier stay what they were in training.
+
+    Args:
+        checkpoint: A float checkpoint whose word embeddings are the values of `table`.
+        table: The table.
+        texts: Files and folders of texts that show which pieces are used.
+        config: Settings.
+        progress: Called as work goes on, with the step "texts".
+
+    Returns:
+        The new table.
+
+    Raises:
+        ConfigError: If the size cannot be had.
+        DataError: If the texts cannot be read, or are empty.
+    """
+    tiers = _tiers(checkpoint, texts, config, table.tiers, progress)
+    return move_rows(table, checkpoint.body_float32(WORD_TABLE), tiers)
+
+
+def _tiers(
+    checkpoint: Checkpoint,
+    texts: Sequence[Path],
+    config: TableConfig,
+    before: UInt8Array | None,
+    progress: StepProgress | None,
+) -> UInt8Array:
+    vocabulary, body = open_vocabulary(checkpoint), checkpoint.spec.body
     tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=checkpoint.spec.is_lowercased)
     counts, _ = count_pieces(tokenizer, read_texts(texts, config.corpus, progress), len(vocabulary))
-    worth = np.zeros(len(table))  # the table may have rows that no piece is of
+    worth = np.zeros(body.vocab_size)  # the table may have rows that no piece is of
     worth[: len(vocabulary)] = piece_worth(vocabulary, counts)
-    pinned = np.zeros(len(table), bool)
+    pinned = np.zeros(body.vocab_size, bool)
     pinned[: len(vocabulary)] = vocabulary.required & (vocabulary.probabilities == 0)
     for ids in tokenizer.encode([*checkpoint.spec.prompts.by_name.values()]):
         pinned[ids] = True
-    tiers = choose_tiers(worth, pinned, table.shape[1], int(config.megabytes * 1e6))
-    return compress_rows(table, tiers, config.corpus.seed, progress)
+    return choose_tiers(worth, pinned, body.hidden_size, int(config.megabytes * 1e6), before)
 
 
 def compress_rows(
@@ -144,6 +184,45 @@ def compress_rows(
     )
     blocks, scales = quantize_blocks(table[tiers == 0])
     return MixedTable(len(table), blocks, scales, pack_tiers(tiers), coarse, (first, second, third))
+
+
+def move_rows(table: MixedTable, values: Float32Array, tiers: UInt8Array) -> MixedTable:
+    """Return a table with some rows in tiers of fewer bytes, by the codebooks that it has.
+
+    Args:
+        table: The table.
+        values: What rows that move are coded anew from, shape (num_rows, width).
+        tiers: Tier of each row, none below the one it has, shape (num_rows,), values 0 to 3.
+
+    Returns:
+        The new table; rows that stay have the same codes.
+    """
+    before = table.tiers
+    assert (tiers >= before).all()
+    coarse = table.coarse.astype(np.float32)
+    coded: list[CodedTier] = []
+    for number, tier in zip(CODED_TIERS, table.coded, strict=True):
+        is_new = before[tiers == number] != number
+        codes = np.empty((len(is_new), tier.codes.shape[1]), np.uint8)
+        codes[~is_new] = tier.codes[tiers[before == number] == number]
+        codes[is_new] = _encode(values[tiers == number][is_new], coarse, tier.codebook)
+        coded.append(CodedTier(codes, tier.codebook))
+    stay = tiers[before == 0] == 0
+    blocks, scales = table.blocks[stay], table.scales[stay]
+    first, second, third = coded
+    return replace(
+        table, blocks=blocks, scales=scales, planes=pack_tiers(tiers), coded=(first, second, third)
+    )
+
+
+def _encode(rows: Float32Array, coarse: Float32Array, codebook: Float16Array) -> UInt8Array:
+    chosen, size = nearest(rows, coarse), codebook.shape[2]
+    rows = rows - coarse[chosen]
+    parts = [
+        nearest(np.ascontiguousarray(rows[:, i * size : (i + 1) * size]), words.astype(np.float32))
+        for i, words in enumerate(codebook)
+    ]
+    return np.stack([chosen, *parts], axis=1)
 
 
 class _Counter:

@@ -30,7 +30,13 @@ def fixed_bytes(num_rows: int, width: int) -> int:
     return int(pack_tiers(np.zeros(num_rows, np.uint8)).nbytes) + shared
 
 
-def choose_tiers(worth: Float64Array, pinned: BoolArray, width: int, most_bytes: int) -> UInt8Array:
+def choose_tiers(
+    worth: Float64Array,
+    pinned: BoolArray,
+    width: int,
+    most_bytes: int,
+    before: UInt8Array | None = None,
+) -> UInt8Array:
     """Return the tier of each row.
 
     Args:
@@ -38,6 +44,8 @@ def choose_tiers(worth: Float64Array, pinned: BoolArray, width: int, most_bytes:
         pinned: Rows that tier 0 takes at any price, shape (num_rows,).
         width: Values of a row.
         most_bytes: What the whole table may take.
+        before: Tiers that rows have already, none of which may get more bytes; None leaves all
+            open.
 
     Returns:
         Shape (num_rows,), values 0 to 3.
@@ -48,9 +56,14 @@ def choose_tiers(worth: Float64Array, pinned: BoolArray, width: int, most_bytes:
     sizes = np.array(row_bytes(width), np.float64)
     room = most_bytes - fixed_bytes(len(worth), width)
 
+    is_open = np.ones((len(worth), len(sizes)), bool)
+    if before is not None:
+        is_open = np.arange(len(sizes)) >= before[:, None]
+    costs = worth[:, None] * np.array(ERRORS)
+
     def choose(price: float) -> UInt8Array:
-        tiers = (worth[:, None] * np.array(ERRORS) + price * sizes).argmin(axis=1)
-        return np.where(pinned, 0, tiers).astype(np.uint8)
+        tiers = np.where(is_open, costs + price * sizes, np.inf).argmin(axis=1)
+        return np.where(pinned, is_open.argmax(axis=1), tiers).astype(np.uint8)
 
     cheapest = choose(1.0)  # no row saves an error of 1 a byte
     if sizes[cheapest].sum() > room:
