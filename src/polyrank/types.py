@@ -73,6 +73,17 @@ class PackedBatch:
         types = None if self.token_type_ids is None else self.token_type_ids[tokens]
         return PackedBatch(self.input_ids[tokens], cu_seqlens, types)
 
+    def joined(self, other: "PackedBatch") -> "PackedBatch":
+        """Return these sequences and, after them, another batch's."""
+        types = None
+        if self.token_type_ids is not None and other.token_type_ids is not None:
+            types = np.concatenate([self.token_type_ids, other.token_type_ids])
+        return PackedBatch(
+            np.concatenate([self.input_ids, other.input_ids]),
+            np.concatenate([self.cu_seqlens, self.cu_seqlens[-1] + other.cu_seqlens[1:]]),
+            types,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:

@@ -1,11 +1,12 @@
 """Scoring of pairs as a pure function: texts to sequences, pooled rows to logits.
 
-Two kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
-two vectors. Both are a `PairScorer`; the engine runs between `prepare` and `logits`.
+Three kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
+two vectors, and a checkpoint with both heads may add the one to the other. All are a `PairScorer`;
+the engine runs between `prepare` and `logits`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.tasks.heads import Head, normalize
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch
+from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch, TaskName
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -29,7 +30,8 @@ class PairPlan:
         is_truncated: Whether a pair lost tokens, shape (num_pairs,), dtype bool.
         num_kept_tokens: Tokens kept of each pair's document, shape (num_pairs,).
         members: Sequences of each pair: shape (num_pairs, 1) for cross-encoders,
-            (num_pairs, 2) for embedders.
+            (num_pairs, 2) for embedders, (num_pairs, 3) where both are added: pair, query,
+            document.
         prompt: What stands before each document among the kept tokens.
     """
 
@@ -114,3 +116,59 @@ class CosineScorer:
     def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
         """Return the cosines themselves unless another activation is asked for."""
         return self.head.activate(logits, activation or "identity")
+
+
+class BlendedScorer:
+    """Adds the cosine of query and document, by the embed head, to the logit of the pair.
+
+    The pairs and each different text run in one batch. What the checkpoint knows as an embedder,
+    across languages above all, is then not for the cross-encoder to learn again.
+    """
+
+    def __init__(
+        self, builder: SequenceBuilder, head: Head, embed_head: Head, prompts: PromptsSpec
+    ) -> None:
+        self.head = head
+        self._pairs = CrossEncoderScorer(builder, head)
+        self._texts = CosineScorer(builder, embed_head, prompts)
+
+    def prepare(self, pairs: Pairs) -> PairPlan:
+        """Return one sequence per pair, then one per different query and document."""
+        both, apart = self._pairs.prepare(pairs), self._texts.prepare(pairs)
+        return PairPlan(
+            both.batch.joined(apart.batch),
+            both.is_truncated,
+            both.num_kept_tokens,
+            np.hstack([both.members, len(both.batch) + apart.members]),
+        )
+
+    def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return the logit of each pair, shape (num_pairs, 1)."""
+        pairs = self._pairs.logits(plan, rows[plan.members[:, 0]])
+        cosines = self._texts.logits(replace(plan, members=plan.members[:, 1:]), rows)
+        return pairs + np.float32(self.head.spec.similarity_weight) * cosines
+
+    def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
+        """Return the checkpoint's activation, or another, of the logits."""
+        return self.head.activate(logits, activation)
+
+
+def pair_scorer(
+    heads: Mapping[TaskName, Head], builder: SequenceBuilder, prompts: PromptsSpec
+) -> PairScorer:
+    """Return what scores pairs with a checkpoint's heads.
+
+    Args:
+        heads: The loaded heads: "rerank", "embed" or both. Without "embed" no cosine is added.
+        builder: Makes sequences of texts.
+        prompts: What the checkpoint wants put before texts whose vectors are compared.
+
+    Returns:
+        A cross-encoder where there is a rerank head, with cosines added if the head says so; else
+        cosines.
+    """
+    if "rerank" not in heads:
+        return CosineScorer(builder, heads["embed"], prompts)
+    if heads["rerank"].spec.similarity_weight and "embed" in heads:
+        return BlendedScorer(builder, heads["rerank"], heads["embed"], prompts)
+    return CrossEncoderScorer(builder, heads["rerank"])
