@@ -74,11 +74,13 @@ class Failure:
         kind: What sort of error it is.
         message: What was wrong, for the client.
         retry_after_s: Seconds to wait before another try, where that helps.
+        class_name: Class of `polyrank.errors` that the library would raise.
     """
 
     kind: Kind
     message: str
     retry_after_s: float | None = None
+    class_name: str = "PolyrankError"
 
 
 def failure_of(error: Exception) -> Failure:
@@ -91,10 +93,13 @@ def failure_of(error: Exception) -> Failure:
     Returns:
         The failure.
     """
-    kind = next((KINDS[cls] for cls in type(error).__mro__ if cls in KINDS), None)
-    if kind is None or isinstance(error, errors.CheckpointError):
-        return Failure("internal" if kind is None else kind, INTERNAL_MESSAGE)
+    nearest = next((cls for cls in type(error).__mro__ if cls in KINDS), None)
+    if nearest is None:
+        return Failure("internal", INTERNAL_MESSAGE)
+    kind, name = KINDS[nearest], nearest.__name__
+    if isinstance(error, errors.CheckpointError):
+        return Failure(kind, INTERNAL_MESSAGE, class_name=name)
     retry_after_s = error.retry_after_s if isinstance(error, errors.OverloadedError) else None
     if kind == "unavailable":
         retry_after_s = 1.0
-    return Failure(kind, str(error), retry_after_s)
+    return Failure(kind, str(error), retry_after_s, name)

@@ -112,12 +112,14 @@ class Scored:
         model: Name of the model.
         logits: Raw values, shape (num_pairs,).
         scores: Activated values, shape (num_pairs,).
+        is_truncated: Whether a pair lost tokens, one a pair.
         num_tokens: Tokens of all pairs.
     """
 
     model: str
     logits: Float32Array
     scores: Float32Array
+    is_truncated: list[bool]
     num_tokens: int
 
 
@@ -130,6 +132,7 @@ class Classified:
         labels: Name of each column.
         logits: Raw values, shape (num_items, num_labels).
         probabilities: Activated values, same shape.
+        is_truncated: Whether an item lost tokens, one an item.
         num_tokens: Tokens of all items.
     """
 
@@ -137,6 +140,7 @@ class Classified:
     labels: tuple[str, ...]
     logits: Float32Array
     probabilities: Float32Array
+    is_truncated: list[bool]
     num_tokens: int
 
 
@@ -211,10 +215,12 @@ class Service:
         served = self.registry.find(model, "rerank")
         context.task = "rerank"
         computation, scorer = served.ranker(cut.direction)
-        rows = await self._compute(context, served, computation, pairs, cut)
-        logits = np.stack(rows)
+        work = await self._compute(context, served, computation, pairs, cut)
+        logits = np.stack(work.rows)
         scores = scorer.activate(logits, None)
-        return Scored(served.name, logits[:, 0], scores[:, 0], context.num_tokens)
+        return Scored(
+            served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens
+        )
 
     async def classify(
         self, context: RequestContext, items: Sequence[Item], *, model: str | None, cut: Cut
@@ -223,9 +229,16 @@ class Service:
         served = self.registry.find(model, "classify")
         context.task = "predict"
         computation, head = served.classifier(cut.direction)
-        logits = np.stack(await self._compute(context, served, computation, items, cut))
-        labels, probabilities = head.spec.labels, head.activate(logits)
-        return Classified(served.name, labels, logits, probabilities, context.num_tokens)
+        work = await self._compute(context, served, computation, items, cut)
+        logits = np.stack(work.rows)
+        return Classified(
+            served.name,
+            head.spec.labels,
+            logits,
+            head.activate(logits),
+            work.is_truncated,
+            context.num_tokens,
+        )
 
     async def embed(
         self,
@@ -242,10 +255,10 @@ class Service:
         computation, head = served.embedder(cut.direction)
         dimensions = check_dimensions(wanted.dimensions, head.out_features)
         before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
-        rows = await self._compute(context, served, computation, _prompted(before, texts), cut)
+        work = await self._compute(context, served, computation, _prompted(before, texts), cut)
         own = head.spec.is_normalized
         is_normalized = own if wanted.is_normalized is None else wanted.is_normalized
-        vectors = shorten(np.stack(rows), dimensions, is_normalized=is_normalized)
+        vectors = shorten(np.stack(work.rows), dimensions, is_normalized=is_normalized)
         vectors = quantize_vectors(vectors, wanted.precision)
         return Embedded(served.name, vectors, context.num_tokens)
 
@@ -264,8 +277,8 @@ class Service:
         context.task = "embed"
         computation = served.token_embedder(cut.direction)
         prompted = _prompted(before, texts)
-        rows = await self._compute(context, served, computation, prompted, cut, is_cached=False)
-        return Embedded(served.name, rows, context.num_tokens)
+        work = await self._compute(context, served, computation, prompted, cut, is_cached=False)
+        return Embedded(served.name, work.rows, context.num_tokens)
 
     async def probe(self, served: ServedModel) -> None:
         """Run a real forward pass ahead of all that waits.
@@ -296,7 +309,7 @@ class Service:
         cut: Cut,
         *,
         is_cached: bool = True,
-    ) -> list[Float32Array]:
+    ) -> "_Work":
         if not items:
             raise EmptyRequestError("the request holds no text; give one or more")
         self.admission.check_batch(len(items), "texts or documents")
@@ -306,14 +319,15 @@ class Service:
         context.num_texts += len(items)
         work = _Work(self, context, served, computation, cut, items, sizes)
         if self.cache is None or not is_cached:
-            return await work.run(range(len(items)))
+            await work.run(range(len(items)))
+            return work
         keys = await work.look_up(self.cache)
         missing = [i for i, row in enumerate(work.results) if row is None]
         self.metrics.count_cache(hits=len(items) - len(missing), misses=len(missing))
         if missing:
             await work.run(missing)
             await work.keep(self.cache, keys, missing)
-        return work.whole()
+        return work
 
     def close(self) -> None:
         """End the worker threads."""
@@ -343,8 +357,13 @@ class _Work:
         self.results: list[Float32Array | None] = [None] * len(items)
         self.notes: dict[int, tuple[int, bool]] = {}
 
-    def whole(self) -> list[Float32Array]:
+    @property
+    def rows(self) -> list[Float32Array]:
         return [row for row in self.results if row is not None]
+
+    @property
+    def is_truncated(self) -> list[bool]:
+        return [self.notes[i][1] for i in range(len(self.items))]
 
     async def look_up(self, cache: ResultCache) -> list[bytes]:
         settings = f"{self.served.fingerprint}\n{self.computation.settings}".encode()
@@ -370,7 +389,7 @@ class _Work:
 
         await self._call(len(indices) * 10, put)
 
-    async def run(self, indices: Sequence[int]) -> list[Float32Array]:
+    async def run(self, indices: Sequence[int]) -> None:
         waiting: list[tuple[list[int], Prepared, asyncio.Future[Ran]]] = []
         try:
             for part in _parts(indices, self.sizes):
@@ -389,7 +408,6 @@ class _Work:
             # after an error, a deadline or a lost client, what still waits leaves the queue
             for _, _, queued in waiting:
                 queued.cancel()
-        return self.whole() if len(indices) == len(self.items) else []
 
     async def _prepare(
         self, part: list[int], indices: Sequence[int], *, is_first: bool

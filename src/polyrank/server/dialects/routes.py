@@ -12,6 +12,7 @@ from polyrank.server.dialects import (
     infinity,
     jina,
     openai,
+    own,
     pinecone,
     tei,
     vllm,
@@ -114,6 +115,13 @@ _WEAVIATE = (
 )
 
 
+_OWN = (
+    Route("POST", "/polyrank/rank", (own.RANK,)),
+    Route("POST", "/polyrank/embed", (own.EMBED,)),
+    Route("POST", "/polyrank/classify", (own.CLASSIFY,)),
+)
+
+
 def _only(*paths: str, operation: Operation, method: str = "POST") -> tuple[Route, ...]:
     return tuple(Route(method, path, (operation,)) for path in paths)
 
@@ -160,6 +168,7 @@ ROUTES: tuple[Route, ...] = (
     *_VLLM,
     *_INFINITY,
     *_WEAVIATE,
+    *_OWN,
     *(
         replace(route, path=prefix + route.path)
         for prefix, routes in _PREFIXED.items()

@@ -1,0 +1,137 @@
+"""polyrank's own client: the library's results over the wire, and patience with the server."""
+
+import asyncio
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polyrank import Classifier, Embedder, Reranker
+from polyrank.client import AsyncClient, Client
+from polyrank.errors import (
+    CapabilityError,
+    ConfigError,
+    DeadlineExceededError,
+    OverloadedError,
+    ServingError,
+    UnauthorizedError,
+    UnavailableError,
+    UnknownModelError,
+)
+from polyrank.server.settings import Limits
+from tests.server.running import Running, held, running, wait_until
+from tests.texts import SENTENCES
+
+QUERY = "how long do cats live?"
+DOCUMENTS = list(SENTENCES.values())
+Folders = dict[str, Path]
+
+
+def test_results_are_the_librarys(server: Running, folders: Folders) -> None:
+    documents = [{"text": text, "id": i} for i, text in enumerate(DOCUMENTS)]
+    with Client(server.url) as client:
+        hits = client.rank(QUERY, documents, top_n=5)
+        expected = Reranker(folders["reranker"]).rank(QUERY, documents, top_n=5)
+        assert [(hit.index, hit.document) for hit in hits] == [
+            (hit.index, hit.document) for hit in expected
+        ]
+        assert [np.float32(hit.score) for hit in hits] == [
+            np.float32(hit.score) for hit in expected
+        ]
+        assert [np.float32(hit.logit) for hit in hits] == [
+            np.float32(hit.logit) for hit in expected
+        ]
+        assert client.rank(QUERY, ["x " * 900])[0].is_truncated
+        embedder = Embedder(folders["embedder"])
+        for precision in ("float32", "int8", "ubinary"):
+            found = client.embed(DOCUMENTS, input_type="query", precision=precision)
+            wanted = embedder.encode(DOCUMENTS, input_type="query", precision=precision)
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
+        inputs = [DOCUMENTS[0], DOCUMENTS[1]]
+        found = client.classify(inputs, model="classifier")
+        for one, other in zip(
+            found, Classifier(folders["classifier"]).classify(inputs), strict=True
+        ):
+            assert one.label == other.label
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+        mixed = client.classify([DOCUMENTS[0], (QUERY, DOCUMENTS[1])], model="classifier")
+        assert mixed[0] == found[0]
+
+
+def test_async_results_are_the_same(server: Running) -> None:
+    async def ask() -> tuple[object, ...]:
+        async with AsyncClient(server.url) as client:
+            return await asyncio.gather(
+                client.rank(QUERY, DOCUMENTS),
+                client.embed(DOCUMENTS),
+                client.classify(DOCUMENTS, model="classifier"),
+            )
+
+    hits, vectors, labels = asyncio.run(ask())
+    with Client(server.url) as client:
+        assert hits == client.rank(QUERY, DOCUMENTS)
+        np.testing.assert_array_equal(vectors, client.embed(DOCUMENTS))  # type: ignore[call-overload]
+        assert labels == client.classify(DOCUMENTS, model="classifier")
+
+
+def test_errors_are_the_librarys(server: Running, folders: Folders) -> None:
+    with Client(server.url) as client:
+        for error, call in (
+            (ConfigError, lambda: client.rank("q", ["a"], top_n=0)),
+            (ConfigError, lambda: client.embed(["a"], dimensions=10_000)),
+            (CapabilityError, lambda: client.embed(["a"], model="reranker")),
+        ):
+            with pytest.raises(error):
+                call()
+    settings = {"keys": ("a-long-key",), "is_strict_about_names": True}
+    with running({"reranker": folders["reranker"]}, **settings) as locked:
+        with Client(locked.url) as client, pytest.raises(UnauthorizedError):
+            client.rank("q", ["a"])
+        with Client(locked.url, api_key="a-long-key") as client:
+            assert client.rank("q", ["a"])
+            with pytest.raises(UnknownModelError):
+                client.rank("q", ["a"], model="rerank-v3.5")
+
+
+def test_an_overloaded_server_is_asked_again(folders: Folders) -> None:
+    limits = Limits(max_concurrent_requests=1)
+    with (
+        running({"reranker": folders["reranker"]}, limits=limits) as server,
+        held(server, "reranker") as encoder,
+    ):
+        first = threading.Thread(
+            target=server.post, args=("/rerank", {"query": "q", "texts": ["a"]})
+        )
+        first.start()
+        wait_until(lambda: encoder.num_begun == 1)
+        with Client(server.url, max_tries=1) as hasty, pytest.raises(OverloadedError) as caught:
+            hasty.rank("q", ["a"])
+        assert caught.value.retry_after_s >= 1
+        threading.Timer(0.2, encoder.go.set).start()
+        with Client(server.url) as patient:
+            assert patient.rank("q", ["a"])
+        first.join()
+
+
+def test_time_limits(server: Running) -> None:
+    with (
+        held(server, "reranker"),
+        Client(server.url, timeout_s=0.2) as client,
+        pytest.raises(DeadlineExceededError),
+    ):
+        client.rank("q", ["a"])
+
+
+def test_servers_that_are_not_there_or_not_ours(server: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begin = time.monotonic()
+    with Client(f"http://127.0.0.1:{port}", max_tries=2) as client, pytest.raises(UnavailableError):
+        client.rank("q", ["a"])
+    assert time.monotonic() - begin < 10
+    with Client(f"{server.url}/elsewhere") as client, pytest.raises(ServingError):
+        client.rank("q", ["a"])
