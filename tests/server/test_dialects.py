@@ -1,6 +1,7 @@
 """Shapes of every protocol, and numbers equal to the library's own."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from polyrank import Classifier, Embedder, Reranker
-from tests.server.running import Running
+from tests.server.running import Running, running
 from tests.texts import AWKWARD, SENTENCES
+from tests.unit.test_checkpoint import blended
 
 QUERY = "how long do cats live?"
 DOCUMENTS = list(SENTENCES.values())[:6]
@@ -382,6 +384,17 @@ def test_embedders_rank_by_cosine(server: Running, folders: Folders) -> None:
     wanted = Reranker(folders["embedder"]).rank(QUERY, DOCUMENTS)
     reply = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "model": "embedder"})
     assert hits(reply, "score") == [(hit.index, close(hit.score)) for hit in wanted]
+
+
+def test_a_rerank_head_may_add_cosines(
+    checkpoint: Callable[[str], Path], tmp_path: Path, folders: Folders
+) -> None:
+    folder = blended(checkpoint, tmp_path)
+    wanted = Reranker(folder).rank(QUERY, DOCUMENTS)
+    with running({"both": folder}) as server:
+        rows = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True})
+        assert hits(rows, "score") == [(hit.index, close(hit.logit)) for hit in wanted]
+        assert server.call("/info").json["models"][0]["ranks_by"] == "cross-encoder"
 
 
 def test_awkward_texts(server: Running, folders: Folders) -> None:

@@ -38,7 +38,7 @@ class Process:
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
         end = time.monotonic() + 60
-        while not any("startup complete" in line for line in self.lines):
+        while not any("listening" in line for line in self.lines):
             assert time.monotonic() < end, self.lines
             assert self.popen.poll() is None, self.lines
             time.sleep(0.02)

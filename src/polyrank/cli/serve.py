@@ -1,6 +1,5 @@
 """`polyrank serve`: models over HTTP, in the protocols of many services."""
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -250,14 +249,6 @@ def serve(
     with screen.loading(", ".join(model or []) or None, quiet=quiet):
         registry.load_all()
     server = make_server(Site(settings, registry, keys=keys, admin_keys=admin_keys))
-    address = listening.getsockname()
-    logs.log(
-        logging.INFO,
-        "listening",
-        url=f"{'https' if tls_cert else 'http'}://{host}:{address[1]}",
-        models={served.name: served.tasks for served in registry.loaded},
-        asks_for_key=bool(keys),
-    )
     server.run([listening])
     if not server.started:
         raise ConfigError("the server could not start; its log says why")

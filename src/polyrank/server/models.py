@@ -26,7 +26,7 @@ from polyrank.inference.model import Model
 from polyrank.server.computations import Computation, CutsStart, RunHead, ScorePairs, TokenRows
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.heads import Head
-from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairScorer
+from polyrank.tasks.scoring import PairScorer, pair_scorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import choose_prompt
 from polyrank.text.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ class ServedModel:
         return self._heads[task]
 
     def ranker(self, direction: str) -> tuple[Computation, PairScorer]:
-        """Return what scores pairs: the cross-encoder, or cosines where there is none.
+        """Return what scores pairs: a cross-encoder, cosines, or both, as `Reranker` does.
 
         Args:
             direction: "right" cuts the end of texts that are too long, "left" their start.
@@ -111,13 +111,11 @@ class ServedModel:
         Raises:
             CapabilityError: If the checkpoint can do neither.
         """
-        builder = self._builders[direction]
-        if "rerank" in self._heads:
-            scorer: PairScorer = CrossEncoderScorer(builder, self._heads["rerank"])
-        elif "embed" in self._heads:
-            scorer = CosineScorer(builder, self._heads["embed"], self.spec.prompts)
-        else:
-            self.head("rerank")
+        able: tuple[TaskName, ...] = ("rerank", "embed")
+        heads = {task: self._heads[task] for task in able if task in self._heads}
+        if not heads:
+            self.head("rerank")  # says what the checkpoint can do
+        scorer = pair_scorer(heads, self._builders[direction], self.spec.prompts)
         return ScorePairs(self.engine, scorer, f"rerank:{direction}"), scorer
 
     def classifier(self, direction: str) -> tuple[Computation, Head]:

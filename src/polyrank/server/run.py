@@ -94,6 +94,21 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        settings = self.site.settings
+        if not self.started:
+            return
+        port = sockets[0].getsockname()[1] if sockets else settings.port
+        log(
+            logging.INFO,
+            "listening",
+            url=f"{'https' if settings.certificate else 'http'}://{settings.host}:{port}",
+            models={served.name: served.tasks for served in self.site.registry.loaded},
+            asks_for_key=bool(self.site.exchange.keys),
+        )
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. Runs in the main thread, between any two steps of the event loop."""
         if self.site.health.is_draining:

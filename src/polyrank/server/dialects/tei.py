@@ -270,6 +270,7 @@ async def info(body: None, api: Api) -> dict[str, Any]:
                 "name": each.name,
                 "model_id": each.spec.name,
                 "tasks": each.tasks,
+                "ranks_by": "cross-encoder" if "rerank" in each.spec.tasks else "cosine",
                 "model_dtype": each.engine.encoder.capabilities.precision,
                 "device": each.engine.encoder.capabilities.device,
                 "max_input_length": each.max_length,
