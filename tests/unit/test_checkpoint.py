@@ -290,7 +290,9 @@ def test_rank_with_cosines_names_what_was_read(checkpoint: Checkpoint, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pooling": "cls"}, {"similarity_weight": float("inf")}], ids=["pooling", "infinite"]
+    "changes",
+    [{"pooling": "cls"}, {"similarity_weight": float("inf")}],
+    ids=["pooling", "infinite"],
 )
 def test_cosines_that_cannot_be_added(
     changes: dict[str, object], checkpoint: Checkpoint, tmp_path: Path

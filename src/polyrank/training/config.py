@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from polyrank.errors import ConfigError
 
-TrainTask = Literal["reranker", "classifier", "embedder"]
+TrainTask = Literal["reranker", "classifier", "embedder", "joint"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
@@ -21,21 +21,36 @@ LOSSES: Mapping[TrainTask, tuple[str, ...]] = {
     "reranker": ("listnet", "lambda", "bce", "margin-mse", "mse", "distill"),
     "classifier": ("cross-entropy",),
     "embedder": ("contrastive", "margin-mse", "distill"),
+    "joint": ("joint",),
 }
 """Losses of each task, the default first."""
+
+JOINT_PARTS = ("blended", "alone", "bce", "classes", "keep")
+"""Parts of the joint loss: lists ranked with and without the cosine, pairs, classes, vectors."""
 
 TEACHER_LOSSES = frozenset({"margin-mse", "mse", "distill"})
 """Losses whose targets are scores: a teacher's, or those that JSONL rows hold."""
 
 _SECOND_LOSS: Mapping[TrainTask, str] = {"reranker": "bce", "embedder": "contrastive"}
 _SECOND_WEIGHTS = {"listnet": 0.3, "lambda": 0.3}
-_RATES: Mapping[TrainTask, float] = {"reranker": 5e-5, "classifier": 5e-5, "embedder": 3e-5}
+_RATES: Mapping[TrainTask, float] = {
+    "reranker": 5e-5,
+    "classifier": 5e-5,
+    "embedder": 3e-5,
+    "joint": 8e-5,
+}
 _LORA_RATE = 3e-4
-_BATCHES: Mapping[TrainTask, int] = {"reranker": 8, "classifier": 16, "embedder": 64}
+_BATCHES: Mapping[TrainTask, int] = {
+    "reranker": 8,
+    "classifier": 16,
+    "embedder": 64,
+    "joint": 12,
+}
 _NEGATIVES: Mapping[TrainTask, tuple[int, int, int]] = {
     "reranker": (1, 2, 1),
     "classifier": (1, 1, 1),
     "embedder": (0, 1, 0),
+    "joint": (1, 2, 1),
 }
 
 
@@ -86,6 +101,8 @@ class TrainingConfig:
         loss: One of `LOSSES`.
         second_weight: Weight of the second loss: BCE beside a reranker's main loss, contrastive
             beside an embedder's. 0 leaves it out.
+        keep_weight: Joint training: weight of 1 - cosine between the vectors of texts and those of
+            the embedder that is to be kept.
         teacher_scale: The teacher's raw values are multiplied by this; cosines need about 20.
         steps: Updates at most.
         epochs: Passes over the examples at most.
@@ -127,6 +144,7 @@ class TrainingConfig:
     task: TrainTask
     loss: str | None = None
     second_weight: float | None = None
+    keep_weight: float = 100.0
     teacher_scale: float = 1.0
     steps: int | None = None
     epochs: float | None = None
@@ -211,9 +229,19 @@ class TrainingConfig:
         return weights
 
     @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the parts that a loss is logged with."""
+        return JOINT_PARTS if self.task == "joint" else tuple(self.losses)
+
+    @property
     def needs_scores(self) -> bool:
         """Whether the targets are a teacher's scores."""
         return self.main_loss in TEACHER_LOSSES
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether lists must tell neutral passages from irrelevant ones."""
+        return self.task in ("classifier", "joint")
 
     @property
     def num_negatives(self) -> tuple[int, int, int]:
@@ -245,6 +273,7 @@ _LEAST: Mapping[str, float] = {
     "mine_depth": 1,
     "mine_pool": 2,
     "second_weight": 0,
+    "keep_weight": 0,
     "evaluations": 1,
     "save_minutes": 0,
     "seed": 0,

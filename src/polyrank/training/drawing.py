@@ -158,13 +158,13 @@ class Drawer:
             generator.permutation(list(on_topic)).tolist(), num_neutrals
         )
         hard = [*generator.permutation(list(example.negatives)), *generator.permutation(mined)]
-        if self._config.task == "classifier":
+        if self._config.has_classes:
             topic = set(on_topic)
             hard = [position for position in hard if int(position) not in topic]
         grades += [IRRELEVANT] * picker.take(hard, num_hard)
         wanted = num_neutrals + num_hard + num_random - len(grades)
         wanted += draft.positive is not None
-        if self._config.task == "classifier":
+        if self._config.has_classes:
             wanted = num_random  # a missing neutral is no reason for one more irrelevant
         off_topic = _random_positions(draft, set(on_topic), wanted)
         grades += [IRRELEVANT] * picker.take(off_topic, wanted)

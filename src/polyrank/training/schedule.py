@@ -102,5 +102,5 @@ def _is_usable(source: Source, example: Example, config: TrainingConfig) -> bool
     if example.positives:
         return True
     # a query without an answer teaches what not to accept
-    takes_none = config.task == "classifier" or config.main_loss == "bce"
+    takes_none = config.has_classes or config.main_loss == "bce"
     return takes_none and bool(example.neutrals or example.negatives)
