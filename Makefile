@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := .venv-bench
+INFINITY := .venv-bench-infinity
 WIRE := .venv-wire
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
@@ -10,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-kernels eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-kernels eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -115,6 +116,19 @@ $(BENCH)/.ready: benchmarks/requirements.txt pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	@touch $@
 
+bench-server: $(BENCH)/.server $(INFINITY)/.ready model ## load on the server, beside infinity and plain FastAPI
+	PYTHONPATH=benchmarks $(BENCH)/bin/python -m serving --data $(DATA) --infinity $(INFINITY)/bin/python $(OPTIONS)
+
+$(BENCH)/.server: benchmarks/serving/requirements.txt $(BENCH)/.ready
+	$(BENCH)/bin/python -m pip install --quiet --requirement benchmarks/serving/requirements.txt
+	@touch $@
+
+$(INFINITY)/.ready: benchmarks/serving/infinity.txt
+	$(PYTHON) -m venv $(INFINITY)
+	$(INFINITY)/bin/python -m pip install --quiet --upgrade pip
+	$(INFINITY)/bin/python -m pip install --quiet --requirement benchmarks/serving/infinity.txt
+	@touch $@
+
 bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
 	$(CMAKE) --build build/native --target bench_kernels
 	build/native/bench_kernels $(OPTIONS)
@@ -123,4 +137,4 @@ bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transfor
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) $(BENCH) $(WIRE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
