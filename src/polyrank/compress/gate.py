@@ -23,7 +23,7 @@ from polyrank.evaluation.results import GroupResult, Report, StageFigures
 from polyrank.evaluation.run import EvaluationProgress, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
-from polyrank.tasks.scoring import CrossEncoderScorer
+from polyrank.tasks.scoring import CrossEncoderScorer, PairScorer, pair_scorer
 from polyrank.types import Float32Array, TaskName
 
 LANGUAGE_FACTOR = 5  # one language may lose this much more than the mean over all
@@ -205,7 +205,15 @@ class PairRun:
         self._head = model.head(task)
         self._engine = model.engine
         truncation = TruncationConfig(contender.max_length)
-        self._scorer = CrossEncoderScorer(model.builder(truncation), self._head)
+        heads = {task: self._head}
+        if self._head.spec.similarity_weight:
+            heads["embed"] = model.head("embed")
+        builder = model.builder(truncation)
+        self._scorer: PairScorer = (
+            pair_scorer(heads, builder, model.spec.prompts)
+            if task == "rerank"
+            else CrossEncoderScorer(builder, self._head)
+        )
         self._model = model  # models are shared by weak references
 
     def __call__(
@@ -215,7 +223,7 @@ class PairRun:
         plan = self._scorer.prepare(pairs)
         rows = self._engine.run(plan.batch, self._head.spec.pooling, self._head.in_features)
         logits = self._scorer.logits(plan, rows)
-        return rows, logits, self._scorer.activate(logits, None)
+        return rows[plan.members[:, 0]], logits, self._scorer.activate(logits, None)
 
 
 def measure_tasks(
