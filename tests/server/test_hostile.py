@@ -1,5 +1,8 @@
 """Bodies and connections that do not keep to the rules: no 500, no leak, no hang."""
 
+import base64
+import hashlib
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -143,6 +146,21 @@ def test_errors_tell_nothing_of_the_machine(strict: Running) -> None:
             reply = strict.call(path, BODIES[name], method="POST")
             assert b"Traceback" not in reply.body
             assert b"site-packages" not in reply.body
+
+
+def test_the_page_loads_nothing_from_elsewhere(strict: Running) -> None:
+    reply = strict.call("/")
+    text = reply.body.decode()
+    assert reply.headers["content-type"].startswith("text/html")
+    assert not re.search(r"https?://|//[a-z]+\.|<link[^>]+stylesheet|<script [^>]*src", text)
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    for tag in ("script", "style"):
+        (inner,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert '"{sample}"' not in text
+    assert "unsafe" not in policy
 
 
 def test_unknown_paths_and_methods(strict: Running) -> None:
