@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-kernels eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -106,6 +106,9 @@ check-native-arm: ## test the kernels for ARM64, cross-compiled and emulated
 
 eval-base: $(VENV)/.test model ## retrieval quality of the default model on XQuAD, 12 languages (slow)
 	$(BIN)/python recipes/base/check.py --data $(DATA)/eval/xquad
+
+bench-quality: $(VENV)/.test model ## ranking, labels and sentence pairs by language (OPTIONS="--model FOLDER --max-queries 100")
+	PYTHONPATH=benchmarks $(BIN)/python -m quality --data $(DATA) $(OPTIONS)
 
 bench-engines: $(BENCH)/.ready model ## every CPU engine beside the native encoder (OPTIONS="--quick", "--large", "--isa avx512_vnni")
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m engines --data $(DATA) $(OPTIONS)

@@ -1,0 +1,120 @@
+"""Make polyrank-small: one body that reranks, classifies and embeds, in 45 MB.
+
+``python recipes/polyrank-small/build.py --data DATA --work FOLDER [--minutes 60] [--seed 0]``.
+Each step is a command of polyrank and is shown before it runs; a step whose output is there is not
+run again, and a training that was stopped goes on. See README.md here.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from polyrank.checkpoint.hub import default_model_folder
+
+NAME = "polyrank-small"
+MOST_BYTES = 45_000_000
+TABLE_MB = "18.5"
+
+QUESTIONS = {  # shares of the lists whose query is a question
+    "tydiqa": 7.2,
+    "jaquad": 4.7,
+    "pquad": 4.0,
+    "piaf": 4.0,
+    "cmrc2018": 3.6,
+    "medquad": 3.6,
+    "iapp-thai": 3.2,
+    "drcd": 2.9,
+    "okanvk-tr": 2.5,
+    "indonlu-facqa": 2.5,
+    "arcd": 1.4,
+}
+SECTIONS = {"libreoffice-help": 20.0, "gnome-help": 10.0}
+TRANSLATIONS = {"quran": 10.0, "django-po": 8.0, "udhr": 7.0}
+
+
+def options() -> argparse.Namespace:
+    """Return the options given."""
+    parser = argparse.ArgumentParser(prog="build", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all steps' outputs")
+    parser.add_argument("--minutes", default="60", help="of training")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--threads", help="left out: all that this process may use")
+    parser.add_argument("--max-queries", default="300", help="of each language, in the gate")
+    return parser.parse_args()
+
+
+def run(arguments: list[str], threads: str | None) -> None:
+    """Show and run a command of polyrank."""
+    if threads:
+        arguments = [*arguments, "--threads", threads]
+    print("polyrank", shlex.join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "polyrank", *arguments], check=True)
+
+
+def mixture(train: Path, work: Path) -> Iterator[str]:
+    """Yield the training data with their weights; a collection of sections gets a folder."""
+    for name, weight in QUESTIONS.items():
+        yield f"{train / 'qa' / name}.jsonl.gz:{weight}"
+    for name, weight in SECTIONS.items():
+        folder = work / "sections" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted((train / "docs").glob(f"{name}.*")):
+            link = folder / path.name
+            if not link.exists():
+                link.symlink_to(path.resolve())
+        yield f"{folder}:{weight}"
+    for name, weight in TRANSLATIONS.items():
+        yield f"{train / 'parallel' / name}.jsonl.gz:{weight}"
+
+
+def train(given: argparse.Namespace, table: Path, output: Path) -> None:
+    """Train the three tasks on the compressed table's values."""
+    base = str(default_model_folder())
+    arguments = ["train", "joint", str(table), "--output", str(output), "--teacher", base]
+    for source in mixture(given.data / "train", given.work):
+        arguments += ["--data", source]
+    arguments += ["--miner", base, "--minutes", given.minutes, "--seed", given.seed]
+    arguments += ["--mine-pool", "1500", "--mixed-languages", "0.5", "--max-length", "160"]
+    arguments += ["--cache-dir", str(given.work / "vectors"), "--save-minutes", "5"]
+    if output.with_name(f"{output.name}.checkpoints").is_dir():
+        arguments.append("--resume")
+    run(arguments, given.threads)
+
+
+def quantize(given: argparse.Namespace, table: Path, trained: Path, output: Path) -> None:
+    """Write the int8 folder through the gate."""
+    evaluation = given.data / "eval"
+    arguments = ["compress", "quantize", str(trained), "--output", str(output)]
+    arguments += ["--data", str(evaluation / "xquad"), "--data", str(evaluation / "relevance3")]
+    arguments += ["--embeddings", "mixed", "--table", str(table), "--compress-tokenizer"]
+    arguments += ["--first-stage", str(trained), "--top-k", "20"]
+    arguments += ["--max-queries", given.max_queries]
+    run(arguments, given.threads)
+
+
+def main() -> None:
+    """Run the steps that are not done yet."""
+    given = options()
+    given.work.mkdir(parents=True, exist_ok=True)
+    table, trained = given.work / "table", given.work / "trained"
+    released = given.work / NAME
+    if not table.is_dir():
+        text = ["--text", str(given.data / "train"), "--table-mb", TABLE_MB]
+        run(["compress", "table", str(default_model_folder()), str(table), *text], None)
+    if not trained.is_dir():
+        train(given, table, trained)
+    if not released.is_dir():
+        quantize(given, table, trained, released)
+    size = sum(path.stat().st_size for path in released.rglob("*") if path.is_file())
+    print(json.dumps({"folder": str(released), "bytes": size, "at_most": MOST_BYTES}))
+    if size > MOST_BYTES:
+        raise SystemExit(f"{released} has {size:,} bytes, more than {MOST_BYTES:,}")
+
+
+if __name__ == "__main__":
+    main()
