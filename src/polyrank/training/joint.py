@@ -209,9 +209,15 @@ class Batcher:
     """Draws lists and adds what the untouched embedder says of their texts."""
 
     def __init__(
-        self, drawer: Drawer, embedder: Embedder, start: JointStart, config: TrainingConfig
+        self,
+        drawer: Drawer,
+        embedder: Embedder,
+        keeper: Embedder,
+        start: JointStart,
+        config: TrainingConfig,
     ) -> None:
-        self._drawer, self._embedder, self._config = drawer, embedder, config
+        self._drawer, self._config = drawer, config
+        self._embedder, self._keeper = embedder, keeper
         self._builder = start.builder(start.max_length)
         self._device = start.model.device
         prompts = start.checkpoint.spec.prompts
@@ -228,7 +234,9 @@ class Batcher:
         asked = self._embedder.encode(queries, input_type="query")
         answered = self._embedder.encode(passages, input_type="document")
         generator = np.random.default_rng((self._config.seed, 4, step))
-        drawn = generator.choice(len(passages), min(len(passages), size // 2 or 1), replace=False)
+        drawn = generator.choice(len(passages), min(len(passages), size), replace=False)
+        # what the embedder says of the part that is read here, not of the whole text
+        held = self._keeper.encode([passages[i] for i in drawn], input_type="document")
         asked_of = [queries[i] for i in list_of]
         pairs = self._builder.pairs(list(zip(asked_of, passages, strict=True)))
         kept = [self._query_prompt + text for text in queries]
@@ -238,7 +246,7 @@ class Batcher:
             list_of,
             np.array(grades),
             np.einsum("nd,nd->n", asked[list_of], answered),
-            np.concatenate([asked, answered[drawn]]),
+            np.concatenate([asked, held]),
         )
         sequences = _ids(pairs.batch) + _ids(self._builder.texts(kept).batch)
         return Batch(lists, sequences, *(torch.from_numpy(t).to(self._device) for t in tensors))
@@ -355,6 +363,7 @@ class JointTrainer:
         start: JointStart,
         drawer: Drawer,
         embedder: Embedder,
+        keeper: Embedder,
         config: TrainingConfig,
         conductor: Any,
         journal: Journal,
@@ -371,7 +380,7 @@ class JointTrainer:
         self._folder, self._write_state, self._read_state = folder, write_state, read_state
         self._num_steps, self._num_threads = num_steps, num_threads
         self._is_bfloat16 = is_bfloat16
-        self._batcher = Batcher(drawer, embedder, start, config)
+        self._batcher = Batcher(drawer, embedder, keeper, start, config)
         self.state = TrainerState()
         self._control = TrainerControl()
         self.replicas: Replicas = self._make_replicas()

@@ -263,6 +263,7 @@ class _Run:
             start,
             drawer,
             _quick_embedder(kept, self.threads),
+            _quick_embedder(kept, self.threads, start.max_length),
             job.config,
             conductor,
             self.journal,
@@ -403,13 +404,13 @@ class _Run:
         draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
 
 
-def _quick_embedder(model: str, num_threads: int) -> Embedder:
+def _quick_embedder(model: str, num_threads: int, max_length: int | None = None) -> Embedder:
     """Load an embedder in int8 where that can run: it works beside the training, on half of it."""
     threads = max(1, num_threads // 2)
     try:
-        return Embedder(model, precision="int8", num_threads=threads)
+        return Embedder(model, max_length=max_length, precision="int8", num_threads=threads)
     except (CapabilityError, MissingExtraError):
-        return Embedder(model, num_threads=threads)
+        return Embedder(model, max_length=max_length, num_threads=threads)
 
 
 def _monitor(job: Job) -> Monitor | None:
