@@ -114,6 +114,19 @@ def test_the_folder_scores_as_the_model_did(checkpoint, toys, tmp_path):
     np.testing.assert_allclose(given, live.probabilities(PAIRS), atol=1e-5)
 
 
+def test_training_goes_on_from_its_own_folder(outcome, toys, tmp_path):
+    job = job_for(toys, outcome.folder, tmp_path / "more", steps=2, learning_rate=1e-9)
+    job = replace(job, config=replace(job.config, head_learning_rate=1e-9), monitor=None)
+    after = train(job).folder
+    np.testing.assert_allclose(
+        Reranker(after).score(PAIRS, logits=True),
+        Reranker(outcome.folder).score(PAIRS, logits=True),
+        atol=1e-3,
+    )
+    before, now = (Classifier(f).logits(PAIRS) for f in (outcome.folder, after))
+    np.testing.assert_allclose(now, before, atol=1e-4)
+
+
 def test_vectors_are_held(checkpoint, toys, tmp_path):
     start = checkpoint("multilingual-e5-small")
     texts = [f"{query} {text}" for query, text in PAIRS]

@@ -28,7 +28,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import TruncationConfig
 from polyrank.errors import CapabilityError
 from polyrank.inference.embedder import Embedder
-from polyrank.tasks.heads import softmax
+from polyrank.tasks.heads import Head, softmax
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import prompt_for_input_type
 from polyrank.text.tokenizer import Tokenizer
@@ -163,7 +163,8 @@ def load_joint(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> J
         The model, its body's encoder and its heads set to train.
 
     Raises:
-        CapabilityError: If the checkpoint is no embedder by the mean of token rows, or int8.
+        CapabilityError: If the checkpoint is no embedder by the mean of token rows, or int8, or has
+            heads of another kind.
     """
     spec = checkpoint.spec
     head = spec.heads.get("embed")
@@ -180,8 +181,32 @@ def load_joint(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> J
             module.p = config.dropout
     for name, parameter in body.named_parameters():
         parameter.requires_grad = name.startswith("encoder.")
-    model = JointModel(body, config.seed).to(device)
-    return JointStart(model, checkpoint, min(config.max_length, spec.max_length))
+    model = JointModel(body, config.seed)
+    is_new_head = not _take_heads(model, checkpoint)
+    model = model.to(device)
+    length = min(config.max_length, spec.max_length)
+    return JointStart(model, checkpoint, length, is_new_head=is_new_head)
+
+
+def _take_heads(model: JointModel, checkpoint: Checkpoint) -> bool:
+    """Load the heads that an earlier joint training left; return whether there were any."""
+    heads = checkpoint.spec.heads
+    if "rerank" not in heads or not heads["rerank"].similarity_weight or "classify" not in heads:
+        return False
+    rerank, classify = (Head.load(checkpoint, heads[task]) for task in ("rerank", "classify"))
+    labels = [label.lower() for label in classify.spec.labels]
+    is_ours = len(rerank.layers) == len(classify.layers) == 1 and labels == list(RELEVANCE_LABELS)
+    if not is_ours or rerank.spec.similarity_weight <= 0:
+        raise CapabilityError(
+            f"{checkpoint.spec.name} has heads that joint training does not make: it goes on from "
+            f"one linear layer each, with the labels {', '.join(RELEVANCE_LABELS)}."
+        )
+    layers = (*rerank.layers, *classify.layers)
+    with torch.no_grad():
+        model.heads.weight.copy_(torch.from_numpy(np.concatenate([la.weight for la in layers])))
+        model.heads.bias.copy_(torch.from_numpy(np.concatenate([la.bias for la in layers])))
+        model.log_weight.fill_(float(np.log(rerank.spec.similarity_weight)))
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +431,7 @@ class JointTrainer:
             resume_from_checkpoint: Folder of the checkpoint to go on from.
         """
         batch = self._batcher.batch(0)
-        self.start.center = float(batch.cosines.mean())
+        self._center(float(batch.cosines.mean()))
         if resume_from_checkpoint:
             self._resume(Path(resume_from_checkpoint))
             batch = self._batcher.batch(self.state.global_step)
@@ -414,6 +439,14 @@ class JointTrainer:
             self._steps(batch)
         finally:
             self.replicas.close()
+
+    def _center(self, cosine: float) -> None:
+        """Set the cosine that adds nothing; heads from a folder have it in their bias."""
+        start = self.start
+        start.center = cosine
+        if not start.is_new_head:
+            with torch.no_grad():
+                start.model.heads.bias[0] += start.model.similarity_weight * cosine
 
     def _steps(self, batch: Batch) -> None:
         model, control = self.start.model, self._control
