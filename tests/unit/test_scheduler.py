@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from polyrank.encoder.base import Capabilities
 from polyrank.engine.engine import Engine
 from polyrank.engine.fair_queue import FairQueue, Flow, Job
-from polyrank.engine.scheduler import BatchReport, Scheduler
+from polyrank.engine.scheduler import BatchReport, Scheduler, join_batches
 from polyrank.errors import EncoderError, UnavailableError
 from polyrank.types import Float32Array, PackedBatch
 
@@ -142,6 +142,21 @@ def test_token_rows_come_back_by_sequence() -> None:
     scheduler.close()
 
 
+def test_batches_keep_their_segments_when_they_are_joined() -> None:
+    plain, pair = batch_of([1, 2]), batch_of([3, 4, 5])
+    typed = PackedBatch(pair.input_ids, pair.cu_seqlens, np.array([0, 1, 1], np.int32))
+    for parts, wanted in (
+        ([plain, typed], [0, 0, 0, 1, 1]),
+        ([typed, plain], [0, 1, 1, 0, 0]),
+        ([typed, typed], [0, 1, 1, 0, 1, 1]),
+    ):
+        for made in (join_batches(parts), parts[0].joined(parts[1])):
+            assert made.token_type_ids is not None
+            assert made.token_type_ids.tolist() == wanted
+            assert made.input_ids.tolist() == [i for part in parts for i in part.input_ids]
+    assert plain.joined(plain).token_type_ids is None
+
+
 def test_cancelled_work_leaves_the_queue() -> None:
     encoder = Encoder()
     engine, scheduler = Engine(encoder, 100), Scheduler()
@@ -165,9 +180,7 @@ def test_one_request_cannot_spoil_the_others_of_its_batch() -> None:
     encoder.go.clear()
     scheduler.submit(Flow(), engine, batch_of([1]), POOLING, 1)
     assert encoder.begun.wait(5)
-    good, bad = (
-        scheduler.submit(Flow(), engine, batch_of([i], [1]), POOLING, 1) for i in (5, 666)
-    )
+    good, bad = (scheduler.submit(Flow(), engine, batch_of([i], [1]), POOLING, 1) for i in (5, 666))
     encoder.go.set()
     assert [float(row[0]) for row in good.result(5).rows] == [5, 1]
     with pytest.raises(EncoderError, match="sixty"):
