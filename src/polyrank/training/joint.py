@@ -400,6 +400,23 @@ class JointTrainer:
         write_state: Callable[[nn.Module, Path], None],
         read_state: Callable[[nn.Module, Path], None],
     ) -> None:
+        """Load nothing, start the replicas.
+
+        Args:
+            start: The model.
+            drawer: Gives the lists.
+            embedder: The untouched embedder, whose cosines are added.
+            keeper: The same, reading no more of a text than training does; its vectors are kept.
+            config: The settings.
+            conductor: Decides when to evaluate, to save and to end (`trainers.Conductor`).
+            journal: Where lists are counted.
+            folder: Where checkpoints go.
+            is_bfloat16: Whether products are in bfloat16.
+            num_steps: Steps at most.
+            num_threads: Threads; on a CPU each is a process, if there are several.
+            write_state: Writes what training changes.
+            read_state: Reads it again.
+        """
         self.start, self.embedder = start, embedder
         self._config, self._conductor, self._journal = config, conductor, journal
         self._folder, self._write_state, self._read_state = folder, write_state, read_state
