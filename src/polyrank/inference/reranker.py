@@ -96,7 +96,8 @@ class Reranker(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        tasks: list[TaskName] = ["rerank" if "rerank" in loaded.spec.heads else "embed"]
+        is_embedder = "embed" in loaded.spec.heads and "rerank" not in loaded.spec.heads
+        tasks: list[TaskName] = ["embed" if is_embedder else "rerank"]
         if add_similarity and loaded.spec.head(tasks[0]).similarity_weight:
             tasks.append("embed")
         heads = {task: loaded.head(task) for task in tasks}
