@@ -83,6 +83,8 @@ def test_too_large(small: Running) -> None:
         status = connection.getresponse().status
     except (BrokenPipeError, ConnectionResetError):
         status = 413  # the server had hung up before all was sent
+    finally:
+        connection.close()
     assert status == 413
     assert small.site.admission.num_bytes == 0
 
