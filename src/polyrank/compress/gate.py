@@ -205,12 +205,9 @@ class PairRun:
         self._head = model.head(task)
         self._engine = model.engine
         truncation = TruncationConfig(contender.max_length)
-        heads = {task: self._head}
-        if self._head.spec.similarity_weight:
-            heads["embed"] = model.head("embed")
         builder = model.builder(truncation)
         self._scorer: PairScorer = (
-            pair_scorer(heads, builder, model.spec.prompts)
+            pair_scorer(model.pair_heads(), builder, model.spec.prompts)
             if task == "rerank"
             else CrossEncoderScorer(builder, self._head)
         )

@@ -68,6 +68,25 @@ class Model:
         """Load the head of a task."""
         return Head.load(self.checkpoint, self.spec.head(task))
 
+    def pair_heads(self, *, add_similarity: bool = True) -> dict[TaskName, Head]:
+        """Load the heads that score pairs, the one that gives the logit first.
+
+        Args:
+            add_similarity: Whether to load the embed head where the rerank head adds cosines.
+
+        Returns:
+            What `pair_scorer` takes.
+
+        Raises:
+            CapabilityError: If the checkpoint can neither score pairs nor make vectors.
+        """
+        is_embedder = "embed" in self.spec.heads and "rerank" not in self.spec.heads
+        first: TaskName = "embed" if is_embedder else "rerank"
+        heads = {first: self.head(first)}
+        if add_similarity and heads[first].spec.similarity_weight:
+            heads["embed"] = self.head("embed")
+        return heads
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -24,7 +24,6 @@ from polyrank.types import (
     Precision,
     Progress,
     RankedDocument,
-    TaskName,
     TruncationStrategy,
 )
 
@@ -96,13 +95,9 @@ class Reranker(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        is_embedder = "embed" in loaded.spec.heads and "rerank" not in loaded.spec.heads
-        tasks: list[TaskName] = ["embed" if is_embedder else "rerank"]
-        if add_similarity and loaded.spec.head(tasks[0]).similarity_weight:
-            tasks.append("embed")
-        heads = {task: loaded.head(task) for task in tasks}
+        heads = loaded.pair_heads(add_similarity=add_similarity)
         limits = TruncationConfig(max_length, truncation, max_query_length)
-        super().__init__(loaded, heads[tasks[0]], limits)
+        super().__init__(loaded, next(iter(heads.values())), limits)
         self._activation = activation
         self._scorer: PairScorer = pair_scorer(heads, self._builder, loaded.spec.prompts)
 
