@@ -8,8 +8,9 @@ ranks by the logit alone. The vectors themselves are held to those of the untouc
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ from polyrank.text.tokenizer import Tokenizer
 from polyrank.training.config import RELEVANCE_LABELS, TrainingConfig
 from polyrank.training.drawing import RELEVANT, Drawer, RankedList
 from polyrank.training.journal import Journal
+from polyrank.training.models import STATE_FILE, read_state, write_state
 from polyrank.training.replicas import LocalReplica, ProcessReplicas, Replicas, trained
 from polyrank.types import Float32Array, InputType, PackedBatch
 
 WEIGHTS_FILE = "model.safetensors"
-STATE_FILE, OPTIMIZER_FILE = "trainable.safetensors", "optimizer.pt"
+OPTIMIZER_FILE = "optimizer.pt"
 
 _RERANK, _CLASSIFY = "heads.rerank", "heads.classify"
 _FIRST_WEIGHT = 40.0  # of the cosine; about the inverse of the temperature that fits a ranking
@@ -92,19 +94,22 @@ class JointStart:
     max_length: int
     center: float = 0.0
     is_new_head: bool = True
-    adapters: None = None
 
     @property
     def num_trainable(self) -> int:
         """Parameters that training changes."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        is_lowercased = self.checkpoint.spec.is_lowercased
+        return Tokenizer(self.checkpoint.tokenizer_file, is_lowercased=is_lowercased)
+
     def builder(self, max_length: int | None = None) -> SequenceBuilder:
         """Return what makes sequences of texts and pairs."""
         spec = self.checkpoint.spec
-        tokenizer = Tokenizer(self.checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
         return SequenceBuilder(
-            tokenizer,
+            self._tokenizer,
             TruncationConfig(max_length),
             model_limit=spec.max_length,
             has_segments=spec.body.type_vocab_size > 1,
@@ -397,8 +402,6 @@ class JointTrainer:
         is_bfloat16: bool,
         num_steps: int,
         num_threads: int,
-        write_state: Callable[[nn.Module, Path], None],
-        read_state: Callable[[nn.Module, Path], None],
     ) -> None:
         """Load nothing, start the replicas.
 
@@ -414,12 +417,10 @@ class JointTrainer:
             is_bfloat16: Whether products are in bfloat16.
             num_steps: Steps at most.
             num_threads: Threads; on a CPU each is a process, if there are several.
-            write_state: Writes what training changes.
-            read_state: Reads it again.
         """
         self.start, self.embedder = start, embedder
         self._config, self._conductor, self._journal = config, conductor, journal
-        self._folder, self._write_state, self._read_state = folder, write_state, read_state
+        self._folder = folder
         self._num_steps, self._num_threads = num_steps, num_threads
         self._is_bfloat16 = is_bfloat16
         self._batcher = Batcher(drawer, embedder, keeper, start, config)
@@ -512,7 +513,7 @@ class JointTrainer:
     def _save(self) -> None:
         folder = self._folder / f"checkpoint-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
-        self._write_state(self.start.model, folder / STATE_FILE)
+        write_state(self.start.model, folder / STATE_FILE)
         torch.save(self._optimizer.state_dict(), folder / OPTIMIZER_FILE)
         self._call("on_save")
         steps = sorted(
@@ -522,6 +523,6 @@ class JointTrainer:
             shutil.rmtree(self._folder / f"checkpoint-{step}")
 
     def _resume(self, folder: Path) -> None:
-        self._read_state(self.start.model, folder / STATE_FILE)
+        read_state(self.start.model, folder / STATE_FILE)
         self._optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True))
         self.state.global_step = int(folder.name.rpartition("-")[2])

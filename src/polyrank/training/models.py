@@ -22,6 +22,9 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError
 from polyrank.training.config import RELEVANCE_LABELS, TrainingConfig
 
+STATE_FILE = "trainable.safetensors"
+"""What training changes, in the folder of a checkpoint."""
+
 _ADAPTED = r".*encoder\.layer\.\d+\..*\.(query|key|value|dense)"
 _BODY_PARTS = (".embeddings.", ".encoder.")
 _ACTIVATIONS = {1: nn.Sigmoid, len(RELEVANCE_LABELS): nn.Identity}

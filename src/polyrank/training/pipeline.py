@@ -254,7 +254,6 @@ class _Run:
         )
 
     def _stand_alone(self, start: "JointStart", drawer: Drawer, conductor: "Conductor") -> None:
-        from polyrank.training import models
         from polyrank.training.joint import JointLive, JointTrainer
 
         job = self.job
@@ -271,8 +270,6 @@ class _Run:
             is_bfloat16=self.precision == "bfloat16",
             num_steps=self.max_steps,
             num_threads=self.threads,
-            write_state=models.write_state,
-            read_state=models.read_state,
         )
         self.live = JointLive(self.trainer)
 

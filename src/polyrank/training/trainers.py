@@ -33,11 +33,10 @@ from polyrank.training.config import TrainingConfig
 from polyrank.training.drawing import RELEVANT, Drawer, RankedList
 from polyrank.training.journal import Journal
 from polyrank.training.losses import PairLoss, embedder_loss
-from polyrank.training.models import Start, read_state, write_state
+from polyrank.training.models import STATE_FILE, Start, read_state, write_state
 from polyrank.training.monitor import Measurement
 from polyrank.types import Float32Array, InputType
 
-STATE_FILE = "trainable.safetensors"
 BEST_FILE = "best.safetensors"
 
 _WARM_UP = 0.1
