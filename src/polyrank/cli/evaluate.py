@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from polyrank._extras import require
-from polyrank.cli import options, screen
+from polyrank.cli import measuring, options, screen
 
 if TYPE_CHECKING:
     from polyrank.evaluation import FirstStage, LogitReranker, Provenance
     from polyrank.evaluation.plan import Mode
     from polyrank.evaluation.results import Report
-    from polyrank.evaluation.run import EvaluationProgress
     from polyrank.inference.embedder import Embedder
     from polyrank.inference.reranker import Reranker
 
@@ -153,7 +149,7 @@ def evaluate_command(
     )
     stage = models.first_stage(first_stage, embedder)
     judge = None if reranker is None else models.reranker(reranker)
-    with _progress(quiet=quiet) as progress:
+    with measuring.step_progress(quiet=quiet) as progress:
         report = evaluate(
             dataset, first_stage=stage, reranker=judge, config=config, progress=progress
         )
@@ -231,26 +227,3 @@ class _Models:
                     f"{model.info.max_length:,} tokens; the rest of them was not read.",
                     quiet=quiet,
                 )
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator["EvaluationProgress | None"]:
-    """Show a bar for each step on standard error, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
-
-        yield progress

@@ -1,14 +1,13 @@
 """Rows of JSONL files, plain or gzipped, with errors that name file and line."""
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 from polyrank.errors import DataError
+from polyrank.evaluation.rows import read_lines
 
 
 class Row:
@@ -58,21 +57,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: If the file cannot be read or a line is no JSON object.
     """
-    try:
-        with cast(
-            TextIO,
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig"),
-        ) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield _row(line, f"{path}, line {number}")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as exc:
-        raise DataError(
-            f"{path} cannot be read to its end: {exc}. It must be UTF-8 text, one JSON object a "
-            "line; a file whose name ends in .gz must be gzip."
-        ) from exc
+    for number, line in read_lines(path):
+        yield _row(line, f"{path}, line {number}")
 
 
 def _row(line: str, where: str) -> Row:
