@@ -133,13 +133,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    first_stage: Annotated[
-        str,
-        typer.Option(
-            help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
-            "checkpoint (folder or Hub id)."
-        ),
-    ] = measuring.BM25,
+    first_stage: measuring.FirstStageName = measuring.BM25,
     top_k: Annotated[int, typer.Option(help="Documents a query that are scored.", min=10)] = 100,
     languages: Annotated[
         str | None,

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -14,6 +16,29 @@ if TYPE_CHECKING:
 
 REFUSED = 3
 BM25 = "bm25"
+
+Texts = Annotated[
+    list[Path],
+    typer.Option(
+        help="Texts to count pieces in: a file (one text a line, or .jsonl; also .gz) or a "
+        "folder of such files. Repeat for several."
+    ),
+]
+TextFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Field of JSON objects that holds a text. Repeat for several. Left out: text, "
+        "title, query, src, tgt and other usual ones.",
+        show_default=False,
+    ),
+]
+FirstStageName = Annotated[
+    str,
+    typer.Option(
+        help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
+        "checkpoint (folder or Hub id)."
+    ),
+]
 
 
 def codes(listed: str | None) -> tuple[str, ...] | None:

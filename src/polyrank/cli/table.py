@@ -34,22 +34,9 @@ TableMegabytes = Annotated[
 def table(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a float checkpoint.")],
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
-    text: Annotated[
-        list[Path],
-        typer.Option(
-            help="Texts to count pieces in: a file (one text a line, or .jsonl; also .gz) or a "
-            "folder of such files. Repeat for several."
-        ),
-    ],
+    text: measuring.Texts,
     megabytes: TableMegabytes = MEGABYTES,
-    text_field: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Field of JSON objects that holds a text. Repeat for several. Left out: text, "
-            "title, query, src, tgt and other usual ones.",
-            show_default=False,
-        ),
-    ] = None,
+    text_field: measuring.TextFields = None,
     shrink: Annotated[
         Path | None,
         typer.Option(

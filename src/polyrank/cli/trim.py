@@ -37,13 +37,7 @@ class Balance(StrEnum):
 def trim(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a float checkpoint.")],
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
-    text: Annotated[
-        list[Path],
-        typer.Option(
-            help="Texts to count pieces in: a file (one text a line, or .jsonl; also .gz) or a "
-            "folder of such files. Repeat for several."
-        ),
-    ],
+    text: measuring.Texts,
     keep: Annotated[
         int | None,
         typer.Option(help="Pieces to keep, special tokens included.", min=1, show_default=False),
@@ -57,14 +51,7 @@ def trim(
             show_default=False,
         ),
     ] = None,
-    text_field: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Field of JSON objects that holds a text. Repeat for several. Left out: text, "
-            "title, query, src, tgt and other usual ones.",
-            show_default=False,
-        ),
-    ] = None,
+    text_field: measuring.TextFields = None,
     balance: Annotated[
         Balance,
         typer.Option(
@@ -86,13 +73,7 @@ def trim(
     tolerance: Annotated[
         float, typer.Option(help="How much nDCG@10 of any language may fall.", min=0.0, max=1.0)
     ] = 0.003,
-    first_stage: Annotated[
-        str,
-        typer.Option(
-            help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
-            "checkpoint (folder or Hub id)."
-        ),
-    ] = measuring.BM25,
+    first_stage: measuring.FirstStageName = measuring.BM25,
     languages: Annotated[
         str | None,
         typer.Option(help="Evaluate only these, as in en,de,th.", show_default=False),
