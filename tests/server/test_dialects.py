@@ -280,6 +280,70 @@ def test_cohere_embed(server: Running, embedder: Embedder) -> None:
     assert server.call("/v1/embed", none).status == 400
 
 
+def test_cohere_classify(
+    server: Running, classifier: Classifier, checkpoint: Callable[[str], Path]
+) -> None:
+    wanted = classifier.classify(DOCUMENTS)
+    for path in ("/v1/classify", "/cohere/v1/classify"):
+        reply = server.post(path, {"inputs": DOCUMENTS, "model": "embed-multilingual-v3.0"})
+        assert len(reply["classifications"]) == len(DOCUMENTS)
+        for row, text, label in zip(reply["classifications"], DOCUMENTS, wanted, strict=True):
+            assert row["input"] == text
+            assert row["classification_type"] == "single-label"
+            assert (row["prediction"], row["predictions"]) == (label.label, [label.label])
+            assert row["confidence"] == row["confidences"][0] == close(label.score)
+            assert {name: value["confidence"] for name, value in row["labels"].items()} == close(
+                label.probabilities
+            )
+        assert reply["meta"]["billed_units"] == {"classifications": len(DOCUMENTS)}
+    folder = checkpoint("multi-label-classifier")
+    (many,) = Classifier(folder).classify(DOCUMENTS[:1])
+    with running({"many": folder}) as other:
+        (row,) = other.post("/v1/classify", {"inputs": DOCUMENTS[:1]})["classifications"]
+    likely = {name: value for name, value in many.probabilities.items() if value >= 0.5}
+    assert 0 < len(likely) < 5
+    assert row["classification_type"] == "multi-label"
+    assert "prediction" not in row
+    assert dict(zip(row["predictions"], row["confidences"], strict=True)) == close(likely)
+    assert row["confidences"] == sorted(row["confidences"], reverse=True)
+
+
+def test_cohere_classify_says_what_it_cannot_do(server: Running) -> None:
+    body = {"inputs": ["a"], "examples": [{"text": "a", "label": "x"}] * 2}
+    for wrong, told in (
+        (body, "`examples` cannot be used"),
+        ({"inputs": ["a"], "preset": "mine"}, "`preset` cannot be used"),
+        ({"inputs": ["a"], "model": "reranker"}, "cannot classify"),
+        ({"inputs": ["x " * 900], "truncate": "NONE"}, "forbids to cut it"),
+        ({"inputs": []}, "no text"),
+    ):
+        reply = server.call("/v1/classify", wrong)
+        assert reply.status == 400
+        assert told in reply.json["message"]
+        assert set(reply.json) == {"id", "message"}
+    assert "irrelevant, neutral, relevant" in server.call("/v1/classify", body).json["message"]
+
+
+def test_cohere_tokenize(server: Running) -> None:
+    text = "How long do cats live? 猫"
+    found = server.post("/v1/tokenize", {"text": text, "model": "command-r"})
+    plain = {"inputs": text, "add_special_tokens": False}
+    (tokens,) = server.post("/tokenize", plain)
+    assert found["tokens"] == [token["id"] for token in tokens]
+    assert found["token_strings"] == [token["text"] for token in tokens]
+    assert found["meta"] == {"api_version": {"version": "1"}}
+    back = server.post("/cohere/v1/detokenize", {"tokens": found["tokens"], "model": "m"})
+    assert back["text"] == server.post("/decode", {"ids": found["tokens"]})[0]
+    assert "long do cats" in back["text"]
+    for path, body in (
+        ("/v1/tokenize", {"text": ""}),
+        ("/v1/detokenize", {"tokens": [10**9]}),
+        ("/v1/detokenize", {"tokens": [-1]}),
+    ):
+        reply = server.call(path, body)
+        assert (reply.status, set(reply.json)) == (400, {"id", "message"})
+
+
 def test_jina(server: Running, expected: list[tuple[int, float, float]]) -> None:
     body = {"query": QUERY, "documents": DOCUMENTS, "model": "jina-reranker-v2", "top_n": None}
     for path in ("/v1/rerank", "/jina/rerank", "/jina/v1/rerank"):

@@ -178,6 +178,29 @@ def test_cohere(
     assert len(made.embeddings.int8) == len(DOCUMENTS)
 
 
+@pytest.mark.parametrize("prefix", ["", "/cohere"])
+def test_cohere_classify_and_tokenize(url: str, key: str, prefix: str) -> None:
+    import cohere
+
+    client = cohere.Client(api_key=key, base_url=url + prefix)
+    found = client.classify(inputs=DOCUMENTS, model="classifier").classifications
+    assert [row.input for row in found] == DOCUMENTS
+    for row in found:
+        assert set(row.labels) == {"irrelevant", "neutral", "relevant"}
+        assert row.confidence == near(max(each.confidence for each in row.labels.values()))
+        assert row.labels[row.prediction].confidence == row.confidence
+    examples = [cohere.ClassifyExample(text=text, label="pets") for text in DOCUMENTS]
+    with pytest.raises(cohere.BadRequestError) as caught:
+        client.classify(inputs=DOCUMENTS, examples=examples)
+    assert "learns nothing from requests" in caught.value.body["message"]
+    # the client first looks for a tokenizer to download, and asks the server where there is none
+    for how in ({}, {"offline": False}):
+        made = client.tokenize(text=DOCUMENTS[0], model="reranker", **how)
+        assert len(made.tokens) == len(made.token_strings) > 5
+        back = client.detokenize(tokens=made.tokens, model="reranker", **how)
+        assert back.text == DOCUMENTS[0]
+
+
 def test_cohere_errors(url: str, key: str) -> None:
     import cohere
 

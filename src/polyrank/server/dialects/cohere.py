@@ -1,10 +1,15 @@
-"""Cohere's rerank and embed, v1 and v2 (cohere-python 7)."""
+"""Cohere's rerank and embed, v1 and v2, and its classify and tokenize (cohere-python 7).
+
+Cohere's classify learns from examples that a request brings along, or runs a model that was
+trained before. Only the second is done here: a served classifier is such a model.
+"""
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
-from polyrank.errors import InputError
+from polyrank.errors import CapabilityError, InputError
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, as_object, new_id, texts_of, to_base64
 from polyrank.server.dialects.openai import INPUT_TYPES
@@ -12,7 +17,7 @@ from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
 from polyrank.server.service import Cut, Embedded, Vectors
 from polyrank.tasks.embed import quantize_vectors
-from polyrank.types import EmbeddingPrecision
+from polyrank.types import EmbeddingPrecision, Float32Array
 
 
 def _error(failure: Failure, status: int) -> dict[str, str]:
@@ -21,6 +26,8 @@ def _error(failure: Failure, status: int) -> dict[str, str]:
 
 COHERE = Dialect("cohere", _error, {"invalid": 400})
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+Truncate = Literal["NONE", "START", "END"]
+LIKELY = 0.5  # from here on a label of its own probability is a prediction
 
 
 class RerankV1Body(Body):
@@ -54,7 +61,7 @@ class EmbedV1Body(Body):
     model: str | None = None
     input_type: str | None = None
     embedding_types: list[EmbeddingType] | None = None
-    truncate: Literal["NONE", "START", "END"] = "END"
+    truncate: Truncate = "END"
 
 
 class EmbedV2Input(Body):
@@ -72,7 +79,31 @@ class EmbedV2Body(Body):
     input_type: str | None = None
     embedding_types: list[EmbeddingType] | None = None
     output_dimension: int | None = None
-    truncate: Literal["NONE", "START", "END"] = "END"
+    truncate: Truncate = "END"
+
+
+class ClassifyBody(Body):
+    """Texts to label by a classifier that is served; examples to learn from are refused."""
+
+    inputs: list[str]
+    examples: list[dict[str, Any]] | None = None
+    model: str | None = None
+    preset: str | None = None
+    truncate: Truncate = "END"
+
+
+class TokenizeBody(Body):
+    """A text to split."""
+
+    text: Annotated[str, Field(min_length=1)]
+    model: str | None = None
+
+
+class DetokenizeBody(Body):
+    """Token ids to spell out."""
+
+    tokens: list[Annotated[int, Field(ge=0)]]
+    model: str | None = None
 
 
 def meta(version: str, num_tokens: int, **billed: int) -> dict[str, Any]:
@@ -154,8 +185,11 @@ async def _embed(
     wanted = Vectors(
         input_type=INPUT_TYPES.get(body.input_type or ""), is_normalized=True, dimensions=dimensions
     )
-    cut = Cut(body.truncate != "NONE", "left" if body.truncate == "START" else "right")
-    return await api.embed(texts, wanted, model=body.model, cut=cut)
+    return await api.embed(texts, wanted, model=body.model, cut=_cut(body.truncate))
+
+
+def _cut(truncate: Truncate) -> Cut:
+    return Cut(truncate != "NONE", "left" if truncate == "START" else "right")
 
 
 _PRECISIONS: dict[str, EmbeddingPrecision] = {
@@ -178,7 +212,69 @@ def _by_type(found: Embedded, types: list[EmbeddingType]) -> dict[str, Any]:
     return made
 
 
+async def classify(body: ClassifyBody, api: Api) -> dict[str, Any]:
+    """Return the labels of each text, as the served classifier knows them."""
+    served = api.service.registry.find(body.model, "classify")
+    spec = served.head("classify").spec  # a reranker's one label leaves nothing to choose
+    if body.examples or body.preset is not None:
+        raise InputError(
+            f"`{'examples' if body.examples else 'preset'}` cannot be used: this server learns "
+            f"nothing from requests. Its model {served.name!r} was trained before, on the labels "
+            f"{', '.join(spec.labels)}; leave examples and preset out to have those."
+        )
+    if spec.activation == "identity":
+        raise CapabilityError(f"model {served.name!r} gives values, not confidences of labels")
+    found = await api.classify(body.inputs, model=served.name, cut=_cut(body.truncate))
+    is_single = spec.activation == "softmax"
+    return {
+        "id": new_id("classify"),
+        "classifications": [
+            _classification(text, found.labels, row, is_single=is_single)
+            for text, row in zip(body.inputs, found.probabilities, strict=True)
+        ],
+        "meta": meta("1", found.num_tokens, classifications=len(body.inputs)),
+    }
+
+
+def _classification(
+    text: str, labels: tuple[str, ...], row: Float32Array, *, is_single: bool
+) -> dict[str, Any]:
+    order = np.argsort(-row, kind="stable")
+    predicted = order[:1] if is_single else [k for k in order if row[k] >= LIKELY]
+    names, confidences = [labels[k] for k in predicted], [float(row[k]) for k in predicted]
+    return {
+        "id": new_id("classification"),
+        "input": text,
+        **({"prediction": names[0], "confidence": confidences[0]} if is_single else {}),
+        "predictions": names,
+        "confidences": confidences,
+        "labels": {
+            label: {"confidence": float(value)} for label, value in zip(labels, row, strict=True)
+        },
+        "classification_type": "single-label" if is_single else "multi-label",
+    }
+
+
+async def tokenize(body: TokenizeBody, api: Api) -> dict[str, Any]:
+    """Return a text's token ids, and what of it each stands for; without special tokens."""
+    (found,) = await api.tokenize([body.text], model=body.model, is_special=False)
+    return {
+        "tokens": [token.token_id for token in found],
+        "token_strings": [token.text for token in found],
+        "meta": {"api_version": {"version": "1"}},
+    }
+
+
+async def detokenize(body: DetokenizeBody, api: Api) -> dict[str, Any]:
+    """Return the text of token ids."""
+    (text,) = await api.decode([body.tokens], model=body.model)
+    return {"text": text, "meta": {"api_version": {"version": "1"}}}
+
+
 RERANK_V1 = Operation(COHERE, "Cohere v1: rank documents", rerank_v1, RerankV1Body)
 RERANK_V2 = Operation(COHERE, "Cohere v2: rank documents", rerank_v2, RerankV2Body)
 EMBED_V1 = Operation(COHERE, "Cohere v1: embed texts", embed_v1, EmbedV1Body)
 EMBED_V2 = Operation(COHERE, "Cohere v2: embed texts", embed_v2, EmbedV2Body)
+CLASSIFY = Operation(COHERE, "Cohere: label texts", classify, ClassifyBody)
+TOKENIZE = Operation(COHERE, "Cohere: split a text into tokens", tokenize, TokenizeBody)
+DETOKENIZE = Operation(COHERE, "Cohere: spell out tokens", detokenize, DetokenizeBody)

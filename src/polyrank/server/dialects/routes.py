@@ -100,6 +100,9 @@ _OPENAI = (
 _COHERE = (
     Route("POST", "/v1/embed", (cohere.EMBED_V1,)),
     Route("POST", "/v2/embed", (cohere.EMBED_V2,)),
+    Route("POST", "/v1/classify", (cohere.CLASSIFY,)),
+    Route("POST", "/v1/tokenize", (cohere.TOKENIZE,)),
+    Route("POST", "/v1/detokenize", (cohere.DETOKENIZE,)),
 )
 _VLLM = (
     Route("POST", "/score", (vllm.SCORE,)),
