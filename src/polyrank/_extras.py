@@ -6,8 +6,15 @@ from polyrank.errors import MissingExtraError
 
 
 def is_installed(*modules: str) -> bool:
-    """Return whether every top-level module can be imported, without importing any."""
-    return all(find_spec(module) is not None for module in modules)
+    """Return whether every module can be imported, without importing more than their packages."""
+    return all(map(_is_found, modules))
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is not there either
+        return False
 
 
 def require(extra: str, *modules: str, purpose: str) -> None:
@@ -15,7 +22,7 @@ def require(extra: str, *modules: str, purpose: str) -> None:
 
     Args:
         extra: Name of the extra, as in ``pip install 'polyrank[extra]'``.
-        *modules: Top-level modules that the extra brings.
+        *modules: Modules that the extra brings.
         purpose: What the caller needs them for, as in "Parquet input".
 
     Raises:

@@ -18,6 +18,7 @@ from polyrank.server.keys import Keys
 from polyrank.server.models import Registry
 from polyrank.server.run import bind, make_server
 from polyrank.server.settings import Limits, ModelSource, ServerSettings
+from polyrank.server.tracing import NO_TRACING, Tracing
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def running(
     admin_keys: tuple[str, ...] = (),
     on_demand: Mapping[str, Path] | None = None,
     limits: Limits | None = None,
+    tracing: Tracing = NO_TRACING,
     **settings: Any,
 ) -> Iterator[Running]:
     sources = [ModelSource(name, str(folder)) for name, folder in models.items()]
@@ -79,7 +81,7 @@ def running(
     made = ServerSettings(tuple(sources), port=0, limits=limits or Limits(), **settings)
     registry = Registry(made)
     registry.load_all()
-    site = Site(made, registry, keys=Keys(keys), admin_keys=Keys(admin_keys))
+    site = Site(made, registry, keys=Keys(keys), admin_keys=Keys(admin_keys), tracing=tracing)
     listening = bind(made)
     port = listening.getsockname()[1]
     server = make_server(site)

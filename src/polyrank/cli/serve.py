@@ -11,6 +11,7 @@ from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.server.settings import ModelSource
+    from polyrank.server.tracing import Tracing
 
 MEGABYTE = 1_000_000
 LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
@@ -172,6 +173,14 @@ def serve(
     ] = None,
     log_format: Annotated[str, typer.Option(help="json or plain.")] = "plain",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Send spans of requests by OpenTelemetry, as its OTEL_* variables say (extra "
+            "otel).",
+        ),
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Serve models over HTTP to the clients that people already have.
@@ -204,6 +213,7 @@ def serve(
     from polyrank.server.run import bind, make_server
     from polyrank.server.settings import DEFAULT_MAX_PENDING_BYTES, Limits, ServerSettings
 
+    tracing = _tracing(is_on=trace)
     if log_format not in ("json", "plain") or log_level not in _LEVELS:
         raise ConfigError(
             f"log-format must be json or plain, and log-level one of {', '.join(_LEVELS)}; not "
@@ -248,13 +258,28 @@ def serve(
     registry = Registry(settings)
     with screen.loading(", ".join(model or []) or None, quiet=quiet):
         registry.load_all()
-    server = make_server(Site(settings, registry, keys=keys, admin_keys=admin_keys))
+    site = Site(settings, registry, keys=keys, admin_keys=admin_keys, tracing=tracing)
+    server = make_server(site)
     server.run([listening])
     if not server.started:
         raise ConfigError("the server could not start; its log says why")
 
 
 _LEVELS = ("debug", "info", "warning", "error")
+
+
+def _tracing(*, is_on: bool) -> "Tracing":
+    """Return what traces are given to; OpenTelemetry is imported only where it is on."""
+    from polyrank._extras import require
+    from polyrank.server.tracing import NO_TRACING
+
+    if not is_on:
+        return NO_TRACING
+    modules = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+    require("otel", *modules, purpose="polyrank serve --trace")
+    from polyrank.server import otel
+
+    return otel.from_environment()
 
 
 def _source(given: str, *, is_loaded: bool) -> "ModelSource":

@@ -31,6 +31,7 @@ from polyrank.server.openapi import describe
 from polyrank.server.playground import load_page
 from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
+from polyrank.server.tracing import NO_TRACING, Tracing
 
 JSON = "application/json"
 _WEAVIATE = ("", "/weaviate")
@@ -45,6 +46,7 @@ class Site:
         registry: Its models, loaded.
         keys: Keys that requests need; none asks for none.
         admin_keys: Keys of the admin routes; without any there are no such routes.
+        tracing: What traces of requests are given to.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Site:
         *,
         keys: Keys | None = None,
         admin_keys: Keys | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.settings = settings
         self.registry = registry
@@ -71,7 +74,7 @@ class Site:
             num_workers=settings.num_workers,
         )
         self.health = Health(self.service)
-        self.exchange = Exchange(self.service, settings, keys or Keys(), self.health)
+        self.exchange = Exchange(self.service, settings, keys or Keys(), self.health, tracing)
         self.metrics.watch(self.scheduler, lambda: self.admission.num_requests)
         if self.cache is not None:
             cache = self.cache
@@ -131,6 +134,7 @@ class Site:
         yield
         self.scheduler.close()
         self.service.close()
+        await asyncio.to_thread(self.exchange.tracing.close)
 
     async def _probe_all(self) -> None:
         # the first request must not be the one that finds out

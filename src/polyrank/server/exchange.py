@@ -33,6 +33,7 @@ from polyrank.server.logs import log
 from polyrank.server.metrics import Metrics
 from polyrank.server.service import RequestContext, Service
 from polyrank.server.settings import ServerSettings
+from polyrank.server.tracing import NO_TRACING, Fact, Tracing
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 ID_HEADER = "x-request-id"
@@ -56,12 +57,18 @@ class Exchange:
     """Serves requests of any dialect."""
 
     def __init__(
-        self, service: Service, settings: ServerSettings, keys: Keys, health: Health
+        self,
+        service: Service,
+        settings: ServerSettings,
+        keys: Keys,
+        health: Health,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.service = service
         self.settings = settings
         self.keys = keys
         self.health = health
+        self.tracing = tracing
 
     @property
     def admission(self) -> Admission:
@@ -94,7 +101,10 @@ class _Turn:
         self.route = route
         self.request = request
         self.operation: Operation = route.operations[0]
-        self.context = RequestContext(request_id=request_id(request))
+        self.context = RequestContext(
+            request_id=request_id(request),
+            trace=exchange.tracing.begin(route.method, route.path, request.headers),
+        )
         self.failure: Failure | None = None
 
     @property
@@ -242,22 +252,28 @@ class _Turn:
         total_s = time.monotonic() - context.begun
         metrics.count_request(context, self.failure_label(status), total_s)
         metrics.answers.labels(self.dialect.name, str(status)).inc()
+        facts: dict[str, Fact] = {
+            "request_id": context.request_id,
+            "dialect": self.dialect.name,
+            "model": context.model,
+            "texts": context.num_texts,
+            "tokens": context.num_tokens,
+            "truncated": context.num_truncated,
+        }
+        gone = "dropped" if status == CLIENT_GONE else None
+        context.trace.end(status, self.failure.kind if self.failure else gone, facts)
         log(
             logging.INFO if status < 500 else logging.WARNING,
             "request",
-            request_id=context.request_id,
             method=self.route.method,
             path=self.route.path,
-            dialect=self.dialect.name,
             status=status,
-            model=context.model,
-            texts=context.num_texts,
-            tokens=context.num_tokens,
-            truncated=context.num_truncated,
+            **facts,
             total_ms=round(total_s * 1000, 1),
             queue_ms=round(context.queue_s * 1000, 1),
             inference_ms=round(context.inference_s * 1000, 1),
             **({"error": self.failure.kind} if self.failure else {}),
+            **({"trace_id": context.trace.trace_id} if context.trace.trace_id else {}),
         )
 
     def failure_label(self, status: int) -> str | None:

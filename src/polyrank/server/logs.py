@@ -44,7 +44,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def set_up(*, is_json: bool, level: str = "info") -> None:
-    """Write logs of the server and of uvicorn to standard error.
+    """Write logs of the server, of uvicorn and of OpenTelemetry to standard error.
 
     Args:
         is_json: Whether lines are JSON.
@@ -52,7 +52,7 @@ def set_up(*, is_json: bool, level: str = "info") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else PlainFormatter())
-    for name in ("polyrank", "uvicorn"):
+    for name in ("polyrank", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper())

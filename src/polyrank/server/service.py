@@ -23,6 +23,7 @@ from polyrank.server.cache import CachedRow, ResultCache, cache_key
 from polyrank.server.computations import Computation, Item, Prepared
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
+from polyrank.server.tracing import NO_TRACE, Trace
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.text.inputs import check_text
 from polyrank.types import EmbeddingPrecision, Float32Array, InputType
@@ -54,6 +55,7 @@ class RequestContext:
         inference_ended: When its last batch ended.
         model: Name of the model that served it.
         task: "rerank", "predict" or "embed", as metrics name it.
+        trace: What its steps are told.
     """
 
     request_id: str = ""
@@ -69,6 +71,7 @@ class RequestContext:
     inference_ended: float = -inf
     model: str = ""
     task: str = ""
+    trace: Trace = NO_TRACE
 
     @property
     def queue_s(self) -> float:
@@ -84,8 +87,18 @@ class RequestContext:
     def _has_run(self) -> bool:
         return self.inference_ended > -inf
 
+    def note_tokenized(self, begin: float, prepared: Prepared) -> None:
+        """Keep how long it took to tokenise some of its texts, up to now."""
+        end = time.monotonic()
+        self.tokenization_s += end - begin
+        facts = {"texts": len(prepared.num_tokens), "tokens": prepared.batch.total_tokens}
+        self.trace.add("tokenize", begin, end, facts)
+
     def note_run(self, ran: Ran) -> None:
         """Keep when some of its sequences were run."""
+        facts = {"sequences": len(ran.rows)}
+        self.trace.add("queue", ran.submitted, ran.begun, facts)
+        self.trace.add("encode", ran.begun, ran.ended, facts)
         self.submitted = min(self.submitted, ran.submitted)
         self.inference_begun = min(self.inference_begun, ran.begun)
         self.inference_ended = max(self.inference_ended, ran.ended)
@@ -415,7 +428,7 @@ class _Work:
         size = sum(self.sizes[i] for i in part)
         begin = time.monotonic()
         prepared = await self._call(size, self.computation.prepare, [self.items[i] for i in part])
-        self.context.tokenization_s += time.monotonic() - begin
+        self.context.note_tokenized(begin, prepared)
         if not self.is_truncating and prepared.is_truncated.any():
             at = part[int(prepared.is_truncated.argmax())]
             raise InputError(
