@@ -505,6 +505,80 @@ def test_limits_of_tokens_that_requests_set(server: Running) -> None:
     assert len(server.post("/vllm/rerank", everything)["results"]) == 1
 
 
+LONG = " ".join(DOCUMENTS * 20)  # more than a model here reads
+
+
+def test_every_dialect_can_forbid_to_cut(server: Running) -> None:
+    rerank, embed = {"query": QUERY, "documents": [LONG, "a"]}, {"inputs": [LONG]}
+    bodies: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("/rerank", {"query": QUERY, "texts": [LONG, "a"]}, {"truncate": False}),
+        ("/predict", {"inputs": LONG}, {"truncate": False}),
+        ("/embed", embed, {"truncate": False}),
+        ("/embed_all", embed, {"truncate": False}),
+        ("/voyage/rerank", rerank, {"truncation": False}),
+        ("/voyage/embeddings", {"input": LONG}, {"truncation": False}),
+        ("/jina/rerank", rerank, {"truncation": False}),
+        ("/cohere/v1/rerank", rerank, {"max_chunks_per_doc": 10}),
+        ("/v1/embed", {"texts": [LONG]}, {"truncate": "NONE"}),
+        ("/v2/embed", {"texts": [LONG]}, {"truncate": "NONE"}),
+        ("/v2/embed", {"texts": ["one two three four"]}, {"truncate": "NONE", "max_tokens": 5}),
+        ("/pinecone/rerank", rerank, {"parameters": {"truncate": "NONE"}}),
+        ("/polyrank/rank", rerank, {"truncate": False}),
+    ]
+    for path, body, forbid in bodies:
+        assert server.call(path, body).status == 200, path
+        reply = server.call(path, body | forbid)
+        assert reply.status in (400, 422), path
+        assert b"text 0 is longer than the" in reply.body, path
+    assert server.call("/jina/v1/embeddings", {"input": "a", "late_chunking": True}).status == 400
+
+
+def test_a_server_can_forbid_to_cut(folders: Folders) -> None:
+    with running({"reranker": folders["reranker"]}, auto_truncate=False) as strict:
+        body = {"query": QUERY, "texts": [LONG]}
+        assert "--no-auto-truncate" in strict.call("/rerank", body).json["error"]
+        assert len(strict.post("/rerank", body | {"truncate": True})) == 1
+
+
+def test_cohere_is_told_what_was_cut(server: Running, embedder: Embedder) -> None:
+    body = {"query": QUERY, "documents": [LONG, "a", LONG]}
+    cut = "texts that were longer than what is read, and were cut: 2"
+    for path, more in (
+        ("/v1/rerank", {}),
+        ("/v2/rerank", {}),
+        ("/v2/rerank", {"max_tokens_per_doc": 4096}),
+        ("/cohere/v1/rerank", {"max_chunks_per_doc": 1}),
+    ):
+        assert server.post(path, body | more)["meta"]["warnings"] == [cut]
+    assert "warnings" not in server.post("/v2/rerank", body | {"max_tokens_per_doc": 50})["meta"]
+    refused = server.call("/cohere/v1/rerank", body | {"max_chunks_per_doc": 10})
+    assert "this server reads one chunk of a document" in refused.json["message"]
+    assert server.call("/cohere/v1/rerank", body | {"max_chunks_per_doc": 0}).status == 400
+    short = body | {"documents": ["a", "b"], "max_chunks_per_doc": 10}
+    assert len(server.post("/cohere/v1/rerank", short)["results"]) == 2
+    made = server.post("/v2/embed", {"texts": [LONG], "max_tokens": 20, "truncate": "START"})
+    assert made["meta"]["tokens"] == {"input_tokens": 20}
+    assert made["meta"]["warnings"] == ["texts that were longer than what is read, and were cut: 1"]
+
+
+def test_vllm_cuts_to_the_tokens_asked_for(server: Running, folders: Folders) -> None:
+    body = {"query": QUERY, "documents": [LONG]}
+    for length, side in ((40, "right"), (40, "left"), (100, "right")):
+        reply = server.post(
+            "/vllm/rerank", body | {"truncate_prompt_tokens": length, "truncation_side": side}
+        )
+        assert reply["usage"]["total_tokens"] == length
+        if side == "right":
+            wanted = Reranker(folders["reranker"], max_length=length).score([(QUERY, LONG)])
+            assert reply["results"][0]["relevance_score"] == close(float(wanted[0]))
+    scored = server.post("/score", {"text_1": QUERY, "text_2": LONG, "truncate_prompt_tokens": 30})
+    assert scored["usage"]["total_tokens"] == 30
+    whole = server.post("/vllm/rerank", body | {"truncate_prompt_tokens": -1})
+    assert whole["usage"]["total_tokens"] == 512
+    for wrong in (0, 3, -2):
+        assert server.call("/vllm/rerank", body | {"truncate_prompt_tokens": wrong}).status == 400
+
+
 def test_types_are_not_guessed(server: Running) -> None:
     body = {"query": QUERY, "documents": DOCUMENTS}
     for wrong in ({"top_n": "2"}, {"top_n": 1.5}, {"top_n": True}, {"return_documents": 1}):

@@ -24,6 +24,7 @@ from polyrank.errors import (
 )
 from polyrank.inference.model import Model
 from polyrank.server.computations import Computation, CutsStart, RunHead, ScorePairs, TokenRows
+from polyrank.server.cutting import Cut
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.heads import Head
 from polyrank.tasks.scoring import PairScorer, pair_scorer
@@ -31,8 +32,6 @@ from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import choose_prompt
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import InputType, TaskName
-
-LEFT = "left"
 
 
 class ServedModel:
@@ -51,8 +50,6 @@ class ServedModel:
         self.loaded_at = int(time.time())
         self._model = model
         self._heads: Mapping[TaskName, Head] = {task: model.head(task) for task in model.spec.tasks}
-        limits = TruncationConfig()
-        self._builders = {"right": model.builder(limits), LEFT: _cutting_start(model, limits)}
         self.engine = model.engine
         self.fingerprint = self._fingerprint()
 
@@ -69,7 +66,7 @@ class ServedModel:
     @property
     def max_length(self) -> int:
         """Tokens of a sequence, special tokens included."""
-        return self._builders["right"].max_length
+        return self.spec.max_length
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
@@ -99,30 +96,31 @@ class ServedModel:
             raise CapabilityError(f"model {self.name!r} cannot {task}; it serves: {able}")
         return self._heads[task]
 
-    def ranker(self, direction: str) -> tuple[Computation, PairScorer]:
+    def ranker(self, cut: Cut) -> tuple[Computation, PairScorer]:
         """Return what scores pairs: a cross-encoder, cosines, or both, as `Reranker` does.
 
         Args:
-            direction: "right" cuts the end of texts that are too long, "left" their start.
+            cut: What is cut of texts that are too long.
 
         Returns:
             The computation of logits, and the scorer that turns them into scores.
 
         Raises:
             CapabilityError: If the checkpoint can do neither.
+            ConfigError: If `cut` leaves no room for texts; so do the others here.
         """
         able: tuple[TaskName, ...] = ("rerank", "embed")
         heads = {task: self._heads[task] for task in able if task in self._heads}
         if not heads:
             self.head("rerank")  # says what the checkpoint can do
-        scorer = pair_scorer(heads, self._builders[direction], self.spec.prompts)
-        return ScorePairs(self.engine, scorer, f"rerank:{direction}"), scorer
+        scorer = pair_scorer(heads, self._builder(cut), self.spec.prompts)
+        return ScorePairs(self.engine, scorer, f"rerank:{cut.window}"), scorer
 
-    def classifier(self, direction: str) -> tuple[Computation, Head]:
+    def classifier(self, cut: Cut) -> tuple[Computation, Head]:
         """Return what labels texts and pairs: the classifier, or else the reranker's one label.
 
         Args:
-            direction: As for `ranker`.
+            cut: As for `ranker`.
 
         Returns:
             The computation of logits, and the head with its labels.
@@ -132,14 +130,13 @@ class ServedModel:
         """
         task: TaskName = "classify" if "classify" in self._heads else "rerank"
         head = self._heads[task] if task in self._heads else self.head("classify")
-        builder = self._builders[direction]
-        return RunHead(self.engine, builder, head, f"{task}-head:{direction}"), head
+        return RunHead(self.engine, self._builder(cut), head, f"{task}-head:{cut.window}"), head
 
-    def embedder(self, direction: str) -> tuple[Computation, Head]:
+    def embedder(self, cut: Cut) -> tuple[Computation, Head]:
         """Return what makes vectors.
 
         Args:
-            direction: As for `ranker`.
+            cut: As for `ranker`.
 
         Returns:
             The computation of vectors, and the head.
@@ -148,13 +145,13 @@ class ServedModel:
             CapabilityError: If the checkpoint makes none.
         """
         head = self.head("embed")
-        return RunHead(self.engine, self._builders[direction], head, f"embed:{direction}"), head
+        return RunHead(self.engine, self._builder(cut), head, f"embed:{cut.window}"), head
 
-    def token_embedder(self, direction: str) -> Computation:
+    def token_embedder(self, cut: Cut) -> Computation:
         """Return what makes one row for each token.
 
         Args:
-            direction: As for `ranker`.
+            cut: As for `ranker`.
 
         Returns:
             The computation.
@@ -164,7 +161,7 @@ class ServedModel:
         """
         self.head("embed")
         hidden_size = self.spec.body.hidden_size
-        return TokenRows(self.engine, self._builders[direction], hidden_size, f"rows:{direction}")
+        return TokenRows(self.engine, self._builder(cut), hidden_size, f"rows:{cut.window}")
 
     def prompt(self, *, input_type: InputType | None, prompt_name: str | None) -> str:
         """Return what goes before each text.
@@ -181,6 +178,18 @@ class ServedModel:
         """
         return choose_prompt(self.spec.prompts, input_type=input_type, prompt_name=prompt_name)
 
+    def _builder(self, cut: Cut) -> SequenceBuilder:
+        longest = None if cut.max_length is None else min(cut.max_length, self.max_length)
+        limits = TruncationConfig(longest)
+        if cut.direction == "right":
+            return self._model.builder(limits)
+        return CutsStart(
+            self.tokenizer,
+            limits,
+            model_limit=self.max_length,
+            has_segments=self.spec.body.type_vocab_size > 1,
+        )
+
     def _fingerprint(self) -> str:
         """Return a hash of the files' names, sizes and times: it changes with the weights."""
         digest = hashlib.sha256()
@@ -190,16 +199,6 @@ class ServedModel:
             digest.update(repr((str(path), state.st_size, state.st_mtime_ns)).encode())
         digest.update(repr(self._model.config).encode())
         return digest.hexdigest()[:40]
-
-
-def _cutting_start(model: Model, limits: TruncationConfig) -> SequenceBuilder:
-    spec = model.spec
-    return CutsStart(
-        model.tokenizer,
-        limits,
-        model_limit=spec.max_length,
-        has_segments=spec.body.type_vocab_size > 1,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from polyrank.errors import EmptyRequestError, InputError
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, ResultCache, cache_key
 from polyrank.server.computations import Computation, Item, Prepared
+from polyrank.server.cutting import Cut
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.tracing import NO_TRACE, Trace
@@ -102,19 +103,6 @@ class RequestContext:
         self.submitted = min(self.submitted, ran.submitted)
         self.inference_begun = min(self.inference_begun, ran.begun)
         self.inference_ended = max(self.inference_ended, ran.ended)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How texts that are too long are treated.
-
-    Attributes:
-        is_allowed: Whether they are cut; None does as the server's setting says.
-        direction: "right" cuts the end, "left" the start.
-    """
-
-    is_allowed: bool | None = None
-    direction: str = "right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +215,7 @@ class Service:
         """Return the relevance of (query, document) pairs."""
         served = self.registry.find(model, "rerank")
         context.task = "rerank"
-        computation, scorer = served.ranker(cut.direction)
+        computation, scorer = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
         logits = np.stack(work.rows)
         scores = scorer.activate(logits, None)
@@ -241,7 +229,7 @@ class Service:
         """Return the labels of texts or pairs."""
         served = self.registry.find(model, "classify")
         context.task = "predict"
-        computation, head = served.classifier(cut.direction)
+        computation, head = served.classifier(cut)
         work = await self._compute(context, served, computation, items, cut)
         logits = np.stack(work.rows)
         return Classified(
@@ -265,7 +253,7 @@ class Service:
         """Return the vectors of texts."""
         served = self.registry.find(model, "embed")
         context.task = "embed"
-        computation, head = served.embedder(cut.direction)
+        computation, head = served.embedder(cut)
         dimensions = check_dimensions(wanted.dimensions, head.out_features)
         before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
         work = await self._compute(context, served, computation, _prompted(before, texts), cut)
@@ -288,7 +276,7 @@ class Service:
         served = self.registry.find(model, "embed")
         before = served.prompt(input_type=None, prompt_name=prompt_name)
         context.task = "embed"
-        computation = served.token_embedder(cut.direction)
+        computation = served.token_embedder(cut)
         prompted = _prompted(before, texts)
         work = await self._compute(context, served, computation, prompted, cut, is_cached=False)
         return Embedded(served.name, work.rows, context.num_tokens)
@@ -306,11 +294,11 @@ class Service:
         context = RequestContext(flow=Flow(is_urgent=True))
         items: list[Item] = ["ready?"]
         if task == "rerank":
-            computation, items = served.ranker("right")[0], [("ready?", "ready.")]
+            computation, items = served.ranker(Cut())[0], [("ready?", "ready.")]
         elif task == "classify":
-            computation = served.classifier("right")[0]
+            computation = served.classifier(Cut())[0]
         else:
-            computation = served.embedder("right")[0]
+            computation = served.embedder(Cut())[0]
         await self._compute(context, served, computation, items, Cut(), is_cached=False)
 
     async def _compute(
@@ -364,6 +352,7 @@ class _Work:
         self.context = context
         self.served = served
         self.computation = computation
+        self.cut = cut
         self.is_truncating = served.is_truncating if cut.is_allowed is None else cut.is_allowed
         self.items = items
         self.sizes = sizes
@@ -430,11 +419,7 @@ class _Work:
         prepared = await self._call(size, self.computation.prepare, [self.items[i] for i in part])
         self.context.note_tokenized(begin, prepared)
         if not self.is_truncating and prepared.is_truncated.any():
-            at = part[int(prepared.is_truncated.argmax())]
-            raise InputError(
-                f"text {at} is longer than the {self.served.max_length:,} tokens that the model "
-                "reads, and the request forbids to cut it. Shorten it, or let it be cut."
-            )
+            self._refuse_to_cut(part[int(prepared.is_truncated.argmax())])
         if is_first:
             # later parts are taken to be alike
             whole = sum(self.sizes[i] for i in indices)
@@ -443,6 +428,15 @@ class _Work:
             num_rows = len(indices) if self.computation.pooling else num_tokens
             self.service.admission.check_values(num_rows * self.computation.num_values)
         return prepared
+
+    def _refuse_to_cut(self, at: int) -> NoReturn:
+        limit = min(self.cut.max_length or self.served.max_length, self.served.max_length)
+        is_told = self.cut.is_allowed is False
+        why = self.cut.why_not if is_told else "this server was started with --no-auto-truncate"
+        raise InputError(
+            f"text {at} is longer than the {limit:,} tokens that are read, and {why}. Shorten it, "
+            "or let it be cut."
+        )
 
     async def _finish(self, part: list[int], prepared: Prepared, ran: Ran) -> None:
         self.context.note_run(ran)

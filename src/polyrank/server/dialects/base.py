@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from polyrank.server.cutting import Cut
 from polyrank.server.failures import STATUSES, Failure, Kind
 from polyrank.server.models import Registry
 from polyrank.server.service import (
     Classified,
-    Cut,
     Embedded,
     RequestContext,
     Scored,

@@ -10,14 +10,15 @@ import numpy as np
 from pydantic import Field
 
 from polyrank.errors import CapabilityError, InputError
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, as_object, new_id, texts_of, to_base64
 from polyrank.server.dialects.openai import INPUT_TYPES
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
-from polyrank.server.service import Cut, Embedded, Vectors
+from polyrank.server.service import Embedded, Vectors
 from polyrank.tasks.embed import quantize_vectors
-from polyrank.types import EmbeddingPrecision, Float32Array
+from polyrank.types import EmbeddingPrecision, Float32Array, InputType
 
 
 def _error(failure: Failure, status: int) -> dict[str, str]:
@@ -39,7 +40,7 @@ class RerankV1Body(Body):
     top_n: int | None = None
     rank_fields: list[str] | None = None
     return_documents: bool | None = None
-    max_chunks_per_doc: int | None = None
+    max_chunks_per_doc: Annotated[int, Field(ge=1)] | None = None
 
 
 class RerankV2Body(Body):
@@ -78,6 +79,7 @@ class EmbedV2Body(Body):
     model: str | None = None
     input_type: str | None = None
     embedding_types: list[EmbeddingType] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     output_dimension: int | None = None
     truncate: Truncate = "END"
 
@@ -106,31 +108,42 @@ class DetokenizeBody(Body):
     model: str | None = None
 
 
-def meta(version: str, num_tokens: int, **billed: int) -> dict[str, Any]:
-    """Return the part of a reply that tells versions and amounts."""
-    return {
+def meta(version: str, num_tokens: int, *, num_cut: int = 0, **billed: int) -> dict[str, Any]:
+    """Return the part of a reply that tells versions and amounts, and warns of texts cut."""
+    told: dict[str, Any] = {
         "api_version": {"version": version},
         "billed_units": billed,
         "tokens": {"input_tokens": num_tokens},
     }
+    if num_cut:
+        told["warnings"] = [f"texts that were longer than what is read, and were cut: {num_cut:,}"]
+    return told
 
 
 async def rerank_v1(body: RerankV1Body, api: Api) -> dict[str, Any]:
     """Return the documents, best first, with their text where asked for."""
     texts = texts_of(body.documents, body.rank_fields)
-    return await _rerank(body, texts, api, "1")
+    return await _rerank(body, texts, api, "1", _chunks(body.max_chunks_per_doc))
+
+
+def _chunks(most: int | None) -> Cut:
+    """Return how to read documents in at most so many chunks: in one, or not at all."""
+    if most is None:
+        return Cut()
+    why = f"max_chunks_per_doc is {most}, while this server reads one chunk of a document"
+    return Cut(most == 1, why_not=why)
 
 
 async def rerank_v2(body: RerankV2Body, api: Api) -> dict[str, Any]:
     """Return the documents, best first."""
     texts = await api.shorten(texts_of(body.documents), body.max_tokens_per_doc, model=body.model)
-    return await _rerank(body, texts, api, "2")
+    return await _rerank(body, texts, api, "2", Cut())
 
 
 async def _rerank(
-    body: RerankV1Body | RerankV2Body, texts: list[str], api: Api, version: str
+    body: RerankV1Body | RerankV2Body, texts: list[str], api: Api, version: str, cut: Cut
 ) -> dict[str, Any]:
-    found = await ranked(api, body.query, texts, body.model, body.top_n)
+    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut)
     results: list[dict[str, Any]] = [
         {"index": i, "relevance_score": score} for i, score in found.hits
     ]
@@ -140,13 +153,14 @@ async def _rerank(
     return {
         "id": new_id("rerank"),
         "results": results,
-        "meta": meta(version, found.num_tokens, search_units=1),
+        "meta": meta(version, found.num_tokens, num_cut=found.num_cut, search_units=1),
     }
 
 
 async def embed_v1(body: EmbedV1Body, api: Api) -> dict[str, Any]:
     """Return vectors: a plain list of floats, or by type where types are named."""
-    found = await _embed(api, body.texts, body, None)
+    wanted = Vectors(input_type=_input_type(body), is_normalized=True)
+    found = await api.embed(body.texts, wanted, model=body.model, cut=_cut(body.truncate))
     by_type = body.embedding_types is not None
     return {
         "id": new_id("embed"),
@@ -154,7 +168,7 @@ async def embed_v1(body: EmbedV1Body, api: Api) -> dict[str, Any]:
         "embeddings": _by_type(found, body.embedding_types or ["float"])
         if by_type
         else found.vectors,
-        "meta": meta("1", found.num_tokens, input_tokens=found.num_tokens),
+        "meta": _amounts("1", found, api),
         "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
     }
 
@@ -162,12 +176,16 @@ async def embed_v1(body: EmbedV1Body, api: Api) -> dict[str, Any]:
 async def embed_v2(body: EmbedV2Body, api: Api) -> dict[str, Any]:
     """Return vectors by type."""
     texts = list(body.texts or []) + [_joined(each, i) for i, each in enumerate(body.inputs or [])]
-    found = await _embed(api, texts, body, body.output_dimension)
+    wanted = Vectors(
+        input_type=_input_type(body), is_normalized=True, dimensions=body.output_dimension
+    )
+    cut = _cut(body.truncate, body.max_tokens)
+    found = await api.embed(texts, wanted, model=body.model, cut=cut)
     return {
         "id": new_id("embed"),
         "texts": texts,
         "embeddings": _by_type(found, body.embedding_types or ["float"]),
-        "meta": meta("2", found.num_tokens, input_tokens=found.num_tokens),
+        "meta": _amounts("2", found, api),
         "response_type": "embeddings_by_type",
     }
 
@@ -179,17 +197,17 @@ def _joined(given: EmbedV2Input, at: int) -> str:
     return "\n".join(map(str, pieces))
 
 
-async def _embed(
-    api: Api, texts: list[str], body: EmbedV1Body | EmbedV2Body, dimensions: int | None
-) -> Embedded:
-    wanted = Vectors(
-        input_type=INPUT_TYPES.get(body.input_type or ""), is_normalized=True, dimensions=dimensions
-    )
-    return await api.embed(texts, wanted, model=body.model, cut=_cut(body.truncate))
+def _input_type(body: EmbedV1Body | EmbedV2Body) -> InputType | None:
+    return INPUT_TYPES.get(body.input_type or "")
 
 
-def _cut(truncate: Truncate) -> Cut:
-    return Cut(truncate != "NONE", "left" if truncate == "START" else "right")
+def _cut(truncate: Truncate, max_tokens: int | None = None) -> Cut:
+    return Cut(truncate != "NONE", "left" if truncate == "START" else "right", max_tokens)
+
+
+def _amounts(version: str, found: Embedded, api: Api) -> dict[str, Any]:
+    num_tokens, num_cut = found.num_tokens, api.context.num_truncated
+    return meta(version, num_tokens, num_cut=num_cut, input_tokens=num_tokens)
 
 
 _PRECISIONS: dict[str, EmbeddingPrecision] = {
@@ -232,7 +250,12 @@ async def classify(body: ClassifyBody, api: Api) -> dict[str, Any]:
             _classification(text, found.labels, row, is_single=is_single)
             for text, row in zip(body.inputs, found.probabilities, strict=True)
         ],
-        "meta": meta("1", found.num_tokens, classifications=len(body.inputs)),
+        "meta": meta(
+            "1",
+            found.num_tokens,
+            num_cut=sum(found.is_truncated),
+            classifications=len(body.inputs),
+        ),
     }
 
 

@@ -67,7 +67,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
         "id": new_id("infinity"),
         "created": now_s(),
         # for Cohere's clients, whose body is the same
-        "meta": meta("1", found.num_tokens, search_units=1),
+        "meta": meta("1", found.num_tokens, num_cut=found.num_cut, search_units=1),
     }
 
 

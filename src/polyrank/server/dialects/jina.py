@@ -6,12 +6,12 @@ and errors hold what each of their clients looks for.
 
 from typing import Any
 
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
 from polyrank.server.dialects.fields import Documents, as_object, new_id, now_s, texts_of
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
-from polyrank.server.service import Cut
 
 
 def _error(failure: Failure, status: int) -> dict[str, str]:
@@ -51,7 +51,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
         "model": found.model,
         "results": results,
         "usage": {"total_tokens": found.num_tokens, "prompt_tokens": found.num_tokens},
-        "meta": meta("1", found.num_tokens, search_units=1),
+        "meta": meta("1", found.num_tokens, num_cut=found.num_cut, search_units=1),
     }
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from pydantic import Field
 
 from polyrank.errors import InputError
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, texts_of
 from polyrank.server.failures import Failure
-from polyrank.server.service import Cut, Vectors
+from polyrank.server.service import Vectors
 from polyrank.tasks.rerank import check_top_n, order_by_logit
 from polyrank.types import EmbeddingPrecision, InputType
 

@@ -1,15 +1,16 @@
 """Pinecone's inference API, 2025-10: rerank and embed."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, as_object, texts_of
 from polyrank.server.dialects.openai import INPUT_TYPES
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
-from polyrank.server.service import Cut, Vectors
+from polyrank.server.service import Vectors
 
 CODES = {
     "unauthorized": "UNAUTHENTICATED",
@@ -34,7 +35,7 @@ PINECONE = Dialect("pinecone", _error, {"invalid": 400})
 class Parameters(Body):
     """How texts are read."""
 
-    truncate: str | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
     input_type: str | None = None
     dimension: int | None = None
 

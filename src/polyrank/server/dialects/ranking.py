@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api
-from polyrank.server.service import Cut
 from polyrank.tasks.rerank import check_top_n, order_by_logit
 
 
@@ -15,11 +15,13 @@ class Ranked:
         model: Name of the model that ranked.
         hits: Index and value of each kept document, best first.
         num_tokens: Tokens of all pairs.
+        num_cut: Documents of which tokens were cut.
     """
 
     model: str
     hits: list[tuple[int, float]]
     num_tokens: int
+    num_cut: int
 
 
 async def ranked(
@@ -53,4 +55,4 @@ async def ranked(
     scored = await api.score([(query, text) for text in texts], model=model, cut=cut)
     values = scored.logits if is_raw else scored.scores
     hits = [(i, float(values[i])) for i in order_by_logit(scored.logits)[:top_n]]
-    return Ranked(scored.model, hits, scored.num_tokens)
+    return Ranked(scored.model, hits, scored.num_tokens, sum(scored.is_truncated))

@@ -12,11 +12,12 @@ from pydantic import BeforeValidator
 
 import polyrank
 from polyrank.errors import RequestError
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Inputs
 from polyrank.server.failures import Failure
 from polyrank.server.models import Registry, ServedModel
-from polyrank.server.service import Classified, Cut, Vectors
+from polyrank.server.service import Classified, Vectors
 from polyrank.tasks.rerank import order_by_logit
 from polyrank.types import TaskName
 

@@ -1,8 +1,11 @@
 """vLLM's rerank and score."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from polyrank.errors import InputError
+from polyrank.server.cutting import Cut, Direction
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, document_text, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error
@@ -27,7 +30,21 @@ SIGNS = (
 Texts = Any  # a text, an object with a text, or a list of either
 
 
-class RerankBody(Body):
+class _Cutting(Body):
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncation_side: Direction | None = None
+    use_activation: bool | None = None
+
+    def cut(self) -> Cut:
+        """Return how long pairs are cut; -1 means the model's own limit."""
+        length = self.truncate_prompt_tokens
+        side = self.truncation_side or "right"
+        if length is None:
+            return Cut(direction=side)
+        return Cut(True, side, None if length == -1 else length)
+
+
+class RerankBody(_Cutting):
     """Documents to rank."""
 
     query: str
@@ -36,10 +53,9 @@ class RerankBody(Body):
     top_n: int = 0
     max_tokens_per_query: int | None = None
     max_tokens_per_doc: int | None = None
-    use_activation: bool | None = None
 
 
-class ScoreBody(Body):
+class ScoreBody(_Cutting):
     """Texts to score against each other: one with many, or pairs of lists of equal length."""
 
     model: str | None = None
@@ -50,16 +66,22 @@ class ScoreBody(Body):
     text_2: Texts = None
     data_1: Texts = None
     data_2: Texts = None
-    use_activation: bool | None = None
 
 
 async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, always with their text; ``top_n`` 0 keeps all."""
     texts = texts_of(body.documents)
-    cut = await api.shorten(texts, _limit(body.max_tokens_per_doc), model=body.model)
+    short = await api.shorten(texts, _limit(body.max_tokens_per_doc), model=body.model)
     (query,) = await api.shorten([body.query], _limit(body.max_tokens_per_query), model=body.model)
-    is_raw = body.use_activation is False
-    found = await ranked(api, query, cut, body.model, _limit(body.top_n), is_raw=is_raw)
+    found = await ranked(
+        api,
+        query,
+        short,
+        body.model,
+        _limit(body.top_n),
+        is_raw=body.use_activation is False,
+        cut=body.cut(),
+    )
     return {
         "id": new_id("rerank"),
         "model": found.model,
@@ -78,7 +100,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
 async def score(body: ScoreBody, api: Api) -> dict[str, Any]:
     """Return one score a pair, in input order."""
     pairs = _pairs(*_sides(body))
-    scored = await api.score(pairs, model=body.model)
+    scored = await api.score(pairs, model=body.model, cut=body.cut())
     values = scored.logits if body.use_activation is False else scored.scores
     return {
         "id": new_id("score"),

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, texts_of
 from polyrank.server.dialects.openai import EmbeddingsBody, embeddings
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
-from polyrank.server.service import Cut
 
 
 def _error(failure: Failure, status: int) -> dict[str, str]:
