@@ -15,8 +15,7 @@ from polyrank.engine.engine import Engine
 from polyrank.engine.scheduler import join_batches
 from polyrank.tasks.heads import Head
 from polyrank.tasks.scoring import PairPlan, PairScorer
-from polyrank.text.pairs import SequenceBuilder, Sequences
-from polyrank.text.tokenizer import Template
+from polyrank.text.pairs import SequenceBuilder
 from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 Item = str | tuple[str, str]
@@ -166,30 +165,6 @@ class TokenRows:
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the rows as they are."""
         return rows
-
-
-class CutsStart(SequenceBuilder):
-    """Cuts the start of texts that are too long, where `SequenceBuilder` cuts their end."""
-
-    def _pack(
-        self,
-        template: Template,
-        texts: Sequence[tuple[Int32Array, ...]],
-        lengths: Sequence[tuple[int, ...]],
-    ) -> Sequences:
-        ends = [
-            tuple(ids[len(ids) - kept :] for ids, kept in zip(members, counts, strict=True))
-            for members, counts in zip(texts, lengths, strict=True)
-        ]
-        packed = super()._pack(template, ends, lengths)
-        is_cut = [
-            any(map(_differ, members, kept)) for members, kept in zip(texts, ends, strict=True)
-        ]
-        return Sequences(packed.batch, np.array(is_cut, bool), packed.num_kept_tokens)
-
-
-def _differ(first: Int32Array, second: Int32Array) -> bool:
-    return len(first) != len(second)
 
 
 def _pair(item: Item) -> tuple[str, str]:

@@ -1,9 +1,8 @@
 """What a request says of texts that are too long. The cutting itself is `polyrank.text`'s."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-Direction = Literal["right", "left"]
+from polyrank.text.pairs import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,18 +11,18 @@ class Cut:
 
     Attributes:
         is_allowed: Whether they are cut; None does as the server's setting says.
-        direction: "right" cuts the end, "left" the start.
+        side: "right" cuts the end, "left" the start.
         max_length: Tokens of a text or a pair, special ones included; None, and what is above
             the model's own limit, means that limit.
         why_not: Why they are not cut, where they are not, for the message.
     """
 
     is_allowed: bool | None = None
-    direction: Direction = "right"
+    side: Side = "right"
     max_length: int | None = None
     why_not: str = "the request forbids to cut it"
 
     @property
     def window(self) -> str:
         """What of it changes the tokens that are read, as a part of keys."""
-        return f"{self.direction}:{self.max_length or ''}"
+        return f"{self.side}:{self.max_length or ''}"

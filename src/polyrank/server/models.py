@@ -23,7 +23,7 @@ from polyrank.errors import (
     UnknownModelError,
 )
 from polyrank.inference.model import Model
-from polyrank.server.computations import Computation, CutsStart, RunHead, ScorePairs, TokenRows
+from polyrank.server.computations import Computation, RunHead, ScorePairs, TokenRows
 from polyrank.server.cutting import Cut
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.heads import Head
@@ -181,13 +181,12 @@ class ServedModel:
     def _builder(self, cut: Cut) -> SequenceBuilder:
         longest = None if cut.max_length is None else min(cut.max_length, self.max_length)
         limits = TruncationConfig(longest)
-        if cut.direction == "right":
-            return self._model.builder(limits)
-        return CutsStart(
+        return SequenceBuilder(
             self.tokenizer,
             limits,
             model_limit=self.max_length,
             has_segments=self.spec.body.type_vocab_size > 1,
+            side=cut.side,
         )
 
     def _fingerprint(self) -> str:

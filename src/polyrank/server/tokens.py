@@ -1,41 +1,20 @@
 """Token ids in and out: for tokenise and decode routes, and for clients that send ids for texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.server.models import ServedModel
 from polyrank.text.inputs import check_text
+from polyrank.text.tokenizer import Token
 
 if TYPE_CHECKING:
-    import tokenizers
-
     from polyrank.server.service import Service
 
 _FOREIGN_IDS = (
     "token ids {at} are not those of model {name!r}: {why}. Send texts; langchain-openai does with "
     "check_embedding_ctx_length=False."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of a text.
-
-    Attributes:
-        token_id: Its id.
-        text: What it spells.
-        is_special: Whether the template added it.
-        start: Offset of its first character in the text; None for special tokens.
-        stop: Offset after its last character; None for special tokens.
-    """
-
-    token_id: int
-    text: str
-    is_special: bool
-    start: int | None
-    stop: int | None
 
 
 class TokenTools:
@@ -68,14 +47,8 @@ class TokenTools:
         served = self._served(model)
         self._check(texts, "texts")
         checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
-
-        def run() -> list[list[Token]]:
-            encodings = _raw(served).encode_batch(checked, add_special_tokens=is_special)
-            return [
-                _tokens(encoding, text) for encoding, text in zip(encodings, checked, strict=True)
-            ]
-
-        return await self._service.in_worker(run)
+        tokenizer = served.tokenizer
+        return await self._service.in_worker(tokenizer.tokens, checked, is_special=is_special)
 
     async def decode(
         self, ids: Sequence[Sequence[int]], model: str | None, *, skip_special: bool
@@ -100,8 +73,7 @@ class TokenTools:
             _check_range(served, members, i)
 
         def run() -> list[str]:
-            raw = _raw(served)
-            return [raw.decode(list(each), skip_special_tokens=skip_special) for each in ids]
+            return [served.tokenizer.decode(each, skip_special=skip_special) for each in ids]
 
         return await self._service.in_worker(run)
 
@@ -170,21 +142,6 @@ class TokenTools:
         self._service.admission.check_batch(len(members), what)
 
 
-def _raw(served: ServedModel) -> "tokenizers.Tokenizer":
-    return served.tokenizer._tokenizer
-
-
-def _tokens(encoding: "tokenizers.Encoding", text: str) -> list[Token]:
-    rows = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.sequence_ids, strict=True)
-    found = []
-    for token_id, token, (start, stop), owner in rows:
-        if owner is None:
-            found.append(Token(token_id, token, True, None, None))
-        else:
-            found.append(Token(token_id, text[start:stop], False, start, stop))
-    return found
-
-
 def _check_range(served: ServedModel, ids: Sequence[int], at: int) -> None:
     size = served.tokenizer.vocab_size
     wrong = [each for each in ids if not 0 <= each < size]
@@ -196,11 +153,11 @@ def _check_range(served: ServedModel, ids: Sequence[int], at: int) -> None:
 def _text(served: ServedModel, given: str | Sequence[int], at: int) -> str:
     if isinstance(given, str):
         return given
-    raw = _raw(served)
-    special = {int(each) for part in served.tokenizer.single.parts for each in part}
+    tokenizer = served.tokenizer
+    special = {int(each) for part in tokenizer.single.parts for each in part}
     inner = [each for each in given if each not in special]
-    text = raw.decode(inner, skip_special_tokens=False)
-    if raw.encode(text, add_special_tokens=False).ids != inner:
+    text = tokenizer.decode(inner, skip_special=False)
+    if tokenizer.encode([text])[0].tolist() != inner:
         why = "what they spell is tokenised otherwise"
         raise InputError(_FOREIGN_IDS.format(at=at, name=served.name, why=why))
     return text

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from polyrank.config import TruncationConfig
 from polyrank.text.tokenizer import Template, Tokenizer
 from polyrank.text.truncation import longest_first, only_second, room_for_texts
 from polyrank.types import Int32Array, PackedBatch
+
+Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class SequenceBuilder:
         *,
         model_limit: int,
         has_segments: bool,
+        side: Side = "right",
     ) -> None:
         """Set the limits.
 
@@ -46,6 +50,7 @@ class SequenceBuilder:
             truncation: What to cut when a sequence is too long.
             model_limit: Most tokens that the checkpoint reads.
             has_segments: Whether the body tells segments apart (type_vocab_size above 1).
+            side: Where a text that is too long is cut: "right" at its end, "left" at its start.
 
         Raises:
             ConfigError: If the truncation setting does not fit the checkpoint.
@@ -54,11 +59,12 @@ class SequenceBuilder:
         self.truncation = truncation
         self.model_limit = model_limit
         self.has_segments = has_segments
+        self.side = side
         self.max_length = min(truncation.max_length or model_limit, model_limit)
         room_for_texts(truncation, model_limit, tokenizer.single.num_special_tokens)
 
     def texts(self, texts: Sequence[str]) -> Sequences:
-        """Return each text as a sequence of its own, cut at its end where it is too long."""
+        """Return each text as a sequence of its own, cut where it is too long."""
         template = self.tokenizer.single
         room = room_for_texts(self.truncation, self.model_limit, template.num_special_tokens)
         ids = self._encode_unique(texts)
@@ -96,7 +102,7 @@ class SequenceBuilder:
         pieces: list[Int32Array] = []
         types: list[Int32Array] = []
         for members, kept in zip(texts, lengths, strict=True):
-            cut = [ids[:length] for ids, length in zip(members, kept, strict=True)]
+            cut = [self._cut(ids, length) for ids, length in zip(members, kept, strict=True)]
             new_ids, new_types = template.join(cut)
             pieces += new_ids
             types += new_types
@@ -111,6 +117,9 @@ class SequenceBuilder:
             ),
             np.array([kept[-1] for kept in lengths], np.int32),
         )
+
+    def _cut(self, ids: Int32Array, length: int) -> Int32Array:
+        return ids[:length] if self.side == "right" else ids[len(ids) - length :]
 
     def _segments(self, types: list[Int32Array]) -> Int32Array | None:
         if not self.has_segments:

@@ -49,6 +49,25 @@ class Template:
         return ids, types
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text.
+
+    Attributes:
+        token_id: Its id.
+        text: What of the text it stands for; a special token's own name.
+        is_special: Whether the template added it.
+        start: Offset of its first character in the text; None for special tokens.
+        stop: Offset after its last character; None for special tokens.
+    """
+
+    token_id: int
+    text: str
+    is_special: bool
+    start: int | None
+    stop: int | None
+
+
 class Tokenizer:
     """Token ids of texts, exactly as the checkpoint's tokenizer.json makes them.
 
@@ -100,6 +119,31 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
+    def tokens(self, texts: Sequence[str], *, is_special: bool) -> list[list[Token]]:
+        """Return the tokens of each text with their places, without truncation.
+
+        Args:
+            texts: Texts that `check_text` accepts.
+            is_special: Whether special tokens are put around each text.
+
+        Returns:
+            Tokens of each text, in order.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=is_special)
+        return [_tokens(encoding, text) for encoding, text in zip(encodings, texts, strict=True)]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return what token ids spell.
+
+        Args:
+            ids: Ids, each from 0 to `vocab_size` - 1.
+            skip_special: Whether special tokens are left out.
+
+        Returns:
+            The text; where the tokenizer normalises, not always the one that was encoded.
+        """
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
     def end_of_token(self, text: str, num_tokens: int) -> int:
         """Return the character offset after a text's first tokens.
 
@@ -114,6 +158,17 @@ class Tokenizer:
             return 0
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return int(offsets[min(num_tokens, len(offsets)) - 1][1]) if offsets else 0
+
+
+def _tokens(encoding: tokenizers.Encoding, text: str) -> list[Token]:
+    rows = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.sequence_ids, strict=True)
+    found = []
+    for token_id, name, (start, stop), owner in rows:
+        if owner is None:
+            found.append(Token(token_id, name, True, None, None))
+        else:
+            found.append(Token(token_id, text[start:stop], False, start, stop))
+    return found
 
 
 def _template(encoding: tokenizers.Encoding, num_texts: int) -> Template:

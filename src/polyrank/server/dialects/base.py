@@ -18,7 +18,8 @@ from polyrank.server.service import (
     Vectors,
 )
 from polyrank.server.settings import ServerSettings
-from polyrank.server.tokens import Token, TokenTools
+from polyrank.server.tokens import TokenTools
+from polyrank.text.tokenizer import Token
 
 
 class Body(BaseModel):

@@ -5,11 +5,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from polyrank.errors import InputError
-from polyrank.server.cutting import Cut, Direction
+from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, document_text, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error
 from polyrank.server.dialects.ranking import ranked
+from polyrank.text.pairs import Side
 
 VLLM = Dialect("vllm", error, {"invalid": 400})
 
@@ -32,7 +33,7 @@ Texts = Any  # a text, an object with a text, or a list of either
 
 class _Cutting(Body):
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
-    truncation_side: Direction | None = None
+    truncation_side: Side | None = None
     use_activation: bool | None = None
 
     def cut(self) -> Cut:
@@ -40,7 +41,7 @@ class _Cutting(Body):
         length = self.truncate_prompt_tokens
         side = self.truncation_side or "right"
         if length is None:
-            return Cut(direction=side)
+            return Cut(side=side)
         return Cut(True, side, None if length == -1 else length)
 
 
