@@ -81,6 +81,12 @@ def test_tei_predict(server: Running, classifier: Classifier) -> None:
     )
 
 
+def test_empty_texts_are_texts(server: Running, embedder: Embedder) -> None:
+    np.testing.assert_allclose(
+        server.post("/embed", {"inputs": [""]}), embedder.encode([""]), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("path", ["/embed", "/tei/embed"])
 def test_tei_embed(server: Running, embedder: Embedder, path: str) -> None:
     found = np.array(server.post(path, {"inputs": DOCUMENTS[0]}))
@@ -450,6 +456,32 @@ def test_embedders_rank_by_cosine(server: Running, folders: Folders) -> None:
     assert hits(reply, "score") == [(hit.index, close(hit.score)) for hit in wanted]
 
 
+def tokens_of(server: Running, texts: list[str]) -> list[int]:
+    found = server.post("/tokenize", {"inputs": texts, "model": "embedder"})
+    return [len(tokens) for tokens in found]
+
+
+def test_usage_of_cosines_counts_a_query_once(server: Running, folders: Folders) -> None:
+    prompted = [f"query: {QUERY}", *(f"passage: {text}" for text in DOCUMENTS)]
+    query, *documents = tokens_of(server, prompted)
+    body = {"query": QUERY, "documents": DOCUMENTS, "model": "embedder"}
+    usage = server.post("/v1/rerank", body)["usage"]
+    assert usage["total_tokens"] == query + sum(documents)
+    # however many parts a request is cut into
+    many = server.post("/v1/rerank", body | {"documents": DOCUMENTS * 100})["usage"]
+    assert many["total_tokens"] == query + 100 * sum(documents)
+    # pairs with queries of their own count those
+    pairs = {"queries": DOCUMENTS[:2], "documents": DOCUMENTS[2:4], "model": "embedder"}
+    asked = tokens_of(server, [f"query: {text}" for text in DOCUMENTS[:2]])
+    scored = server.post("/score", pairs)["usage"]["total_tokens"]
+    assert scored == sum(asked) + sum(documents[2:4])
+    # and what the cache has counts as what is computed
+    with running({"embedder": folders["embedder"]}, cache_bytes=1_000_000) as other:
+        assert other.post("/v1/rerank", body | {"documents": DOCUMENTS[3:]})["usage"]
+        for _ in range(2):
+            assert other.post("/v1/rerank", body)["usage"] == usage
+
+
 def test_a_rerank_head_may_add_cosines(
     checkpoint: Callable[[str], Path], tmp_path: Path, folders: Folders
 ) -> None:
@@ -459,6 +491,12 @@ def test_a_rerank_head_may_add_cosines(
         rows = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True})
         assert hits(rows, "score") == [(hit.index, close(hit.logit)) for hit in wanted]
         assert server.call("/info").json["models"][0]["ranks_by"] == "cross-encoder"
+        shown = {"query": QUERY, "documents": DOCUMENTS}
+        counts = [server.post("/v1/rerank", shown | {"documents": [text]}) for text in DOCUMENTS]
+        apart = sum(reply["usage"]["total_tokens"] for reply in counts)
+        together = server.post("/v1/rerank", shown)["usage"]["total_tokens"]
+        (query,) = server.post("/tokenize", {"inputs": f"query: {QUERY}"})
+        assert together == apart - 5 * len(query)
 
 
 def test_awkward_texts(server: Running, folders: Folders) -> None:

@@ -221,12 +221,12 @@ def test_cache(folders: Folders) -> None:
 def test_cache_is_bounded() -> None:
     import numpy as np
 
-    from polyrank.server.cache import CachedRow, ResultCache, cache_key
+    from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 
     cache = ResultCache(10_000)
     keys = [cache_key(b"m", [str(i)]) for i in range(100)]
     for key in keys:
-        cache.put(key, CachedRow(np.zeros(64, np.float32), 1, False))
+        cache.put(key, CachedRow(np.zeros(64, np.float32), Counts(1, 0, False)))
     assert cache.num_bytes <= 10_000
     assert cache.get(keys[0]) is None
     assert cache.get(keys[-1]) is not None

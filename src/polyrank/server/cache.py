@@ -17,18 +17,31 @@ _OVERHEAD_BYTES = 200  # the key, the objects around the array, the dictionary's
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What an item counts for, in `usage` and metrics.
+
+    Attributes:
+        num_tokens: Tokens of its own.
+        num_query_tokens: Tokens of its query, where that runs once for many documents.
+        is_truncated: Whether it was cut.
+    """
+
+    num_tokens: int
+    num_query_tokens: int
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CachedRow:
     """One result.
 
     Attributes:
         row: Logits or a vector.
-        num_tokens: Tokens that it stands for, for `usage`.
-        is_truncated: Whether the text was cut.
+        counts: What is told of it.
     """
 
     row: Float32Array
-    num_tokens: int
-    is_truncated: bool
+    counts: Counts
 
 
 def cache_key(settings: bytes, texts: Iterable[str]) -> bytes:
@@ -71,7 +84,7 @@ class ResultCache:
     def put(self, key: bytes, found: CachedRow) -> None:
         """Keep a row, and drop the oldest until all fit."""
         # a copy: a view would keep the whole batch alive
-        kept = CachedRow(found.row.copy(), found.num_tokens, found.is_truncated)
+        kept = CachedRow(found.row.copy(), found.counts)
         size = kept.row.nbytes + _OVERHEAD_BYTES
         if size > self.max_bytes:
             return

@@ -28,13 +28,16 @@ class Prepared:
     Attributes:
         batch: Their sequences.
         is_truncated: Whether an item lost tokens, shape (num_items,).
-        num_tokens: Tokens that an item stands for, shape (num_items,).
+        num_tokens: Tokens that an item alone stands for, shape (num_items,).
+        num_query_tokens: Beside them, tokens of a pair's first text that run once for all pairs
+            with that text, shape (num_items,); None where a pair is read at once.
         plan: What the computation needs to finish.
     """
 
     batch: PackedBatch
     is_truncated: NDArray[np.bool_]
     num_tokens: Int32Array
+    num_query_tokens: Int32Array | None = None
     plan: Any = None
 
 
@@ -99,10 +102,14 @@ class ScorePairs:
         return 1
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
-        """Return what the scorer runs; an item counts the tokens of both of its texts."""
+        """Return what the scorer runs."""
         plan = self.scorer.prepare([_pair(item) for item in items])
-        num_tokens = plan.batch.lengths[plan.members].sum(axis=1, dtype=np.int32)
-        return Prepared(plan.batch, plan.is_truncated, num_tokens, plan)
+        lengths = plan.batch.lengths[plan.members]
+        # of more than one sequence, the last two are the query's and the document's
+        queries = lengths[:, -2] if lengths.shape[1] > 1 else None
+        whole = lengths.sum(axis=1, dtype=np.int32)
+        num_tokens = whole if queries is None else whole - queries
+        return Prepared(plan.batch, plan.is_truncated, num_tokens, queries, plan)
 
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the logits of each pair."""

@@ -19,7 +19,7 @@ from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.server.admission import Admission
-from polyrank.server.cache import CachedRow, ResultCache, cache_key
+from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.computations import Computation, Item, Prepared
 from polyrank.server.cutting import Cut
 from polyrank.server.metrics import Metrics
@@ -47,7 +47,7 @@ class RequestContext:
         flow: Its place in the scheduler's queue.
         begun: When it came, on the monotonic clock.
         num_characters: Characters of its texts.
-        num_tokens: Tokens of its sequences.
+        num_tokens: Tokens of its items; a query whose vector serves many documents counts once.
         num_texts: Texts or pairs in it.
         num_truncated: Of those, how many were cut.
         tokenization_s: Seconds of tokenising.
@@ -357,7 +357,8 @@ class _Work:
         self.items = items
         self.sizes = sizes
         self.results: list[Float32Array | None] = [None] * len(items)
-        self.notes: dict[int, tuple[int, bool]] = {}
+        self.counts: dict[int, Counts] = {}
+        self.counted_queries: set[str] = set()
 
     @property
     def rows(self) -> list[Float32Array]:
@@ -365,7 +366,7 @@ class _Work:
 
     @property
     def is_truncated(self) -> list[bool]:
-        return [self.notes[i][1] for i in range(len(self.items))]
+        return [self.counts[i].is_truncated for i in range(len(self.items))]
 
     async def look_up(self, cache: ResultCache) -> list[bytes]:
         settings = f"{self.served.fingerprint}\n{self.computation.settings}".encode()
@@ -375,9 +376,9 @@ class _Work:
             for i, key in enumerate(keys):
                 found = cache.get(key)
                 # a text that must not be cut has to be refused again
-                if found is not None and (self.is_truncating or not found.is_truncated):
+                if found is not None and (self.is_truncating or not found.counts.is_truncated):
                     self.results[i] = found.row
-                    self._note(i, found.num_tokens, is_truncated=found.is_truncated)
+                    self._count(i, found.counts)
             return keys
 
         return await self._call(sum(self.sizes), search)
@@ -387,7 +388,7 @@ class _Work:
             for i in indices:
                 row = self.results[i]
                 assert row is not None
-                cache.put(keys[i], CachedRow(row, *self.notes[i]))
+                cache.put(keys[i], CachedRow(row, self.counts[i]))
 
         await self._call(len(indices) * 10, put)
 
@@ -444,13 +445,18 @@ class _Work:
         rows = await self._call(size, self.computation.finish, prepared, ran.rows)
         for k, (i, row) in enumerate(zip(part, rows, strict=True)):
             self.results[i] = row
-            self._note(i, int(prepared.num_tokens[k]), is_truncated=bool(prepared.is_truncated[k]))
+            queries = prepared.num_query_tokens
+            own, shared = prepared.num_tokens[k], 0 if queries is None else queries[k]
+            self._count(i, Counts(int(own), int(shared), bool(prepared.is_truncated[k])))
 
-    def _note(self, i: int, num_tokens: int, *, is_truncated: bool) -> None:
-        self.notes[i] = num_tokens, is_truncated
-        self.service.metrics.input_length.observe(num_tokens)
-        self.context.num_tokens += num_tokens
-        self.context.num_truncated += is_truncated
+    def _count(self, i: int, counts: Counts) -> None:
+        self.counts[i] = counts
+        self.service.metrics.input_length.observe(counts.num_tokens + counts.num_query_tokens)
+        self.context.num_tokens += counts.num_tokens
+        self.context.num_truncated += counts.is_truncated
+        if counts.num_query_tokens and (query := self.items[i][0]) not in self.counted_queries:
+            self.counted_queries.add(query)
+            self.context.num_tokens += counts.num_query_tokens
 
     async def _call(self, size: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if size <= SMALL_CHARACTERS:
