@@ -75,8 +75,7 @@ class Running:
     @property
     def memory_mb(self) -> float:
         """Resident memory of the process and its children."""
-        pids = [self.process.pid, *_children(self.process.pid)]
-        return sum(_resident_kb(pid) for pid in pids) / 1024
+        return memory_mb(self.process.pid)
 
 
 @contextmanager
@@ -121,6 +120,16 @@ def _wait(made: Running, log: Path) -> None:
             return
     tail = log.read_text("utf8", errors="replace")[-2000:]
     raise RuntimeError(f"it did not come up within {START_S} s: {tail}")
+
+
+def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process and its children; 0 where it has ended."""
+    return sum(_resident_kb(each) for each in (pid, *_children(pid))) / 1024
+
+
+def num_open_files(pid: int) -> int:
+    """Return how many files and sockets a process holds open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def _children(pid: int) -> list[int]:
