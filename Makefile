@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server soak-server bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-overhead soak-server bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -131,6 +131,9 @@ $(INFINITY)/.ready: benchmarks/serving/infinity.txt
 	$(INFINITY)/bin/python -m pip install --quiet --upgrade pip
 	$(INFINITY)/bin/python -m pip install --quiet --requirement benchmarks/serving/infinity.txt
 	@touch $@
+
+bench-overhead: $(VENV)/.test model ## rank 100 documents by the server and by the library, in turns
+	PYTHONPATH=benchmarks $(BIN)/python -m serving.overhead --data $(DATA) $(OPTIONS)
 
 soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTIONS="--requests 10000")
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.soak $(OPTIONS)

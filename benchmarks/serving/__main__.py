@@ -1,9 +1,8 @@
-"""The command line of the load test: every server at rising rates, then overhead and memory."""
+"""The command line of the load test: every server at rising rates, then polyrank's overhead."""
 
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -14,7 +13,7 @@ import httpx
 from engines.checkpoints import small
 from engines.report import setting
 
-from serving import load
+from serving import load, overhead
 from serving.servers import Running, running, servers
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +33,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="at each rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=20, help="of the overhead")
-    parser.add_argument("--soak", type=int, default=0, help="requests of the memory test")
     parser.add_argument("--only", help="servers whose names hold this")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     parser.add_argument("--seed", type=int, default=0)
@@ -88,24 +86,15 @@ async def _offer(
     )
 
 
-def overhead(made: Running, folder: Path, requests: list[Any], given: Any) -> dict[str, float]:
-    """Return medians of ranking 100 documents by the library and by the server, in turns."""
-    from polyrank import Reranker
-
-    reranker = Reranker(folder, num_threads=given.threads, precision="float32")
-    largest = [body for body in requests if len(body["documents"]) == 100]
-    times: dict[str, list[float]] = {"library": [], "server": []}
-    with httpx.Client(base_url=made.url, timeout=load.TIMEOUT_S) as client:
-        for turn in range(given.turns + 1):
-            body = largest[turn % len(largest)]
-            begin = time.perf_counter()
-            reranker.rank(body["query"], body["documents"])
-            middle = time.perf_counter()
-            client.post("/rerank", json=body).raise_for_status()
-            if turn:  # the first warms both
-                times["library"].append(middle - begin)
-                times["server"].append(time.perf_counter() - middle)
-    return {name: statistics.median(values) for name, values in times.items()}
+def compare(made: Running, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Return what the server takes beside the library for 100 documents."""
+    largest = load.bodies(given.data, 50, given.seed, {100: 1.0})
+    with (
+        overhead.library(folder, given.threads, "float32") as own,
+        httpx.Client(base_url=made.url, timeout=load.TIMEOUT_S) as client,
+    ):
+        turns = overhead.measure(client, own, largest, given.turns)
+    return overhead.summary(turns, given.seed)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -128,15 +117,7 @@ def table(found: dict[str, Any]) -> str:
             for row in rows
         ]
     if found["overhead"]:
-        library, server = found["overhead"]["library"], found["overhead"]["server"]
-        more = f"{100 * (server / library - 1):.1f} % more"
-        lines += ["", f"100 documents: {library:.3f} s by the library, {server:.3f} s by the "]
-        lines[-1] += f"server: {more} (medians of turns)."
-    if found["soak_mb"]:
-        kept = found["soak_mb"]
-        tenth, last = kept[len(kept) // 10], kept[-1]
-        lines += ["", f"Memory over {found['soak']:,} requests: {tenth:.0f} MB after a tenth, "]
-        lines[-1] += f"{last:.0f} MB at the end."
+        lines += ["", overhead.told(found["overhead"], 100, found["turns"])]
     failed = [f"- {name}: {reason}" for name, reason in found["failed"].items()]
     return "\n".join([*lines, "", *failed]).rstrip() + "\n"
 
@@ -151,8 +132,8 @@ def main() -> None:
         folder = given.model or small(default_model_folder(), made_here, given.seed)
         requests = load.bodies(given.data, 400, given.seed)
         found: dict[str, Any] = {
-            "setting": setting(ROOT), "threads": given.threads, "mix": load.MIX, "levels": {},
-            "largest_score_change": {}, "overhead": {}, "soak": given.soak, "soak_mb": [],
+            "setting": setting(ROOT), "threads": given.threads, "turns": given.turns,
+            "mix": load.MIX, "levels": {}, "largest_score_change": {}, "overhead": {},
             "failed": {},
         }  # fmt: skip
         for server in servers(given.threads, given.infinity):
@@ -169,11 +150,7 @@ def main() -> None:
                     levels = climb(made, requests, given)
                     found["levels"][server.name] = [_row(level) for level in levels]
                     if server.name == "polyrank float32":
-                        found["overhead"] = overhead(made, folder, requests, given)
-                        if given.soak:
-                            short = [body for body in requests if len(body["documents"]) == 1]
-                            run = load.soak(made.url, short, given.soak, lambda: made.memory_mb)
-                            found["soak_mb"] = asyncio.run(run)
+                        found["overhead"] = compare(made, folder, given)
             except (RuntimeError, httpx.HTTPError, KeyError) as exc:
                 say(f"  failed: {exc}")
                 found["failed"][server.name] = str(exc).splitlines()[0][:300]

@@ -5,7 +5,7 @@ import gzip
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,14 @@ class Level:
         return float(np.quantile(waits, share)) if waits else float("nan")
 
 
-def bodies(data: Path, count: int, seed: int) -> list[dict[str, Any]]:
+def bodies(
+    data: Path, count: int, seed: int, mix: Mapping[int, float] = MIX
+) -> list[dict[str, Any]]:
     """Return requests of real questions and passages, in twelve languages, of mixed sizes."""
     draw = random.Random(seed)
     folder = data / "eval" / "xquad"
     texts = {name: _texts(folder / f"{name}.jsonl.gz") for name in ("queries", "corpus")}
-    sizes = draw.choices(list(MIX), list(MIX.values()), k=count)
+    sizes = draw.choices(list(mix), list(mix.values()), k=count)
     return [
         {"query": draw.choice(texts["queries"]), "documents": draw.sample(texts["corpus"], size)}
         for size in sizes
@@ -122,21 +124,3 @@ async def _watch(memory: Callable[[], float], kept: list[float]) -> None:
     while True:
         kept.append(memory())
         await asyncio.sleep(0.5)
-
-
-async def soak(
-    url: str, requests: list[dict[str, Any]], count: int, memory: Callable[[], float]
-) -> list[float]:
-    """Send many requests, sixteen at a time; return the memory after each hundredth of them."""
-    kept: list[float] = []
-    left = iter(range(count))
-
-    async def worker(client: httpx.AsyncClient) -> None:
-        for i in left:
-            (await client.post("/rerank", json=requests[i % len(requests)])).raise_for_status()
-            if i % max(1, count // 100) == 0:
-                kept.append(memory())
-
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as client:
-        await asyncio.gather(*(worker(client) for _ in range(16)))
-    return kept
