@@ -128,7 +128,7 @@ def test_errors(traced: Traced) -> None:
     assert own.attributes["error.type"] == "invalid"
     assert own.status.is_ok  # the client's fault, not the server's
     assert not steps
-    late = {"X-Request-Timeout-Ms": "100"}
+    late = {"X-Request-Timeout-Ms": "300"}
     with held(traced.server, "reranker"):
         own, *steps = traced.spans("/rerank", {"query": "q", "texts": ["new"]}, 504, **late)
     assert own.attributes is not None
