@@ -64,12 +64,17 @@ class PackedBatch:
         """Tokens in the longest sequence."""
         return int(self.lengths.max(initial=0))
 
+    def tokens_of(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where the tokens of the named sequences lie, in the order named."""
+        starts, lengths = self.cu_seqlens[:-1][indices], self.lengths[indices]
+        ends = np.cumsum(lengths)
+        return np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+
     def select(self, indices: NDArray[np.intp]) -> "PackedBatch":
         """Return the named sequences, in the order named."""
-        starts, lengths = self.cu_seqlens[:-1][indices], self.lengths[indices]
         cu_seqlens = np.zeros(len(indices) + 1, np.int32)
-        np.cumsum(lengths, out=cu_seqlens[1:])
-        tokens = np.arange(cu_seqlens[-1]) + np.repeat(starts - cu_seqlens[:-1], lengths)
+        np.cumsum(self.lengths[indices], out=cu_seqlens[1:])
+        tokens = self.tokens_of(indices)
         types = None if self.token_type_ids is None else self.token_type_ids[tokens]
         return PackedBatch(self.input_ids[tokens], cu_seqlens, types)
 

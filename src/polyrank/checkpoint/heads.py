@@ -18,7 +18,13 @@ from polyrank.checkpoint.layouts import (
     POOLING_MODES,
     PROMPTS_FILE,
 )
-from polyrank.checkpoint.spec import BodySpec, DenseSpec, HeadSpec
+from polyrank.checkpoint.spec import (
+    MATCH_FEATURES,
+    BodySpec,
+    DenseSpec,
+    HeadSpec,
+    LateInteractionSpec,
+)
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 from polyrank.types import Activation, PoolingMode, TaskName
 
@@ -162,6 +168,7 @@ def read_heads(
         )
     heads.update(_extra_heads(config, path))
     _check_similarity(heads, path)
+    _check_late_interaction(heads, path)
     return heads, assumptions
 
 
@@ -230,30 +237,74 @@ def _extra_heads(config: Mapping[str, Any], path: Path) -> Heads:
     """Heads beyond what transformers can describe: several tasks on one body.
 
     ``"polyrank_heads": {"classify": {"pooling": "mean", "layers": [{"weight": …, "bias": …,
-    "nonlinearity": …}], "activation": "softmax", "labels": […]}, …}`` in config.json.
+    "nonlinearity": …}], "activation": "softmax", "labels": […]}, …}`` in config.json; instead of
+    "pooling" there may be "late_interaction".
     """
     heads: Heads = {}
     for task, entry in dict(config.get(EXTRA_HEADS_KEY, {})).items():
         try:
             if task not in get_args(TaskName):
                 raise ValueError(f"unknown task {task!r}")
-            layers = tuple(
-                DenseSpec(layer["weight"], layer.get("bias"), layer.get("nonlinearity", "identity"))
-                for layer in entry.get("layers", ())
-            )
+            late = entry.get("late_interaction")
+            if late is not None and "pooling" in entry:
+                raise ValueError("pooling beside late_interaction")
             heads[cast(TaskName, task)] = HeadSpec(
-                (POOLING_MODES[entry["pooling"]],),
-                layers,
+                (POOLING_MODES[entry["pooling"]],) if late is None else (),
+                tuple(_dense(layer) for layer in entry.get("layers", ())),
                 bool(entry.get("normalize", False)),
                 entry.get("activation", "identity"),
                 tuple(entry.get("labels", ())),
                 float(entry.get("similarity_weight", 0.0)),
+                None if late is None else _late_interaction(late),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise CheckpointError(
                 f"{path} describes the head {task!r} of {EXTRA_HEADS_KEY} wrongly: {exc!r}."
             ) from exc
     return heads
+
+
+def _dense(entry: Mapping[str, Any]) -> DenseSpec:
+    return DenseSpec(entry["weight"], entry.get("bias"), entry.get("nonlinearity", "identity"))
+
+
+def _late_interaction(entry: Mapping[str, Any]) -> LateInteractionSpec:
+    features = tuple(entry["features"])
+    unknown = [name for name in features if name not in MATCH_FEATURES]
+    if unknown or not features or len(set(features)) < len(features):
+        raise ValueError(
+            f"features must be different ones of {', '.join(MATCH_FEATURES)}, not {list(features)}"
+        )
+    weight = entry.get("weight")
+    return LateInteractionSpec(
+        str(entry["center"]),
+        entry.get("directions"),
+        None if weight is None else DenseSpec(weight["weight"], weight.get("bias"), "identity"),
+        features,
+    )
+
+
+def _check_late_interaction(heads: Heads, path: Path) -> None:
+    """Such a head compares pairs, beside an embed head that pools the rows it reads."""
+    for task, head in heads.items():
+        if head.late_interaction is None:
+            continue
+        if task == "embed" or head.similarity_weight or head.is_normalized:
+            raise CheckpointError(
+                f"{path} gives the head {task!r} late_interaction; only rerank and classify heads "
+                "take it, without similarity_weight (the feature cosine is that) or normalize."
+            )
+        if "embed" not in heads or not heads["embed"].pooling:
+            raise CheckpointError(
+                f"{path} describes a {task} head of late_interaction, which reads texts as an "
+                "embedder does, but no embed head. Add the checkpoint's Pooling module, or an "
+                f"embed head to {EXTRA_HEADS_KEY}."
+            )
+        if not head.labels or (task == "rerank" and len(head.labels) != 1):
+            raise CheckpointError(
+                f"{path} must name {'one label' if task == 'rerank' else 'the labels'} of the "
+                f"{task} head of late_interaction, not {list(head.labels)}."
+            )
 
 
 def _check_similarity(heads: Heads, path: Path) -> None:

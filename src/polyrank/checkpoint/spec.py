@@ -17,6 +17,18 @@ Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", 
 TableType = Literal["mixed", "int4", "int8", "float16", "float32"]
 TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
 
+MatchFeature = Literal[
+    "match",
+    "plain_match",
+    "least_match",
+    "reverse_match",
+    "cosine",
+    "clean_cosine",
+    "query_length",
+    "document_length",
+]
+MATCH_FEATURES: tuple[MatchFeature, ...] = get_args(MatchFeature)
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSpec:
@@ -92,17 +104,39 @@ class DenseSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LateInteractionSpec:
+    """How a pair is scored by the token rows of its two texts, each read on its own.
+
+    Attributes:
+        center: Name of the tensor taken from every row, shape (hidden_size,).
+        directions: Name of the tensor whose orthonormal rows are then projected out, shape
+            (num_directions, hidden_size), or None.
+        weight: From a query's clean row to what its token counts for before softplus, one output;
+            None lets all tokens count alike.
+        features: What the linear layers are given of a pair, in order.
+    """
+
+    center: str
+    directions: str | None
+    weight: DenseSpec | None
+    features: tuple[MatchFeature, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeadSpec:
     """From token rows to one result row: pooling, linear layers, normalisation, activation.
 
     Attributes:
-        pooling: Modes whose pooled rows are laid side by side; nearly always one.
-        layers: Linear layers on the pooled row.
+        pooling: Modes whose pooled rows are laid side by side; nearly always one. None, (), where
+            `late_interaction` reads the token rows themselves.
+        layers: Linear layers on the pooled row, or on the features of `late_interaction`.
         is_normalized: Whether rows are scaled to unit length at the end (vectors).
         activation: From logits to scores or probabilities; "identity" for vectors.
         labels: Name of each output, in order; empty for vectors.
         similarity_weight: What the cosine of the two texts' vectors, by the checkpoint's own embed
             head, counts for in the logit of a pair; 0 leaves it out.
+        late_interaction: How pairs are compared by their token rows, instead of pooling; None for
+            other heads.
     """
 
     pooling: tuple[PoolingMode, ...]
@@ -111,6 +145,18 @@ class HeadSpec:
     activation: Activation = "identity"
     labels: tuple[str, ...] = ()
     similarity_weight: float = 0.0
+    late_interaction: LateInteractionSpec | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors in the checkpoint's own folder, each once."""
+        layers = [layer for layer in self.layers if not layer.folder]
+        names: list[str | None] = []
+        if self.late_interaction is not None:
+            names += [self.late_interaction.center, self.late_interaction.directions]
+            layers += [self.late_interaction.weight] if self.late_interaction.weight else []
+        names += [name for layer in layers for name in (layer.weight, layer.bias)]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 @dataclass(frozen=True, slots=True)

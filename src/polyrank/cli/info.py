@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -20,6 +21,7 @@ from polyrank.checkpoint.weights import TensorInfo
 from polyrank.cli import options
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import plan_encoder
+from polyrank.types import TaskName
 
 GATE_FIGURES = (
     "ndcg_float32",
@@ -88,7 +90,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocabulary": body.vocab_size,
         "max_length": spec.max_length,
         "tasks": {task: _head(head) for task, head in spec.heads.items()},
-        "reranks_by": _reranks_by(tuple(spec.heads)),
+        "reranks_by": _reranks_by(spec.heads),
         "prompts": dict(spec.prompts.by_name),
         "prompts_from": spec.prompts.origin,
         "assumptions": list(spec.assumptions),
@@ -97,12 +99,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _head_tensors(checkpoint: Checkpoint) -> list[TensorInfo]:
     """Return the tensors of heads that lie beside the body's."""
-    layers = [layer for head in checkpoint.spec.heads.values() for layer in head.layers]
     names = {
         name
-        for layer in layers
-        for name in (layer.weight, layer.bias)
-        if name is not None and not layer.folder and name in checkpoint.weights
+        for head in checkpoint.spec.heads.values()
+        for name in head.tensors
+        if name in checkpoint.weights
     }
     return [checkpoint.weights.info(name) for name in sorted(names)]
 
@@ -118,7 +119,10 @@ def _gate(gate: GateStatus) -> dict[str, Any]:
 
 
 def _head(head: HeadSpec) -> str:
+    late = head.late_interaction
     parts = [f"{' + '.join(head.pooling)} pooling"]
+    if late is not None:
+        parts = [f"late interaction of token rows by {', '.join(late.features)}"]
     if head.layers:
         parts.append(f"{len(head.layers)} linear layer{'s' if len(head.layers) > 1 else ''}")
     if head.is_normalized:
@@ -128,10 +132,11 @@ def _head(head: HeadSpec) -> str:
     return ", ".join(parts)
 
 
-def _reranks_by(tasks: tuple[str, ...]) -> str:
-    if "rerank" in tasks:
-        return "cross-encoder score"
-    return "cosine of vectors" if "embed" in tasks else "not at all"
+def _reranks_by(heads: Mapping[TaskName, HeadSpec]) -> str:
+    if "rerank" not in heads:
+        return "cosine of vectors" if "embed" in heads else "not at all"
+    is_late = heads["rerank"].late_interaction is not None
+    return "late interaction of token rows" if is_late else "cross-encoder score"
 
 
 def _entry(value: Any) -> str:

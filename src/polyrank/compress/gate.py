@@ -23,7 +23,8 @@ from polyrank.evaluation.results import GroupResult, Report, StageFigures
 from polyrank.evaluation.run import EvaluationProgress, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
-from polyrank.tasks.scoring import CrossEncoderScorer, PairScorer, pair_scorer
+from polyrank.inference.pair_runs import run_pairs
+from polyrank.tasks.choose import pair_scorer
 from polyrank.types import Float32Array, TaskName
 
 LANGUAGE_FACTOR = 5  # one language may lose this much more than the mean over all
@@ -193,7 +194,7 @@ class TwinRerankers:
 
 
 class PairRun:
-    """Pooled rows, logits and scores of pairs by one cross-encoder.
+    """Vectors, logits and scores of pairs by one checkpoint.
 
     Args:
         contender: The checkpoint.
@@ -202,25 +203,25 @@ class PairRun:
 
     def __init__(self, contender: Contender, task: TaskName) -> None:
         model = contender.model()
-        self._head = model.head(task)
         self._engine = model.engine
-        truncation = TruncationConfig(contender.max_length)
-        builder = model.builder(truncation)
-        self._scorer: PairScorer = (
-            pair_scorer(model.pair_heads(), builder, model.spec.prompts)
-            if task == "rerank"
-            else CrossEncoderScorer(builder, self._head)
-        )
+        builder = model.builder(TruncationConfig(contender.max_length))
+        heads = model.pair_heads(task=task)
+        self._scorer = pair_scorer(heads, builder, model.spec.prompts)
         self._model = model  # models are shared by weak references
 
     def __call__(
         self, pairs: Sequence[tuple[str, str]]
     ) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """Return pooled rows, shape (num_pairs, width), logits and scores, (num_pairs, outputs)."""
-        plan = self._scorer.prepare(pairs)
-        rows = self._engine.run(plan.batch, self._head.spec.pooling, self._head.in_features)
-        logits = self._scorer.logits(plan, rows)
-        return rows[plan.members[:, 0]], logits, self._scorer.activate(logits, None)
+        """Return vectors, shape (num_pairs, width), logits and scores, (num_pairs, outputs).
+
+        The vectors are pooled rows: of the pairs, or of texts that are read apart.
+        """
+        scorer, vectors, found = self._scorer, [], []
+        for part, rows in run_pairs(self._engine, scorer, scorer.prepare(pairs)):
+            vectors.append(scorer.vectors(part, rows))
+            found.append(scorer.logits(part, rows))
+        logits = np.concatenate(found)
+        return np.concatenate(vectors), logits, scorer.activate(logits, None)
 
 
 def measure_tasks(

@@ -49,26 +49,27 @@ class Engine:
         width: int,
         progress: Progress | None = None,
     ) -> Float32Array:
-        """Return one pooled row per sequence.
+        """Return one pooled row per sequence, or one row per token.
 
         Args:
             batch: Sequences of any number and length, none empty.
-            pooling: Pooling modes, one or more.
-            width: Values in a row, hidden_size * len(pooling).
+            pooling: Pooling modes; empty for token rows.
+            width: Values in a row, hidden_size * len(pooling), or hidden_size for token rows.
             progress: Called after each forward pass with tokens done and tokens in all.
 
         Returns:
-            Rows in input order, shape (num_sequences, width).
+            Rows in input order, shape (num_sequences, width), or (total_tokens, width) in the
+            order of the packed batch where `pooling` is empty.
 
         Raises:
             EncoderError: If the encoder fails.
         """
-        rows = np.empty((len(batch), width), np.float32)
+        rows = np.empty((len(batch) if pooling else batch.total_tokens, width), np.float32)
         is_padding = self.encoder.capabilities.is_padding
         done = 0
         for indices in plan_batches(batch.lengths, self.max_batch_tokens, is_padding=is_padding):
             part = batch.select(indices)
-            rows[indices] = self.encoder.run(part, pooling)
+            rows[indices if pooling else batch.tokens_of(indices)] = self.encoder.run(part, pooling)
             done += part.total_tokens
             self._count(part)
             if progress is not None:

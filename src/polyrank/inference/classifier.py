@@ -7,7 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.errors import InputError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.pair_runs import run_pairs
+from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
 from polyrank.types import (
@@ -73,7 +76,9 @@ class Classifier(Front):
             local_files_only=local_files_only,
         )
         limits = TruncationConfig(max_length, truncation, max_query_length)
-        super().__init__(loaded, loaded.head("classify"), limits)
+        heads = loaded.pair_heads(task="classify")
+        super().__init__(loaded, heads["classify"], limits)
+        self._scorer = pair_scorer(heads, self._builder, loaded.spec.prompts)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -101,7 +106,8 @@ class Classifier(Front):
             Results in input order.
 
         Raises:
-            InputError: If an input cannot be read.
+            InputError: If an input cannot be read, or is a text where the checkpoint's head
+                compares two (late interaction).
             EncoderError: If the encoder fails.
         """
         logits, is_truncated = self._run(inputs, progress)
@@ -121,9 +127,24 @@ class Classifier(Front):
     ) -> tuple[Float32Array, NDArray[np.bool_]]:
         members = as_list(inputs, "inputs", "texts or pairs of texts")
         if members and isinstance(members[0], str):
-            sequences = self._builder.texts(check_texts(members, "inputs"))
-        else:
-            sequences = self._builder.pairs(check_pairs(members, "inputs"))
+            return self._run_texts(check_texts(members, "inputs"), progress)
+        plan = self._scorer.prepare(check_pairs(members, "inputs"))
+        logits = [
+            self._scorer.logits(part, rows)
+            for part, rows in run_pairs(self._engine, self._scorer, plan, progress)
+        ]
+        self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
+        return np.concatenate(logits), plan.is_truncated
+
+    def _run_texts(
+        self, texts: list[str], progress: Progress | None
+    ) -> tuple[Float32Array, NDArray[np.bool_]]:
+        if self._head.late_interaction is not None:
+            raise InputError(
+                "inputs must be pairs of texts, such as (query, passage): the classify head of "
+                f"{self.spec.name} compares the tokens of two texts."
+            )
+        sequences = self._builder.texts(texts)
         rows = self._rows(sequences.batch, progress)
         self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
         return self._head(rows), sequences.is_truncated

@@ -68,22 +68,26 @@ class Model:
         """Load the head of a task."""
         return Head.load(self.checkpoint, self.spec.head(task))
 
-    def pair_heads(self, *, add_similarity: bool = True) -> dict[TaskName, Head]:
-        """Load the heads that score pairs, the one that gives the logit first.
+    def pair_heads(
+        self, *, task: TaskName = "rerank", add_similarity: bool = True
+    ) -> dict[TaskName, Head]:
+        """Load the heads that score pairs, the one that gives the logits first.
 
         Args:
+            task: "rerank", which embedders do as well, or "classify".
             add_similarity: Whether to load the embed head where the rerank head adds cosines.
 
         Returns:
             What `pair_scorer` takes.
 
         Raises:
-            CapabilityError: If the checkpoint can neither score pairs nor make vectors.
+            CapabilityError: If the checkpoint cannot do the task.
         """
         is_embedder = "embed" in self.spec.heads and "rerank" not in self.spec.heads
-        first: TaskName = "embed" if is_embedder else "rerank"
+        first: TaskName = "embed" if is_embedder and task == "rerank" else task
         heads = {first: self.head(first)}
-        if add_similarity and heads[first].spec.similarity_weight:
+        spec = heads[first].spec
+        if spec.late_interaction is not None or (add_similarity and spec.similarity_weight):
             heads["embed"] = self.head("embed")
         return heads
 
@@ -219,5 +223,12 @@ class Front:
             activation=activation,
             labels=head.spec.labels,
             dimensions=0 if head.spec.labels else head.out_features,
-            notes=spec.assumptions + notes,
+            notes=spec.assumptions + _late_interaction(head) + notes,
         )
+
+
+def _late_interaction(head: Head) -> tuple[str, ...]:
+    late = head.spec.late_interaction
+    if late is None:
+        return ()
+    return (f"Texts are read apart and compared token by token, by {', '.join(late.features)}.",)

@@ -8,13 +8,15 @@ import numpy as np
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
 from polyrank.errors import ConfigError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.pair_runs import run_pairs
+from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.rerank import check_top_n, document_text, ranking
 from polyrank.tasks.scoring import (
     BlendedScorer,
     CosineScorer,
+    CrossEncoderScorer,
     PairPlan,
     PairScorer,
-    pair_scorer,
 )
 from polyrank.text.inputs import as_list, check_pairs, check_text
 from polyrank.types import (
@@ -32,8 +34,8 @@ class Reranker(Front):
     """Scores and ranks documents for a query, in any language the checkpoint knows.
 
     A cross-encoder checkpoint reads query and document together. An embedding checkpoint ranks
-    by the cosine of their vectors. A checkpoint that does both may add the one to the other. Safe
-    to use from several threads.
+    by the cosine of their vectors. A checkpoint that does both may add the one to the other, or
+    compare the two texts token by token (late interaction). Safe to use from several threads.
     """
 
     _task = "rerank"
@@ -103,15 +105,15 @@ class Reranker(Front):
 
     @property
     def is_cross_encoder(self) -> bool:
-        """Whether query and document are read together; False where cosines alone rank."""
-        return not isinstance(self._scorer, CosineScorer)
+        """Whether query and document are read together; False where vectors or rows compare."""
+        return isinstance(self._scorer, CrossEncoderScorer | BlendedScorer)
 
     @property
     def info(self) -> ModelInfo:
         """What is loaded, and what differs from the checkpoint."""
         own = self._head.spec.activation
         notes: tuple[str, ...] = ()
-        if not self.is_cross_encoder:
+        if isinstance(self._scorer, CosineScorer):
             notes = ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
         elif self._activation not in (None, own):
             notes = (f"The checkpoint's own activation is {own}.",)
@@ -183,6 +185,9 @@ class Reranker(Front):
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
     ) -> tuple[PairPlan, Float32Array]:
         plan = self._scorer.prepare(pairs)
-        rows = self._rows(plan.batch, progress)
+        logits = [
+            self._scorer.logits(part, rows)
+            for part, rows in run_pairs(self._engine, self._scorer, plan, progress)
+        ]
         self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
-        return plan, self._scorer.logits(plan, rows)
+        return plan, np.concatenate(logits)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
 from polyrank.engine.scheduler import join_batches
+from polyrank.errors import InputError
 from polyrank.tasks.heads import Head
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
@@ -74,7 +75,7 @@ class Computation(Protocol):
         ...
 
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
-        """Return one result per item from one row per sequence."""
+        """Return one result per item from the row of each sequence, or its rows."""
         ...
 
 
@@ -85,21 +86,17 @@ class ScorePairs:
     engine: Engine
     scorer: PairScorer
     settings: str
+    num_values: int = 1
 
     @property
     def pooling(self) -> tuple[PoolingMode, ...]:
-        """Pooling modes of the scorer's head."""
-        return self.scorer.head.spec.pooling
+        """Pooling modes of the scorer; empty where it compares token rows."""
+        return self.scorer.pooling
 
     @property
     def width(self) -> int:
-        """Values in a pooled row."""
-        return self.scorer.head.in_features
-
-    @property
-    def num_values(self) -> int:
-        """One score a pair."""
-        return 1
+        """Values in a row."""
+        return self.scorer.width
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return what the scorer runs."""
@@ -114,7 +111,8 @@ class ScorePairs:
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the logits of each pair."""
         plan: PairPlan = prepared.plan
-        return list(self.scorer.logits(plan, _stack(rows, self.width)))
+        together = _stack(rows, self.width) if self.pooling else np.concatenate(rows)
+        return list(self.scorer.logits(plan, together))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +173,11 @@ class TokenRows:
 
 
 def _pair(item: Item) -> tuple[str, str]:
-    assert not isinstance(item, str)
+    if isinstance(item, str):
+        raise InputError(
+            "this model labels pairs of texts, such as a query and a passage: its head compares "
+            "the tokens of two. Give each input as a pair."
+        )
     return item
 
 

@@ -26,8 +26,9 @@ from polyrank.inference.model import Model
 from polyrank.server.computations import Computation, RunHead, ScorePairs, TokenRows
 from polyrank.server.cutting import Cut
 from polyrank.server.settings import ModelSource, ServerSettings
+from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.heads import Head
-from polyrank.tasks.scoring import PairScorer, pair_scorer
+from polyrank.tasks.scoring import PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import choose_prompt
 from polyrank.text.tokenizer import Tokenizer
@@ -97,7 +98,7 @@ class ServedModel:
         return self._heads[task]
 
     def ranker(self, cut: Cut) -> tuple[Computation, PairScorer]:
-        """Return what scores pairs: a cross-encoder, cosines, or both, as `Reranker` does.
+        """Return what scores pairs, as `Reranker` does: a cross-encoder, cosines, token rows.
 
         Args:
             cut: What is cut of texts that are too long.
@@ -130,6 +131,11 @@ class ServedModel:
         """
         task: TaskName = "classify" if "classify" in self._heads else "rerank"
         head = self._heads[task] if task in self._heads else self.head("classify")
+        if head.late_interaction is not None:
+            heads = {task: head, "embed": self._heads["embed"]}
+            scorer = pair_scorer(heads, self._builder(cut), self.spec.prompts)
+            settings, num_values = f"{task}-head:{cut.window}", head.out_features
+            return ScorePairs(self.engine, scorer, settings, num_values), head
         return RunHead(self.engine, self._builder(cut), head, f"{task}-head:{cut.window}"), head
 
     def embedder(self, cut: Cut) -> tuple[Computation, Head]:

@@ -1,16 +1,22 @@
-"""Heads: from a pooled row to logits or a vector, and from logits to scores. NumPy only."""
+"""Heads: from a pooled row to logits or a vector, and from logits to scores. NumPy only.
 
-from collections.abc import Callable, Mapping
+A head of late interaction takes the features of a pair in place of a pooled row; `late_interaction`
+makes them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from polyrank.checkpoint.reader import Checkpoint
-from polyrank.checkpoint.spec import DenseSpec, HeadSpec, Nonlinearity
+from polyrank.checkpoint.spec import DenseSpec, HeadSpec, LateInteractionSpec, Nonlinearity
+from polyrank.checkpoint.weights import Weights
 from polyrank.errors import CheckpointError, CorruptWeightsError
 from polyrank.types import Activation, Float32Array
 
 _SQRT_HALF = np.float32(np.sqrt(0.5))
+_LARGEST_SKEW = 1e-2  # of directions stored in bfloat16
 _GELU_TANH_SCALE = np.float32(np.sqrt(2 / np.pi))
 
 
@@ -83,13 +89,43 @@ class Dense:
         return NONLINEARITIES[self.nonlinearity](sums + self.bias)
 
 
+@dataclass(frozen=True, slots=True)
+class LateInteraction:
+    """The loaded tensors of a head of late interaction.
+
+    Attributes:
+        center: Shape (hidden_size,).
+        directions: Shape (num_directions, hidden_size), orthonormal; num_directions may be 0.
+        weight: Of each query token, one output; None lets all count alike.
+    """
+
+    center: Float32Array
+    directions: Float32Array
+    weight: Dense | None
+
+
 class Head:
     """A head with its tensors loaded."""
 
-    def __init__(self, spec: HeadSpec, layers: tuple[Dense, ...], in_features: int) -> None:
+    def __init__(
+        self,
+        spec: HeadSpec,
+        layers: tuple[Dense, ...],
+        in_features: int,
+        late_interaction: LateInteraction | None = None,
+    ) -> None:
+        """Take what was loaded.
+
+        Args:
+            spec: What the checkpoint says of it.
+            layers: Its linear layers.
+            in_features: Values of a row that the layers take: pooled, or features of a pair.
+            late_interaction: What makes the features of a pair; None for other heads.
+        """
         self.spec = spec
         self.layers = layers
         self.in_features = in_features
+        self.late_interaction = late_interaction
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, spec: HeadSpec) -> "Head":
@@ -105,9 +141,15 @@ class Head:
         Raises:
             MissingWeightError: If a tensor is absent.
             CorruptWeightsError: If a tensor's shape does not fit the row before it.
-            CheckpointError: If the head's outputs are not as many as its labels.
+            CheckpointError: If the head's outputs are not as many as its labels, or the
+                directions of late interaction are not orthonormal.
         """
-        in_features = width = checkpoint.spec.body.hidden_size * len(spec.pooling)
+        late = spec.late_interaction
+        in_features = width = (
+            checkpoint.spec.body.hidden_size * len(spec.pooling)
+            if late is None
+            else len(late.features)
+        )
         layers: list[Dense] = []
         for layer in spec.layers:
             layers.append(_load_dense(checkpoint, layer, width))
@@ -117,7 +159,8 @@ class Head:
                 f"{checkpoint.spec.folder}: the head gives {width} values but config.json names "
                 f"{len(spec.labels)} labels in id2label: {list(spec.labels)}."
             )
-        return cls(spec, tuple(layers), in_features)
+        interaction = None if late is None else _load_interaction(checkpoint, late)
+        return cls(spec, tuple(layers), in_features, interaction)
 
     @property
     def out_features(self) -> int:
@@ -131,7 +174,7 @@ class Head:
         differently with the number of rows beside it.
 
         Args:
-            rows: Pooled rows, shape (num_sequences, in_features).
+            rows: Pooled rows, shape (num_sequences, in_features), or features of pairs.
 
         Returns:
             Shape (num_sequences, out_features), before the activation.
@@ -158,13 +201,42 @@ def _load_dense(checkpoint: Checkpoint, spec: DenseSpec, in_features: int) -> De
         if spec.bias is None
         else weights.get_float32(spec.bias, (out_features,))
     )
-    for name, tensor in ((spec.weight, weight), (spec.bias, bias)):
-        if not np.isfinite(tensor).all():
-            path = weights.info(spec.weight).path
-            raise CorruptWeightsError(
-                f"tensor {name!r} in {path} holds NaN or infinity. Download the file again."
-            )
+    _check_finite(weights, ((spec.weight, weight), (spec.bias, bias)))
     return Dense(np.ascontiguousarray(weight), bias, spec.nonlinearity)
+
+
+def _check_finite(weights: Weights, tensors: Iterable[tuple[str | None, Float32Array]]) -> None:
+    for name, tensor in tensors:
+        if name is not None and not np.isfinite(tensor).all():
+            raise CorruptWeightsError(
+                f"tensor {name!r} in {weights.info(name).path} holds NaN or infinity. "
+                "Download the file again."
+            )
+
+
+def _load_interaction(checkpoint: Checkpoint, spec: LateInteractionSpec) -> LateInteraction:
+    hidden_size, weights = checkpoint.spec.body.hidden_size, checkpoint.weights
+    center = weights.get_float32(spec.center, (hidden_size,))
+    directions = np.empty((0, hidden_size), np.float32)
+    if spec.directions is not None:
+        num_directions = (*weights.info(spec.directions).shape, 0)[0]
+        directions = weights.get_float32(spec.directions, (num_directions, hidden_size))
+    _check_finite(weights, ((spec.center, center), (spec.directions, directions)))
+    off = np.abs(np.einsum("id,jd->ij", directions, directions) - np.eye(len(directions)))
+    if off.max(initial=0) > _LARGEST_SKEW:
+        raise CheckpointError(
+            f"{checkpoint.spec.folder}: the rows of {spec.directions!r} must be of unit length and "
+            f"at right angles; a product of two is off by {off.max():.3g}. Orthonormalise them."
+        )
+    weight = None
+    if spec.weight is not None:
+        weight = _load_dense(checkpoint, spec.weight, hidden_size)
+        if len(weight.bias) != 1:
+            raise CheckpointError(
+                f"{checkpoint.spec.folder}: the weight of late_interaction must give one value a "
+                f"token, but {spec.weight.weight!r} gives {len(weight.bias)}."
+            )
+    return LateInteraction(np.ascontiguousarray(center), np.ascontiguousarray(directions), weight)
 
 
 def normalize(rows: Float32Array) -> Float32Array:

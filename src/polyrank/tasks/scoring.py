@@ -1,11 +1,12 @@
 """Scoring of pairs as a pure function: texts to sequences, pooled rows to logits.
 
-Three kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
-two vectors, and a checkpoint with both heads may add the one to the other. All are a `PairScorer`;
-the engine runs between `prepare` and `logits`.
+Four kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
+two vectors, a checkpoint with both heads may add the one to the other, and heads of late
+interaction compare the token rows of texts that were read apart. All are a `PairScorer`; the engine
+runs between `prepare` and `logits`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.tasks.heads import Head, normalize
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch, TaskName
+from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch, PoolingMode
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -41,18 +42,65 @@ class PairPlan:
     members: NDArray[np.intp]
     prompt: str = ""
 
+    def part(self, start: int, end: int) -> "PairPlan":
+        """Return the plan of some of the pairs, with the sequences that they need alone.
+
+        Args:
+            start: First pair.
+            end: The one after the last.
+
+        Returns:
+            Their plan, and so rows of its own; see `sequences`.
+        """
+        members = self.members[start:end]
+        needed = self.sequences(start, end)
+        return replace(
+            self,
+            batch=self.batch.select(needed),
+            is_truncated=self.is_truncated[start:end],
+            num_kept_tokens=self.num_kept_tokens[start:end],
+            members=np.searchsorted(needed, members),
+        )
+
+    def sequences(self, start: int, end: int) -> NDArray[np.intp]:
+        """Return the sequences that some of the pairs need, ascending."""
+        return np.unique(self.members[start:end])
+
 
 class PairScorer(Protocol):
     """From pairs of texts to one value each."""
 
     head: Head
 
+    @property
+    def pooling(self) -> tuple[PoolingMode, ...]:
+        """How the engine must pool; empty for token rows."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Values of a row that the engine gives."""
+        ...
+
     def prepare(self, pairs: Pairs) -> PairPlan:
         """Return what the engine must run."""
         ...
 
     def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
-        """Return the raw outputs of each pair, shape (num_pairs, num_outputs)."""
+        """Return the raw outputs of each pair.
+
+        Args:
+            plan: What was run.
+            rows: Of its sequences, shape (num_sequences, width); of its tokens, shape
+                (total_tokens, width), where nothing is pooled.
+
+        Returns:
+            Shape (num_pairs, num_outputs).
+        """
+        ...
+
+    def vectors(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return one row a pair to compare encoders by, shape (num_pairs, any)."""
         ...
 
     def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
@@ -60,7 +108,42 @@ class PairScorer(Protocol):
         ...
 
 
-class CrossEncoderScorer:
+def cosines(vectors: Float32Array, members: NDArray[np.intp]) -> Float32Array:
+    """Return the cosine of the two vectors of each pair.
+
+    Args:
+        vectors: Of any length, shape (num_vectors, dim).
+        members: The two of each pair, shape (num_pairs, 2).
+
+    Returns:
+        Shape (num_pairs,), range -1 to 1.
+    """
+    units = normalize(vectors)
+    products = np.einsum("nd,nd->n", units[members[:, 0]], units[members[:, 1]])
+    return np.clip(products, -1, 1).astype(np.float32)
+
+
+class _PooledScorer:
+    """What scorers of pooled rows share."""
+
+    head: Head
+
+    @property
+    def pooling(self) -> tuple[PoolingMode, ...]:
+        """How the engine must pool."""
+        return self.head.spec.pooling
+
+    @property
+    def width(self) -> int:
+        """Values of a pooled row."""
+        return self.head.in_features
+
+    def vectors(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return the pooled row of each pair or its query, shape (num_pairs, width)."""
+        return rows[plan.members[:, 0]]
+
+
+class CrossEncoderScorer(_PooledScorer):
     """Reads query and document together; a head gives the logits."""
 
     def __init__(self, builder: SequenceBuilder, head: Head) -> None:
@@ -82,7 +165,7 @@ class CrossEncoderScorer:
         return self.head.activate(logits, activation)
 
 
-class CosineScorer:
+class CosineScorer(_PooledScorer):
     """Compares the vectors of query and document; each different text is run once."""
 
     def __init__(self, builder: SequenceBuilder, head: Head, prompts: PromptsSpec) -> None:
@@ -108,17 +191,14 @@ class CosineScorer:
 
     def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         """Return the cosine of each pair's vectors, shape (num_pairs, 1), range -1 to 1."""
-        vectors = normalize(self.head(rows))
-        first, second = plan.members[:, 0], plan.members[:, 1]
-        cosines = np.einsum("nd,nd->n", vectors[first], vectors[second])
-        return np.clip(cosines, -1, 1)[:, None].astype(np.float32)
+        return cosines(self.head(rows), plan.members)[:, None]
 
     def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
         """Return the cosines themselves unless another activation is asked for."""
         return self.head.activate(logits, activation or "identity")
 
 
-class BlendedScorer:
+class BlendedScorer(_PooledScorer):
     """Adds the cosine of query and document, by the embed head, to the logit of the pair.
 
     The pairs and each different text run in one batch. What the checkpoint knows as an embedder,
@@ -145,30 +225,9 @@ class BlendedScorer:
     def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         """Return the logit of each pair, shape (num_pairs, 1)."""
         pairs = self._pairs.logits(plan, rows[plan.members[:, 0]])
-        cosines = self._texts.logits(replace(plan, members=plan.members[:, 1:]), rows)
-        return pairs + np.float32(self.head.spec.similarity_weight) * cosines
+        added = self._texts.logits(replace(plan, members=plan.members[:, 1:]), rows)
+        return pairs + np.float32(self.head.spec.similarity_weight) * added
 
     def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
         """Return the checkpoint's activation, or another, of the logits."""
         return self.head.activate(logits, activation)
-
-
-def pair_scorer(
-    heads: Mapping[TaskName, Head], builder: SequenceBuilder, prompts: PromptsSpec
-) -> PairScorer:
-    """Return what scores pairs with a checkpoint's heads.
-
-    Args:
-        heads: The loaded heads: "rerank", "embed" or both. Without "embed" no cosine is added.
-        builder: Makes sequences of texts.
-        prompts: What the checkpoint wants put before texts whose vectors are compared.
-
-    Returns:
-        A cross-encoder where there is a rerank head, with cosines added if the head says so; else
-        cosines.
-    """
-    if "rerank" not in heads:
-        return CosineScorer(builder, heads["embed"], prompts)
-    if heads["rerank"].spec.similarity_weight and "embed" in heads:
-        return BlendedScorer(builder, heads["rerank"], heads["embed"], prompts)
-    return CrossEncoderScorer(builder, heads["rerank"])

@@ -1,0 +1,260 @@
+"""Scoring of pairs by the token rows of texts that were read apart (late interaction). Pure.
+
+A document's rows do not depend on the query, so each different text runs once, as it does for
+vectors. From the rows of a pair a few features are made; the head's layers turn them into logits.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.checkpoint.spec import MatchFeature, PromptsSpec
+from polyrank.encoder.pooling import pool
+from polyrank.tasks.heads import Head, LateInteraction
+from polyrank.tasks.matching import Spans, choose_matcher
+from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
+from polyrank.text.pairs import SequenceBuilder
+from polyrank.types import Activation, Float32Array, Int32Array, PoolingMode
+
+_LEAST_SHARE = 4  # least_match is over one in so many of a query's tokens
+
+
+class LateInteractionScorer:
+    """Compares each token of the query with those of the document, and the other way round.
+
+    Of each text the rows of its own tokens count, without special tokens and the prompt's; all
+    rows where it has none. The head's center and directions are taken out of them (c = r - center,
+    then c - (c D^T) D) and they are scaled to unit length. With s_ij the product of query row i
+    and document row j, and m_i = max_j s_ij, the features are:
+
+    - match: mean of m_i weighted by w_i = softplus(weight . q_i + bias)
+    - plain_match: mean of m_i
+    - least_match: mean of the lowest quarter of the m_i, rounded up
+    - reverse_match: mean over j of max_i s_ij
+    - cosine: of the two texts' vectors by the checkpoint's embed head
+    - clean_cosine: of the means of the two texts' clean rows
+    - query_length, document_length: natural logarithm of the number of rows that count
+
+    Reference: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim).
+    """
+
+    pooling: tuple[PoolingMode, ...] = ()
+
+    def __init__(
+        self, builder: SequenceBuilder, head: Head, embed_head: Head, prompts: PromptsSpec
+    ) -> None:
+        """Set what scores.
+
+        Args:
+            builder: Makes sequences of texts.
+            head: A head of late interaction.
+            embed_head: The checkpoint's embed head, for the feature cosine.
+            prompts: What the checkpoint wants put before queries and documents.
+        """
+        assert head.late_interaction is not None
+        assert head.spec.late_interaction is not None
+        self.head = head
+        self._interaction: LateInteraction = head.late_interaction
+        self._features = head.spec.late_interaction.features
+        self._embed_head = embed_head
+        self._texts = CosineScorer(builder, embed_head, prompts)
+        self._builder = builder
+        self._matcher = choose_matcher()
+        asked = (self._texts.query_prompt.strip(), self._texts.document_prompt.strip())
+        # the space at a prompt's end belongs to the first piece of what follows
+        self._prompt_ids = builder.tokenizer.encode(asked)
+
+    @property
+    def width(self) -> int:
+        """Values of a token row."""
+        return len(self._interaction.center)
+
+    def prepare(self, pairs: Pairs) -> PairPlan:
+        """Return one sequence per different query and document, prompts put before them."""
+        return self._texts.prepare(pairs)
+
+    def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return the head's outputs, shape (num_pairs, num_labels).
+
+        Args:
+            plan: What was run.
+            rows: Token rows in packed order, shape (total_tokens, hidden_size).
+
+        Returns:
+            Before the activation; a pair's values depend on its two texts alone.
+        """
+        return self.head(self.features(plan, rows))
+
+    def features(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return what the head's layers are given, in the order that the checkpoint names.
+
+        Args:
+            plan: What was run.
+            rows: As for `logits`.
+
+        Returns:
+            Shape (num_pairs, num_features).
+        """
+        found = np.empty((len(plan.members), len(self._features)), np.float32)
+        if not len(found):
+            return found
+        interaction, cu_seqlens = self._interaction, plan.batch.cu_seqlens
+        spans = [
+            self._kept(plan, plan.members[:, role], prompt)
+            for role, prompt in enumerate(self._prompt_ids)
+        ]
+        clean = self._matcher.clean(rows, cu_seqlens, interaction.center, interaction.directions)
+        given = _Given(plan, rows, clean, spans[0], spans[1])
+        matches = _Matches(given, *self._matcher.best(clean, spans[0], spans[1]), interaction)
+        makers = self._makers(given, matches)
+        for column, name in enumerate(self._features):
+            found[:, column] = makers[name]()
+        return found
+
+    def vectors(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        """Return the pooled row of each pair's document, shape (num_pairs, width of the vectors).
+
+        Encoders are compared by it; the logits are made of all rows.
+        """
+        return self._pooled(plan, rows)[plan.members[:, 1]]
+
+    def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
+        """Return the checkpoint's activation, or another, of the logits."""
+        return self.head.activate(logits, activation)
+
+    def _makers(
+        self, given: "_Given", matches: "_Matches"
+    ) -> Mapping[MatchFeature, Callable[[], Float32Array]]:
+        return {
+            "match": matches.weighted,
+            "plain_match": matches.plain,
+            "least_match": matches.least,
+            "reverse_match": matches.reverse,
+            "cosine": lambda: cosines(
+                self._embed_head(self._pooled(given.plan, given.rows)), given.plan.members
+            ),
+            "clean_cosine": given.clean_cosines,
+            "query_length": lambda: np.log(_lengths(given.queries).astype(np.float32)),
+            "document_length": lambda: np.log(_lengths(given.documents).astype(np.float32)),
+        }
+
+    def _pooled(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
+        return pool(rows, plan.batch.cu_seqlens, self._embed_head.spec.pooling)
+
+    def _kept(self, plan: PairPlan, sequences: NDArray[np.intp], prompt: Int32Array) -> Spans:
+        """Return the tokens of the texts themselves, shape (num_pairs, 2)."""
+        before, after = (len(part) for part in self._builder.tokenizer.single.parts)
+        batch = plan.batch
+        spans = np.stack([batch.cu_seqlens[sequences], batch.cu_seqlens[sequences + 1]], axis=1)
+        kept = spans + np.array([before, -after], np.int32)
+        kept[:, 0] += len(prompt)
+        if self._builder.side == "left":
+            for k in np.flatnonzero(batch.lengths[sequences] == self._builder.max_length):
+                ids = batch.input_ids[spans[k, 0] + before : spans[k, 1] - after]
+                kept[k, 0] = spans[k, 0] + before + _left_of_prompt(ids, prompt)
+        return np.where(kept[:, :1] < kept[:, 1:], kept, spans).astype(np.int32)
+
+
+def _left_of_prompt(ids: Int32Array, prompt: Int32Array) -> int:
+    """Return how many pieces of a prompt stand before a text that was cut at its start."""
+    at_most = min(len(prompt), len(ids))
+    fits = (
+        left
+        for left in range(at_most, 0, -1)
+        if np.array_equal(ids[:left], prompt[len(prompt) - left :])
+    )
+    return next(fits, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The rows of some pairs.
+
+    Attributes:
+        plan: What was run.
+        rows: Token rows as the encoder gave them.
+        clean: The same, cleaned.
+        queries: Tokens of each pair's query that count, shape (num_pairs, 2).
+        documents: Those of its document.
+    """
+
+    plan: PairPlan
+    rows: Float32Array
+    clean: Float32Array
+    queries: Spans
+    documents: Spans
+
+    def clean_cosines(self) -> Float32Array:
+        """Return the cosine of the mean clean rows of each pair, shape (num_pairs,)."""
+        # a text's mean is made once for all pairs; its span hangs on whether it is a query
+        spans, owners = np.unique(
+            np.concatenate([self.queries, self.documents]), axis=0, return_inverse=True
+        )
+        means = np.stack([self.clean[start:end].mean(axis=0) for start, end in spans])
+        return cosines(means, owners.reshape(2, -1).T)
+
+
+class _Matches:
+    """How well each token of some pairs is matched by the other text of its pair."""
+
+    def __init__(
+        self,
+        given: _Given,
+        by_query: Float32Array,
+        by_document: Float32Array,
+        interaction: LateInteraction,
+    ) -> None:
+        self._by_query = by_query
+        self._by_document = by_document
+        self._given = given
+        self._weight = interaction.weight
+        self._sizes = _lengths(given.queries)
+
+    def weighted(self) -> Float32Array:
+        """Return the weighted mean over the tokens of each query."""
+        if self._weight is None:
+            return self.plain()
+        weights = {
+            (start, end): self._weights(start, end)
+            for start, end in np.unique(self._given.queries, axis=0).tolist()
+        }
+        flat = np.concatenate([weights[start, end] for start, end in self._given.queries.tolist()])
+        starts = _starts(self._sizes)
+        sums = np.add.reduceat(flat * self._by_query, starts)
+        return np.asarray(sums / np.add.reduceat(flat, starts), np.float32)
+
+    def plain(self) -> Float32Array:
+        """Return the mean over the tokens of each query."""
+        return _means(self._by_query, self._sizes)
+
+    def least(self) -> Float32Array:
+        """Return the mean over those tokens of each query that are matched worst."""
+        owners = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        ordered = self._by_query[np.lexsort((self._by_query, owners))]
+        ranks = np.arange(len(ordered)) - _starts(self._sizes)[owners]
+        num_least = -(-self._sizes // _LEAST_SHARE)
+        return _means(ordered[ranks < num_least[owners]], num_least)
+
+    def reverse(self) -> Float32Array:
+        """Return the mean over the tokens of each document."""
+        return _means(self._by_document, _lengths(self._given.documents))
+
+    def _weights(self, start: int, end: int) -> Float32Array:
+        assert self._weight is not None
+        values = np.concatenate([self._weight(row) for row in self._given.clean[start:end]])
+        # softplus without overflow
+        return np.maximum(values, 0) + np.log1p(np.exp(-np.abs(values)))
+
+
+def _lengths(spans: Spans) -> NDArray[np.intp]:
+    return (spans[:, 1] - spans[:, 0]).astype(np.intp)
+
+
+def _starts(sizes: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.cumsum(sizes) - sizes
+
+
+def _means(values: Float32Array, sizes: NDArray[np.intp]) -> Float32Array:
+    return np.asarray(np.add.reduceat(values, _starts(sizes)) / sizes, np.float32)
