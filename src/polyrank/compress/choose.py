@@ -94,24 +94,34 @@ def choose_pieces(vocabulary: Vocabulary, counts: PieceCounts, config: ChoiceCon
     return chooser.cover(config.coverage)
 
 
-def piece_worth(vocabulary: Vocabulary, counts: PieceCounts) -> Float64Array:
+def piece_worth(
+    vocabulary: Vocabulary, counts: PieceCounts, shares: tuple[float, float, float] = SHARES
+) -> Float64Array:
     """Return how much each piece is used, as the balanced choice of a quarter of them weighs it.
 
     Args:
         vocabulary: The vocabulary.
         counts: How often the languages use its pieces.
+        shares: Weights of languages, scripts and the tokenizer's own probabilities.
 
     Returns:
         Sums to 1; 0 for special tokens, shape (num_ids,).
     """
-    return _Chooser(vocabulary, counts, "balanced").balanced_worth(len(vocabulary) // 4)
+    return _Chooser(vocabulary, counts, "balanced", shares).balanced_worth(len(vocabulary) // 4)
 
 
 class _Chooser:
     """Worth of pieces by one rule."""
 
-    def __init__(self, vocabulary: Vocabulary, counts: PieceCounts, balance: Balance) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        counts: PieceCounts,
+        balance: Balance,
+        shares: tuple[float, float, float] = SHARES,
+    ) -> None:
         self._vocabulary, self._counts, self._balance = vocabulary, counts, balance
+        self._shares = shares
         names, self._scripts = scripts_of(vocabulary.pieces)
         own = vocabulary.probabilities
         mass = np.bincount(self._scripts, own, minlength=len(names))
@@ -173,7 +183,7 @@ class _Chooser:
         return self.choose(low)
 
     def _worth(self, weights: Float64Array) -> Float64Array:
-        languages, scripts, tokenizer = SHARES
+        languages, scripts, tokenizer = self._shares
         weights = languages * weights / weights.sum()
         smoothed = weights / (self._totals + SMOOTHING_TOKENS)
         by_script = SMOOTHING_TOKENS * (smoothed @ self._written)

@@ -41,6 +41,8 @@ from polyrank.types import Float16Array, Float32Array, UInt8Array
 
 DEFAULT_MEGABYTES = 19.2
 
+_SHARES = (0.2, 0.05, 0.75)  # see `piece_worth`: the texts know less than the tokenizer does
+
 
 @dataclass(frozen=True, slots=True)
 class TableConfig:
@@ -85,8 +87,9 @@ def make_table(
 ) -> MixedTable:
     """Compress the word embeddings of a checkpoint, the pieces that texts use least most.
 
-    Pieces are weighed as `polyrank compress trim` weighs them. Special tokens, and the pieces of
-    the checkpoint's prompts, which no text holds and every sequence does, are of tier 0.
+    Pieces are weighed as `polyrank compress trim` weighs them, but mostly by the tokenizer's own
+    probabilities. Special tokens, and the pieces of the checkpoint's prompts, which no text holds
+    and every sequence does, are of tier 0.
 
     Args:
         checkpoint: A float checkpoint.
@@ -149,7 +152,7 @@ def _tiers(
     tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=checkpoint.spec.is_lowercased)
     counts, _ = count_pieces(tokenizer, read_texts(texts, config.corpus, progress), len(vocabulary))
     worth = np.zeros(body.vocab_size)  # the table may have rows that no piece is of
-    worth[: len(vocabulary)] = piece_worth(vocabulary, counts)
+    worth[: len(vocabulary)] = piece_worth(vocabulary, counts, _SHARES)
     pinned = np.zeros(body.vocab_size, bool)
     pinned[: len(vocabulary)] = vocabulary.required & (vocabulary.probabilities == 0)
     for ids in tokenizer.encode([*checkpoint.spec.prompts.by_name.values()]):
