@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polyrank.checkpoint.spec import MatchFeature, PromptsSpec
 from polyrank.encoder.pooling import pool
-from polyrank.tasks.heads import Head, LateInteraction
+from polyrank.tasks.heads import Dense, Head, LateInteraction
 from polyrank.tasks.matching import Spans, choose_matcher
 from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
 from polyrank.text.pairs import SequenceBuilder
@@ -98,20 +98,31 @@ class LateInteractionScorer:
             Shape (num_pairs, num_features).
         """
         found = np.empty((len(plan.members), len(self._features)), np.float32)
-        if not len(found):
-            return found
+        if len(found):
+            makers = self._makers(self.compare(plan, rows))
+            for column, name in enumerate(self._features):
+                found[:, column] = makers[name]()
+        return found
+
+    def compare(self, plan: PairPlan, rows: Float32Array) -> "TokenMatches":
+        """Return how well the tokens of each pair match, which the features are made of.
+
+        Args:
+            plan: What was run; one pair at least.
+            rows: As for `logits`.
+
+        Returns:
+            The matches; training weighs them anew.
+        """
         interaction, cu_seqlens = self._interaction, plan.batch.cu_seqlens
         spans = [
             self._kept(plan, plan.members[:, role], prompt)
             for role, prompt in enumerate(self._prompt_ids)
         ]
         clean = self._matcher.clean(rows, cu_seqlens, interaction.center, interaction.directions)
-        given = _Given(plan, rows, clean, spans[0], spans[1])
-        matches = _Matches(given, *self._matcher.best(clean, spans[0], spans[1]), interaction)
-        makers = self._makers(given, matches)
-        for column, name in enumerate(self._features):
-            found[:, column] = makers[name]()
-        return found
+        given = ComparedRows(plan, rows, clean, spans[0], spans[1])
+        best = self._matcher.best(clean, spans[0], spans[1])
+        return TokenMatches(given, *best, interaction.weight)
 
     def vectors(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         """Return the pooled row of each pair's document, shape (num_pairs, width of the vectors).
@@ -124,9 +135,8 @@ class LateInteractionScorer:
         """Return the checkpoint's activation, or another, of the logits."""
         return self.head.activate(logits, activation)
 
-    def _makers(
-        self, given: "_Given", matches: "_Matches"
-    ) -> Mapping[MatchFeature, Callable[[], Float32Array]]:
+    def _makers(self, matches: "TokenMatches") -> Mapping[MatchFeature, Callable[[], Float32Array]]:
+        given = matches.given
         return {
             "match": matches.weighted,
             "plain_match": matches.plain,
@@ -169,7 +179,7 @@ def _left_of_prompt(ids: Int32Array, prompt: Int32Array) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class ComparedRows:
     """The rows of some pairs.
 
     Attributes:
@@ -196,21 +206,28 @@ class _Given:
         return cosines(means, owners.reshape(2, -1).T)
 
 
-class _Matches:
-    """How well each token of some pairs is matched by the other text of its pair."""
+class TokenMatches:
+    """How well each token of some pairs is matched by the other text of its pair.
+
+    Attributes:
+        given: The rows.
+        by_query: Largest product of each query token with a row of the document, pair after pair.
+        sizes: Tokens of each pair's query, shape (num_pairs,).
+    """
 
     def __init__(
         self,
-        given: _Given,
+        given: ComparedRows,
         by_query: Float32Array,
         by_document: Float32Array,
-        interaction: LateInteraction,
+        weight: Dense | None,
     ) -> None:
-        self._by_query = by_query
+        """Take what was compared; `weight` gives a query's clean row its weight before softplus."""
+        self.given = given
+        self.by_query = by_query
+        self.sizes = _lengths(given.queries)
         self._by_document = by_document
-        self._given = given
-        self._weight = interaction.weight
-        self._sizes = _lengths(given.queries)
+        self._weight = weight
 
     def weighted(self) -> Float32Array:
         """Return the weighted mean over the tokens of each query."""
@@ -218,32 +235,32 @@ class _Matches:
             return self.plain()
         weights = {
             (start, end): self._weights(start, end)
-            for start, end in np.unique(self._given.queries, axis=0).tolist()
+            for start, end in np.unique(self.given.queries, axis=0).tolist()
         }
-        flat = np.concatenate([weights[start, end] for start, end in self._given.queries.tolist()])
-        starts = _starts(self._sizes)
-        sums = np.add.reduceat(flat * self._by_query, starts)
+        flat = np.concatenate([weights[start, end] for start, end in self.given.queries.tolist()])
+        starts = _starts(self.sizes)
+        sums = np.add.reduceat(flat * self.by_query, starts)
         return np.asarray(sums / np.add.reduceat(flat, starts), np.float32)
 
     def plain(self) -> Float32Array:
         """Return the mean over the tokens of each query."""
-        return _means(self._by_query, self._sizes)
+        return _means(self.by_query, self.sizes)
 
     def least(self) -> Float32Array:
         """Return the mean over those tokens of each query that are matched worst."""
-        owners = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        ordered = self._by_query[np.lexsort((self._by_query, owners))]
-        ranks = np.arange(len(ordered)) - _starts(self._sizes)[owners]
-        num_least = -(-self._sizes // _LEAST_SHARE)
+        owners = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        ordered = self.by_query[np.lexsort((self.by_query, owners))]
+        ranks = np.arange(len(ordered)) - _starts(self.sizes)[owners]
+        num_least = -(-self.sizes // _LEAST_SHARE)
         return _means(ordered[ranks < num_least[owners]], num_least)
 
     def reverse(self) -> Float32Array:
         """Return the mean over the tokens of each document."""
-        return _means(self._by_document, _lengths(self._given.documents))
+        return _means(self._by_document, _lengths(self.given.documents))
 
     def _weights(self, start: int, end: int) -> Float32Array:
         assert self._weight is not None
-        values = np.concatenate([self._weight(row) for row in self._given.clean[start:end]])
+        values = np.concatenate([self._weight(row) for row in self.given.clean[start:end]])
         # softplus without overflow
         return np.maximum(values, 0) + np.log1p(np.exp(-np.abs(values)))
 
