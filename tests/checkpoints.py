@@ -12,6 +12,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -229,6 +230,74 @@ def dense_embedder(folder: Path) -> Path:
     return _sentence_transformer(
         folder, model, tokenizer, "mean", is_normalized=True, max_seq_length=64, dense=24
     )
+
+
+LATE_FEATURES = (
+    "match",
+    "plain_match",
+    "least_match",
+    "reverse_match",
+    "cosine",
+    "clean_cosine",
+    "query_length",
+    "document_length",
+)
+
+
+def late_interaction(folder: Path, **changes: object) -> Path:
+    """Give an embedder a reranker and a classifier of three labels that compare token rows.
+
+    Args:
+        folder: The embedder's; it is changed.
+        **changes: Other values of the block "late_interaction" of both heads.
+    """
+    path = folder / "model.safetensors"
+    generator = torch.Generator().manual_seed(6)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    save_file(
+        load_file(path)
+        | {
+            "heads.match.center": random(64),
+            "heads.match.directions": torch.linalg.qr(random(64, 5))[0].T.contiguous(),
+            "heads.match.weight": 3 * random(1, 64),
+            "heads.match.bias": random(1),
+            "heads.rerank.0.weight": random(6, 8),
+            "heads.rerank.0.bias": random(6),
+            "heads.rerank.1.weight": random(1, 6),
+            "heads.classify.weight": random(3, 8),
+            "heads.classify.bias": random(3),
+        },
+        path,
+        {"format": "pt"},
+    )
+    late = {
+        "center": "heads.match.center",
+        "directions": "heads.match.directions",
+        "weight": {"weight": "heads.match.weight", "bias": "heads.match.bias"},
+        "features": list(LATE_FEATURES),
+        **changes,
+    }
+    first = {"weight": "heads.rerank.0.weight", "bias": "heads.rerank.0.bias"}
+    config = json.loads((folder / "config.json").read_text())
+    config["polyrank_heads"] = {
+        "rerank": {
+            "late_interaction": late,
+            "layers": [{**first, "nonlinearity": "gelu"}, {"weight": "heads.rerank.1.weight"}],
+            "activation": "sigmoid",
+            "labels": ["relevant"],
+        },
+        "classify": {
+            "late_interaction": late,
+            "layers": [{"weight": "heads.classify.weight", "bias": "heads.classify.bias"}],
+            "activation": "softmax",
+            "labels": ["irrelevant", "neutral", "relevant"],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 RERANKERS: dict[str, Callable[[Path], Path]] = {

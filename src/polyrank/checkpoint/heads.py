@@ -167,8 +167,8 @@ def read_heads(
             "The folder describes no head: vectors are the mean of the token rows, not normalised.",
         )
     heads.update(_extra_heads(config, path))
-    _check_similarity(heads, path)
     _check_late_interaction(heads, path)
+    _check_similarity(heads, path)
     return heads, assumptions
 
 
@@ -275,10 +275,13 @@ def _late_interaction(entry: Mapping[str, Any]) -> LateInteractionSpec:
         raise ValueError(
             f"features must be different ones of {', '.join(MATCH_FEATURES)}, not {list(features)}"
         )
-    weight = entry.get("weight")
+    weight, directions = entry.get("weight"), entry.get("directions")
+    for name in (entry["center"], "" if directions is None else directions):
+        if not isinstance(name, str):
+            raise TypeError(f"center and directions are names of tensors, not {name!r}")
     return LateInteractionSpec(
-        str(entry["center"]),
-        entry.get("directions"),
+        entry["center"],
+        directions,
         None if weight is None else DenseSpec(weight["weight"], weight.get("bias"), "identity"),
         features,
     )
