@@ -1,8 +1,8 @@
 """Make polyrank-small: one body that reranks, classifies and embeds, in 45 MB.
 
-``python recipes/polyrank-small/build.py --data DATA --work FOLDER [--minutes 60] [--seed 0]``.
+``python recipes/polyrank-small/build.py --data DATA --work FOLDER [--lists 24000] [--seed 0]``.
 Each step is a command of polyrank and is shown before it runs; a step whose output is there is not
-run again, and a training that was stopped goes on. See README.md here.
+run again. See README.md here.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from polyrank.checkpoint.hub import default_model_folder
 
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
-TABLE_MB = "18.5"
+TABLE_MB = "18.9"
 
 QUESTIONS = {  # shares of the lists whose query is a question
     "tydiqa": 7.2,
@@ -41,7 +41,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="build", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and eval/")
     parser.add_argument("--work", type=Path, required=True, help="folder for all steps' outputs")
-    parser.add_argument("--minutes", default="60", help="of training")
+    parser.add_argument("--lists", default="24000", help="queries to learn from: the time budget")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--threads", help="left out: all that this process may use")
     parser.add_argument("--max-queries", default="300", help="of each language, in the gate")
@@ -73,16 +73,12 @@ def mixture(train: Path, work: Path) -> Iterator[str]:
 
 
 def train(given: argparse.Namespace, table: Path, output: Path) -> None:
-    """Train the three tasks on the compressed table's values."""
-    base = str(default_model_folder())
-    arguments = ["train", "joint", str(table), "--output", str(output), "--teacher", base]
+    """Train reranking and classification on the compressed table's values, in int8 products."""
+    arguments = ["train", "matching", str(table), "--output", str(output), "--compute", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
-    arguments += ["--miner", base, "--minutes", given.minutes, "--seed", given.seed]
-    arguments += ["--mine-pool", "1500", "--mixed-languages", "0.5", "--max-length", "160"]
-    arguments += ["--cache-dir", str(given.work / "vectors"), "--save-minutes", "5"]
-    if output.with_name(f"{output.name}.checkpoints").is_dir():
-        arguments.append("--resume")
+    arguments += ["--lists", given.lists, "--seed", given.seed]
+    arguments += ["--cache-dir", str(given.work / "vectors")]
     run(arguments, given.threads)
 
 

@@ -1,0 +1,488 @@
+"""Training of late interaction on an embedder that stays as it is.
+
+A rerank and a classify head are made that compare the token rows of two texts, each read on its
+own (`polyrank.tasks.late_interaction`). What is learnt is little, so that it holds in languages
+without training data too: the mean row and the directions that tell languages apart, the weight of
+a query's token, and small layers on a few features of a pair. The body is not touched; rows are
+computed once.
+
+References: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Yang et al., EMNLP 2021,
+arXiv:2109.04727 (language directions found by singular values of the languages' means).
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank._extras import require
+from polyrank._files import replacing
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
+from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.layouts import CONFIG_FILE, WEIGHTS_FILE
+from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
+from polyrank.checkpoint.saving import save_aligned
+from polyrank.checkpoint.spec import MATCH_FEATURES, HeadSpec, LateInteractionSpec, MatchFeature
+from polyrank.compress.corpus import StepProgress
+from polyrank.compress.folders import building, check_free, copy_rest
+from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.errors import CapabilityError, ConfigError, DataError
+from polyrank.inference.embedder import Embedder
+from polyrank.inference.model import Model, load_model
+from polyrank.tasks.heads import Head, LateInteraction
+from polyrank.tasks.late_interaction import LateInteractionScorer
+from polyrank.training.config import RELEVANCE_LABELS, DataSource, TrainingConfig
+from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
+from polyrank.training.negatives import Miner
+from polyrank.training.reading import read_mixture
+from polyrank.training.record import RECORD_FILE, describe_sources, versions
+from polyrank.training.schedule import plan_draws
+from polyrank.training.source import Source
+from polyrank.types import Activation, Float32Array, Precision
+
+FEATURES = MATCH_FEATURES
+"""What the classify head is given; the first alone makes the score of the rerank head."""
+
+_PREFIX = "heads.matching"
+_LISTS_PER_BLOCK = 64
+_CENTER_LISTS = 1_000
+_TEXTS_PER_LANGUAGE = 30  # of each source
+_LEAST_TEXTS = 5
+_LONGEST_QUERY = 64  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingConfig:
+    """Settings of a run.
+
+    Attributes:
+        lists: Queries with their passages to learn from.
+        directions: Language directions to take out of token rows; 0 leaves them in.
+        epochs: Passes over the lists.
+        batch_size: Lists an update.
+        max_length: Tokens of a text that are read while training.
+        neutrals: Passages of the answer's own group in a list, at most.
+        hard_negatives: Mined or given negatives in a list, at most.
+        random_negatives: Random negatives in a list.
+        mine_pool: Passages of a source and language that are searched, a random sample.
+        cross_language: Share of lists whose query and passages are in different languages.
+        mixed_languages: Share of lists whose negatives are in several languages.
+        precision: Of the body's products; rows should be what will be shipped.
+        seed: Of the draws and of the first weights.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    lists: int = 24_000
+    directions: int = 24
+    epochs: int = 5
+    batch_size: int = 64
+    max_length: int = 192
+    neutrals: int = 2
+    hard_negatives: int = 4
+    random_negatives: int = 2
+    mine_pool: int = 1_500
+    cross_language: float = 0.5
+    mixed_languages: float = 0.5
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("lists", 1), ("directions", 0), ("epochs", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        _ = self.drawing  # checks the rest
+
+    @property
+    def drawing(self) -> TrainingConfig:
+        """How lists are drawn."""
+        return TrainingConfig(
+            "classifier",
+            steps=self.lists,
+            batch_size=1,
+            max_length=self.max_length,
+            neutrals=self.neutrals,
+            hard_negatives=self.hard_negatives,
+            random_negatives=self.random_negatives,
+            mine_pool=self.mine_pool,
+            cross_language=self.cross_language,
+            mixed_languages=self.mixed_languages,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingJob:
+    """What to train on what, and where to put it.
+
+    Attributes:
+        model: Folder or Hub id of an embedding checkpoint with float weights; None takes the
+            default model.
+        data: Training data.
+        output: Folder to make.
+        config: The settings.
+        miner: Embedding checkpoint that mines hard negatives; None takes the default model.
+        cache_dir: Where the miner's vectors are kept; None keeps them in memory.
+        num_threads: Threads; None takes what this process may use.
+    """
+
+    model: str | None
+    data: tuple[DataSource, ...]
+    output: Path
+    config: MatchingConfig
+    miner: str | None = None
+    cache_dir: Path | None = None
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pairs of all lists, as numbers.
+
+    Attributes:
+        features: `FEATURES` but for the first, shape (num_pairs, num_features - 1).
+        matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
+        grades: As in `polyrank.training.drawing`, shape (num_pairs,).
+        is_mined: Whether a negative was chosen for its nearness, shape (num_pairs,).
+        list_starts: First pair of each list, and the end, shape (num_lists + 1,).
+        query_rows: Clean rows of the queries' tokens, shape (total query tokens, hidden_size).
+        query_starts: First row of each list's query, and the end, shape (num_lists + 1,).
+    """
+
+    features: Float32Array
+    matches: Float32Array
+    grades: NDArray[np.int64]
+    is_mined: NDArray[np.bool_]
+    list_starts: NDArray[np.int64]
+    query_rows: Float32Array
+    query_starts: NDArray[np.int64]
+
+
+def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) -> dict[str, Any]:
+    """Make a folder whose model reranks and classifies by late interaction.
+
+    Args:
+        job: What to train, on what, where to.
+        progress: Called as work goes on.
+
+    Returns:
+        What is in its training.json.
+
+    Raises:
+        ConfigError: If the output exists or settings contradict each other.
+        DataError: If data cannot be read, or hold no query with an answer.
+        CapabilityError: If the checkpoint makes no vectors, or is int8.
+        MissingExtraError: If torch is missing.
+    """
+    require("train", "torch", purpose="polyrank train matching")
+    from polyrank.training.matching_fit import fit_heads
+
+    begun = time.monotonic()
+    check_free(job.output)
+    if not job.data:
+        raise ConfigError("nothing to train on: name a file or folder with --data.")
+    report = progress or (lambda step, done, total: None)
+    folder, name = resolve(job.model)
+    checkpoint = read_checkpoint(folder, name)
+    if checkpoint.spec.quantization is not None or "embed" not in checkpoint.spec.heads:
+        raise CapabilityError(
+            f"{name} cannot learn late interaction: that takes an embedding checkpoint with float "
+            "weights. Quantise the result with `polyrank compress quantize`."
+        )
+    sources, config = read_mixture(job.data), job.config
+    schedule = plan_draws(sources, config.drawing)
+    engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
+    reader = RowReader(load_model(str(folder), engine), config.max_length)
+    drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
+    directions = language_directions(sources, reader, config.directions, config.seed, report)
+    center = _center(drawer, reader, min(_CENTER_LISTS, len(schedule)), report)
+    scorer = reader.scorer(center, directions)
+    examples = collect(drawer, len(schedule), reader, scorer, config.random_negatives, report)
+    heads, course = fit_heads(examples, config, report)
+    drawn = np.bincount(schedule.source_of, minlength=len(sources)).tolist()
+    record = {
+        "task": "matching",
+        "start": checkpoint.spec.name,
+        "start_sha256": fingerprint(checkpoint.weights.paths),
+        "precision": reader.model.engine.encoder.capabilities.precision,
+        "versions": versions(),
+        "settings": asdict(config),
+        "miner": Path(job.miner or "default").name,
+        "data": describe_sources(sources, schedule.num_usable, drawn),
+        "num_pairs": len(examples.grades),
+        "evaluations": course,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    tensors = {f"{_PREFIX}.center": center, f"{_PREFIX}.directions": directions, **heads}
+    _publish(checkpoint, tensors, job.output, record)
+    return record
+
+
+class RowReader:
+    """Reads token rows of texts with a body that stays as it is."""
+
+    def __init__(self, model: Model, max_length: int) -> None:
+        self.model = model
+        self._builder = model.builder(TruncationConfig(min(max_length, model.spec.max_length)))
+        self.width = model.spec.body.hidden_size
+
+    def scorer(self, center: Float32Array, directions: Float32Array) -> LateInteractionScorer:
+        """Return what compares rows, all tokens weighing the same.
+
+        Args:
+            center: Shape (hidden_size,).
+            directions: Shape (num_directions, hidden_size).
+        """
+        spec = HeadSpec((), late_interaction=LateInteractionSpec("", None, None, FEATURES[1:]))
+        head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
+        return LateInteractionScorer(
+            self._builder, head, self.model.head("embed"), self.model.spec.prompts
+        )
+
+    def rows(
+        self, scorer: LateInteractionScorer, pairs: Sequence[tuple[str, str]]
+    ) -> tuple[Any, Float32Array]:
+        """Return the plan of some pairs, one or more, and the token rows of their texts."""
+        plan = scorer.prepare(pairs)
+        return plan, self.model.engine.run(plan.batch, (), self.width)
+
+    def own_rows(self, texts: Sequence[str]) -> list[Float32Array]:
+        """Return the rows of each document's own tokens, shape (num_tokens, hidden_size) each."""
+        scorer = self.scorer(np.zeros(self.width, np.float32), np.empty((0, self.width), "f4"))
+        plan, rows = self.rows(scorer, [("", text) for text in texts])
+        documents = scorer.compare(plan, rows).given.documents
+        return [rows[start:end] for start, end in documents]
+
+
+def language_directions(
+    sources: Sequence[Source],
+    reader: RowReader,
+    count: int,
+    seed: int,
+    progress: StepProgress,
+) -> Float32Array:
+    """Return the directions in which the mean rows of languages differ most.
+
+    Languages are compared where they say the same: within sources whose passages have versions in
+    several languages, each language as it differs from the mean of the languages there.
+
+    Args:
+        sources: The training data.
+        reader: Reads rows.
+        count: How many directions.
+        seed: Of the choice of texts.
+        progress: Called with the step "languages".
+
+    Returns:
+        Orthonormal rows, shape (at most `count`, hidden_size); none where no source is parallel.
+    """
+    generator = np.random.default_rng((seed, 11))
+    offsets: dict[str, list[tuple[Float32Array, int]]] = {}
+    work = [
+        (source, language, positions)
+        for source in sources
+        if source.is_parallel and count
+        for language, positions in source.by_language.items()
+        if len(positions) >= _LEAST_TEXTS
+    ]
+    means: dict[int, list[tuple[str, Float32Array, int]]] = {}
+    for done, (source, language, positions) in enumerate(work):
+        chosen = generator.permutation(positions)[:_TEXTS_PER_LANGUAGE]
+        texts = [source.passages[position].versions[language] for position in chosen]
+        rows = np.concatenate(reader.own_rows(texts))
+        means.setdefault(id(source), []).append((language, rows.mean(axis=0), len(rows)))
+        progress("languages", done + 1, len(work))
+    for entries in means.values():
+        middle = np.mean([mean for _, mean, _ in entries], axis=0)
+        for language, mean, size in entries:
+            offsets.setdefault(language, []).append((mean - middle, size))
+    if len(offsets) < 2:
+        return np.empty((0, reader.width), np.float32)
+    table = np.stack(
+        [
+            sum(offset * size for offset, size in found) / sum(size for _, size in found)
+            for found in offsets.values()
+        ]
+    )
+    table -= table.mean(axis=0)
+    _, values, directions = np.linalg.svd(table.astype(np.float64), full_matrices=False)
+    rank = int((values > values[0] * 1e-6).sum())
+    return np.ascontiguousarray(directions[: min(count, rank)], np.float32)
+
+
+def _center(
+    drawer: Drawer, reader: RowReader, num_lists: int, progress: StepProgress
+) -> Float32Array:
+    """Return the mean row of the tokens of passages."""
+    total, count = np.zeros(reader.width), 0
+    for start in range(0, num_lists, _LISTS_PER_BLOCK):
+        drawn = drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
+        for rows in reader.own_rows([entry.passages[0] for entry in drawn]):
+            total += rows.sum(axis=0)
+            count += len(rows)
+        progress("center", min(start + _LISTS_PER_BLOCK, num_lists), num_lists)
+    return (total / count).astype(np.float32)
+
+
+def collect(
+    drawer: Drawer,
+    num_lists: int,
+    reader: RowReader,
+    scorer: LateInteractionScorer,
+    num_random: int,
+    progress: StepProgress,
+) -> Examples:
+    """Return the pairs of the drawn lists as numbers.
+
+    Args:
+        drawer: Gives the lists.
+        num_lists: How many.
+        reader: Reads rows.
+        scorer: Compares them.
+        num_random: Random negatives of a list, which come last.
+        progress: Called with the step "lists".
+
+    Returns:
+        The pairs of lists with two passages or more.
+
+    Raises:
+        DataError: If there is no such list.
+    """
+    parts: list[tuple[Any, ...]] = []
+    for start in range(0, num_lists, _LISTS_PER_BLOCK):
+        drawn = drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
+        several = [entry for entry in drawn if len(entry.passages) > 1]
+        parts += _numbers(several, reader, scorer, num_random)
+        progress("lists", min(start + _LISTS_PER_BLOCK, num_lists), num_lists)
+    if not parts:
+        raise DataError("no query of the data has two passages to tell apart.")
+    features, matches, grades, is_mined, rows = zip(*parts, strict=True)
+    longest = max(part.shape[1] for part in matches)
+    return Examples(
+        features=np.concatenate(features),
+        matches=np.concatenate([_widened(part, longest) for part in matches]),
+        grades=np.concatenate(grades),
+        is_mined=np.concatenate(is_mined),
+        list_starts=np.cumsum([0, *map(len, grades)]),
+        query_rows=np.concatenate(rows),
+        query_starts=np.cumsum([0, *map(len, rows)]),
+    )
+
+
+def _numbers(
+    lists: Sequence[RankedList],
+    reader: RowReader,
+    scorer: LateInteractionScorer,
+    num_random: int,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield features, matches, grades, whether mined, and the query's rows of each list."""
+    pairs = [(entry.query, text) for entry in lists for text in entry.passages]
+    if not pairs:
+        return
+    plan, rows = reader.rows(scorer, pairs)
+    features = scorer.features(plan, rows)
+    compared = scorer.compare(plan, rows)
+    bounds = np.cumsum([0, *compared.sizes])
+    ends = np.cumsum([0, *(len(entry.passages) for entry in lists)])
+    for entry, (first, last) in zip(lists, pairwise(ends), strict=True):
+        size = int(compared.sizes[first])
+        if size > _LONGEST_QUERY:
+            continue
+        matches = compared.by_query[bounds[first] : bounds[last]].reshape(last - first, size)
+        start, end = compared.given.queries[first]
+        yield (
+            features[first:last],
+            matches,
+            np.array(entry.grades),
+            _mined(entry, num_random),
+            compared.given.clean[start:end],
+        )
+
+
+def _mined(entry: RankedList, num_random: int) -> NDArray[np.bool_]:
+    """Tell the negatives chosen for their nearness: all but the random ones at the end."""
+    irrelevant = np.flatnonzero(np.array(entry.grades) == IRRELEVANT)
+    is_mined = np.zeros(len(entry.grades), bool)
+    is_mined[irrelevant[: max(0, len(irrelevant) - num_random)]] = True
+    return is_mined
+
+
+def _widened(rows: Float32Array, width: int) -> Float32Array:
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+
+def _miner(job: MatchingJob, progress: StepProgress) -> Miner | None:
+    if not job.config.hard_negatives:
+        return None
+    embedder = Embedder(job.miner, num_threads=job.num_threads)
+    info = embedder.info
+    weights = read_checkpoint(Path(info.folder)).weights
+    identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
+    return Miner(
+        embedder,
+        job.config.drawing,
+        cache_dir=job.cache_dir,
+        identity=identity,
+        progress=lambda done, total: progress("encoding passages", done, total),
+    )
+
+
+def _publish(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Float32Array],
+    output: Path,
+    record: Mapping[str, Any],
+) -> None:
+    weights, source = checkpoint.weights, checkpoint.spec.folder
+    with building(output) as folder:
+        copy_rest(source, folder, {path.resolve() for path in weights.paths})
+        target = folder / weights.folder.relative_to(source)
+        target.mkdir(parents=True, exist_ok=True)
+        kept = {name: weights.get_float32(name) for name in weights if weights.is_float(name)}
+        with replacing(target / WEIGHTS_FILE) as path:
+            save_aligned({**kept, **tensors}, path)
+        config = json.loads((target / CONFIG_FILE).read_text("utf8"))
+        config[EXTRA_HEADS_KEY] = {
+            **config.get(EXTRA_HEADS_KEY, {}),
+            "rerank": _describe("rerank", FEATURES[:1], 1, "sigmoid", ("relevant",)),
+            "classify": _describe("classify", FEATURES, 2, "softmax", RELEVANCE_LABELS),
+        }
+        for path, content in ((target / CONFIG_FILE, config), (folder / RECORD_FILE, record)):
+            with replacing(path) as written:
+                text = json.dumps(content, ensure_ascii=False, indent=2)
+                written.write_text(text + "\n", "utf8")
+        folder.rename(output)
+
+
+def _describe(
+    task: str,
+    features: Sequence[MatchFeature],
+    num_layers: int,
+    activation: Activation,
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    def layer(name: str) -> dict[str, str]:
+        return {"weight": f"{_PREFIX}.{name}.weight", "bias": f"{_PREFIX}.{name}.bias"}
+
+    layers: list[dict[str, str]] = [layer(f"{task}.{i}") for i in range(num_layers)]
+    for hidden in layers[:-1]:
+        hidden["nonlinearity"] = "gelu"
+    return {
+        "late_interaction": {
+            "center": f"{_PREFIX}.center",
+            "directions": f"{_PREFIX}.directions",
+            "weight": layer("tokens"),
+            "features": list(features),
+        },
+        "layers": layers,
+        "activation": activation,
+        "labels": list(labels),
+    }

@@ -1,0 +1,194 @@
+"""Fitting of the few weights of late interaction to lists of pairs."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyrank.compress.corpus import StepProgress
+from polyrank.training.config import RELEVANCE_LABELS
+from polyrank.training.drawing import IRRELEVANT, RELEVANT
+from polyrank.types import Float32Array
+
+if TYPE_CHECKING:
+    from polyrank.training.matching import Examples, MatchingConfig
+
+_WIDTH = 24  # of the classifier's hidden layer
+_TOKEN_RATE, _LAYER_RATE = 3e-3, 1e-2
+_BCE, _CLASSES = 0.3, 0.5
+_POSITIVE_WEIGHT = 4.0
+_CLASS_WEIGHTS = (1.0, 1.6, 1.6)  # lists hold more irrelevant passages
+_HELD_OUT = 0.06  # share of the lists
+
+
+class _Heads(nn.Module):
+    """Token weights, and layers on features that are scaled to unit variance."""
+
+    def __init__(self, examples: "Examples", seed: int) -> None:
+        super().__init__()
+        features = torch.from_numpy(examples.features)
+        # the weighted match is scaled like the plain one, which it starts from
+        scaled = torch.cat([features[:, :1], features], dim=1)
+        self.mean = scaled.mean(dim=0)
+        self.scale = scaled.std(dim=0).clamp_min(1e-6)
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = nn.Linear(examples.query_rows.shape[1], 1)
+        self.rerank = nn.Linear(1, 1)
+        self.hidden = nn.Linear(scaled.shape[1], _WIDTH)
+        self.classes = nn.Linear(_WIDTH, len(RELEVANCE_LABELS))
+        with torch.no_grad():
+            self.tokens.weight.zero_()
+            self.tokens.bias.fill_(0.5)
+            self.rerank.weight.fill_(2.0)
+            self.rerank.bias.zero_()
+            for layer in (self.hidden, self.classes):
+                layer.weight.normal_(std=layer.in_features**-0.5, generator=generator)
+                layer.bias.zero_()
+
+    def forward(
+        self, rows: Tensor, is_token: Tensor, list_of: Tensor, matches: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logit of each pair, shape (num_pairs,), and the three of its classes.
+
+        Args:
+            rows: Clean rows of the queries, shape (num_lists, longest query, hidden_size).
+            is_token: Which of them are tokens, shape (num_lists, longest query).
+            list_of: List of each pair, shape (num_pairs,).
+            matches: Best match of each query token, shape (num_pairs, longest query).
+            features: All features but the weighted match, shape (num_pairs, num_features - 1).
+        """
+        weights = functional.softplus(self.tokens(rows)[..., 0]) * is_token
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        match = (matches * weights[list_of]).sum(dim=1, keepdim=True)
+        scaled = (torch.cat([match, features], dim=1) - self.mean) / self.scale
+        logits = self.rerank(scaled[:, :1])[:, 0]
+        return logits, self.classes(functional.gelu(self.hidden(scaled)))
+
+    def tensors(self) -> dict[str, Float32Array]:
+        """Return the weights by name, the scaling of the features folded into the first layers."""
+        found: dict[str, Float32Array] = {}
+        layers = {
+            "tokens": (self.tokens, None),
+            "rerank.0": (self.rerank, slice(0, 1)),
+            "classify.0": (self.hidden, slice(None)),
+            "classify.1": (self.classes, None),
+        }
+        for name, (layer, scaled) in layers.items():
+            weight, bias = layer.weight.detach(), layer.bias.detach()
+            if scaled is not None:
+                weight = weight / self.scale[scaled]
+                bias = bias - weight @ self.mean[scaled]
+            found[f"heads.matching.{name}.weight"] = np.ascontiguousarray(weight.numpy())
+            found[f"heads.matching.{name}.bias"] = np.ascontiguousarray(bias.numpy())
+        return found
+
+
+def fit_heads(
+    examples: "Examples", config: "MatchingConfig", progress: StepProgress
+) -> tuple[Mapping[str, Float32Array], list[dict[str, Any]]]:
+    """Fit token weights and layers.
+
+    The rerank head learns to rank lists (softmax over a list) and what is relevant (BCE); the
+    classify head learns the three classes, where negatives that were mined for their nearness are
+    left out: they are often on the topic, and which of them are, nobody has labelled.
+
+    Args:
+        examples: The pairs.
+        config: Epochs, batch size, seed.
+        progress: Called with the step "fitting".
+
+    Returns:
+        Tensors by name, and the losses on held-out lists after each epoch.
+    """
+    model = _Heads(examples, config.seed)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": model.tokens.parameters(), "lr": _TOKEN_RATE, "weight_decay": 0.1},
+            {
+                "params": [
+                    parameter
+                    for layer in (model.rerank, model.hidden, model.classes)
+                    for parameter in layer.parameters()
+                ],
+                "lr": _LAYER_RATE,
+                "weight_decay": 1e-3,
+            },
+        ]
+    )
+    generator = np.random.default_rng((config.seed, 12))
+    order = generator.permutation(len(examples.list_starts) - 1)
+    num_held = min(len(order) // 2, max(1, round(len(order) * _HELD_OUT)))
+    held, learnt = order[:num_held], order[num_held:]
+    num_steps = config.epochs * -(-len(learnt) // config.batch_size)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (num_steps + 1))
+    course, step = [], 0
+    for epoch in range(config.epochs):
+        generator.shuffle(learnt)
+        for start in range(0, len(learnt), config.batch_size):
+            losses = _losses(model, examples, learnt[start : start + config.batch_size])
+            optimizer.zero_grad()
+            total = torch.stack(list(losses.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            falling.step()
+            step += 1
+            progress("fitting", step, num_steps)
+        with torch.no_grad():
+            found = _losses(model, examples, held)
+        course.append({"epoch": epoch + 1, **{k: round(float(v), 4) for k, v in found.items()}})
+    return model.tensors(), course
+
+
+def _losses(model: _Heads, examples: "Examples", lists: NDArray[np.int64]) -> dict[str, Tensor]:
+    starts, ends = examples.list_starts[lists], examples.list_starts[lists + 1]
+    pairs = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+    sizes = ends - starts
+    list_of = torch.from_numpy(np.repeat(np.arange(len(lists)), sizes))
+    rows, is_token = _padded_queries(examples, lists)
+    matches = torch.from_numpy(examples.matches[pairs, : rows.shape[1]])
+    features = torch.from_numpy(examples.features[pairs])
+    logits, classes = model(rows, is_token, list_of, matches, features)
+    grades = torch.from_numpy(examples.grades[pairs])
+    is_relevant = grades == RELEVANT
+    bce = functional.binary_cross_entropy_with_logits(
+        logits, is_relevant.float(), pos_weight=torch.tensor(_POSITIVE_WEIGHT)
+    )
+    is_labelled = ~torch.from_numpy(examples.is_mined[pairs])
+    assert (grades[~is_labelled] == IRRELEVANT).all()
+    of_classes = functional.cross_entropy(
+        classes[is_labelled], grades[is_labelled], weight=torch.tensor(_CLASS_WEIGHTS)
+    )
+    return {
+        "ranking": _ranking_loss(logits, is_relevant, sizes),
+        "bce": _BCE * bce,
+        "classes": _CLASSES * of_classes,
+    }
+
+
+def _ranking_loss(logits: Tensor, is_relevant: Tensor, sizes: NDArray[np.int64]) -> Tensor:
+    """Cross-entropy of the relevant passage, which comes first, among its list's."""
+    first = torch.from_numpy(np.cumsum(sizes) - sizes)
+    columns = np.concatenate([np.arange(size) for size in sizes])
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    table = logits.new_full((len(sizes), int(sizes.max())), -1e4)
+    table = table.index_put((torch.from_numpy(rows), torch.from_numpy(columns)), logits)
+    answered = is_relevant[first]
+    if not answered.any():
+        return logits.sum() * 0
+    targets = torch.zeros(int(answered.sum()), dtype=torch.long)
+    return functional.cross_entropy(table[answered], targets)
+
+
+def _padded_queries(examples: "Examples", lists: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    starts, ends = examples.query_starts[lists], examples.query_starts[lists + 1]
+    longest = int((ends - starts).max())
+    rows = np.zeros((len(lists), longest, examples.query_rows.shape[1]), np.float32)
+    is_token = np.zeros((len(lists), longest), np.float32)
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        rows[i, : end - start] = examples.query_rows[start:end]
+        is_token[i, : end - start] = 1
+    return torch.from_numpy(rows), torch.from_numpy(is_token)
