@@ -51,6 +51,7 @@ def classify(
     """
     from polyrank.inference.classifier import Classifier
 
+    timer = screen.Timer()
     with screen.loading(model, quiet=quiet):
         classifier = Classifier(
             model,
@@ -62,13 +63,16 @@ def classify(
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )
+    timer.lap()
     records = list(Source(file, input_format, text_field).records())
     inputs = [_input(record, query, query_field) for record in records]
     with screen.progress_bar("classifying", quiet=quiet) as progress:
         results = classifier.classify(inputs, progress=progress)
+    timer.lap()
     if screen.is_table_wanted(as_json, output):
         console = Console()
         console.print(_table(results, records, console.width))
+        timer.note(f"{len(records):,} texts labelled", classifier.info.name, quiet=quiet)
     else:
         with screen.text_output(output) as out:
             screen.write_lines(_rows(results, records), out)

@@ -54,6 +54,7 @@ def rerank(
     from polyrank.inference.reranker import Reranker
 
     records = list(Source(file, input_format, text_field).records())
+    timer = screen.Timer()
     with screen.loading(model, quiet=quiet):
         reranker = Reranker(
             model,
@@ -66,13 +67,16 @@ def rerank(
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )
+    timer.lap()
     texts = [record.text for record in records]
     with screen.progress_bar("ranking", quiet=quiet) as progress:
         ranked = reranker.rank(query, texts, top_n=top_n, progress=progress)
+    timer.lap()
     if screen.is_table_wanted(as_json, output):
         console = Console()
         is_probability = reranker.info.activation == "sigmoid"
         console.print(_table(ranked, console.width, is_probability=is_probability))
+        timer.note(f"{len(records):,} documents ranked", reranker.info.name, quiet=quiet)
     else:
         with screen.text_output(output) as out:
             screen.write_lines(_rows(ranked, records), out)

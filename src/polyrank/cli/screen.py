@@ -70,6 +70,29 @@ def note_truncated(count: int, total: int, max_length: int, *, quiet: bool) -> N
         )
 
 
+class Timer:
+    """Tells how long loading and work took, beneath a table."""
+
+    def __init__(self) -> None:
+        self._laps = [time.perf_counter()]
+
+    def lap(self) -> None:
+        """End a part: loading first, then the work."""
+        self._laps.append(time.perf_counter())
+
+    def note(self, work: str, model: str, *, quiet: bool) -> None:
+        """Print the times on standard error; call after two laps."""
+        begin, loaded, done = self._laps
+        remark(
+            f"{work} in {_span(done - loaded)} by {model}, loaded in {_span(loaded - begin)}",
+            quiet=quiet,
+        )
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
 @contextmanager
 def progress_bar(label: str, *, quiet: bool) -> Iterator[types.Progress | None]:
     """Show a bar of tokens done on standard error, if that is a terminal and work takes a while."""
