@@ -17,6 +17,18 @@ def compiled_paths() -> list[str]:
 def usable_paths() -> list[str]:
     """Return the kernel paths that run on this processor, best first."""
 
+def clean_rows(rows: Floats, center: Floats, directions: Floats) -> Floats:
+    """Return rows less a center and their parts along directions, of unit length.
+
+    Rows have shape (num_rows, width), directions (num_directions, width).
+    """
+
+def best_products(rows: Floats, queries: Ints, documents: Ints) -> tuple[Floats, Floats]:
+    """Return the largest product of each row of each pair with the rows of the other span.
+
+    Spans are (first row, the one after the last), shape (num_pairs, 2); none is empty.
+    """
+
 class NativeBody:
     """Packed weights of a body and its forward pass."""
 

@@ -423,6 +423,76 @@ void test_body(const char* name, bool is_int8) {
   }
 }
 
+// Widths that end within a vector, counts that end within a tile.
+void test_late_interaction(const Kernels& k) {
+  std::mt19937 generator(11);
+  std::normal_distribution<float> normal;
+  for (int width : {1, 7, 32, 50, 96, 384}) {
+    const int num_rows = 23, num_directions = width < 8 ? 1 : 6;
+    std::vector<float> rows(num_rows * width), center(width), directions(num_directions * width);
+    for (auto* values : {&rows, &center, &directions}) {
+      for (float& value : *values) value = normal(generator);
+    }
+    for (int i = 0; i < num_directions; ++i) {  // Gram-Schmidt
+      float* row = &directions[i * width];
+      for (int j = 0; j < i; ++j) {
+        double along = 0;
+        for (int d = 0; d < width; ++d) along += row[d] * directions[j * width + d];
+        for (int d = 0; d < width; ++d) row[d] -= static_cast<float>(along) * directions[j * width + d];
+      }
+      double square = 0;
+      for (int d = 0; d < width; ++d) square += row[d] * row[d];
+      for (int d = 0; d < width; ++d) row[d] /= static_cast<float>(std::sqrt(square));
+    }
+    for (int d = 0; d < width; ++d) rows[3 * width + d] = center[d];  // nothing is left of it
+    std::vector<float> found(rows.size()), again(rows.size());
+    std::vector<float> along(kMostCleanRows * num_directions);
+    k.clean({rows.data(), num_rows, width, center.data(), directions.data(), num_directions,
+             along.data(), found.data()});
+    for (int i = 0; i < num_rows; ++i) {
+      std::vector<double> wanted(width);
+      for (int d = 0; d < width; ++d) wanted[d] = rows[i * width + d] - center[d];
+      for (int j = 0; j < num_directions; ++j) {
+        double part = 0;
+        for (int d = 0; d < width; ++d) part += wanted[d] * directions[j * width + d];
+        for (int d = 0; d < width; ++d) wanted[d] -= part * directions[j * width + d];
+      }
+      double square = 0;
+      for (double value : wanted) square += value * value;
+      for (int d = 0; d < width; ++d) {
+        if (width == 1) continue;  // its one direction leaves rounding errors alone
+        double expected = i == 3 ? 0 : wanted[d] / std::sqrt(square);
+        check(std::fabs(found[i * width + d] - expected) < 2e-5, "clean rows", width);
+      }
+      k.clean({&rows[i * width], 1, width, center.data(), directions.data(), num_directions,
+               along.data(), &again[i * width]});
+    }
+    check(std::memcmp(found.data(), again.data(), found.size() * 4) == 0,
+          "rows beside it change no bit of a clean row", width);
+    for (int num_query : {1, 3, 4, 9}) {
+      for (int num_document : {1, 5, 8, 14}) {
+        std::vector<float> by_query(num_query), by_document(num_document), alone(1), other(1);
+        const float* document = found.data() + 9 * width;
+        k.match({found.data(), num_query, document, num_document, width, by_query.data(),
+                 by_document.data()});
+        std::vector<float> best(num_query, -2), of_document(num_document, -2);
+        for (int i = 0; i < num_query; ++i) {
+          for (int j = 0; j < num_document; ++j) {
+            // one row with one other gives the bits that it gives in any tile
+            k.match({&found[i * width], 1, document + j * width, 1, width, alone.data(), other.data()});
+            double sum = 0;
+            for (int d = 0; d < width; ++d) sum += found[i * width + d] * document[j * width + d];
+            check(std::fabs(sum - alone[0]) < 1e-5 && alone[0] == other[0], "products", width);
+            best[i] = std::max(best[i], alone[0]);
+            of_document[j] = std::max(of_document[j], alone[0]);
+          }
+        }
+        check(best == by_query && of_document == by_document, "best products", width);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -455,6 +525,7 @@ int main(int argc, char** argv) {
     }
   }
   test_layer_norm(k);
+  test_late_interaction(k);
   test_nan(k);
   k.end();
   test_body(k.name, true);

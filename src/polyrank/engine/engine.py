@@ -48,6 +48,7 @@ class Engine:
         pooling: tuple[PoolingMode, ...],
         width: int,
         progress: Progress | None = None,
+        out: Float32Array | None = None,
     ) -> Float32Array:
         """Return one pooled row per sequence, or one row per token.
 
@@ -56,6 +57,7 @@ class Engine:
             pooling: Pooling modes; empty for token rows.
             width: Values in a row, hidden_size * len(pooling), or hidden_size for token rows.
             progress: Called after each forward pass with tokens done and tokens in all.
+            out: Where to write the rows; None makes a new array.
 
         Returns:
             Rows in input order, shape (num_sequences, width), or (total_tokens, width) in the
@@ -64,7 +66,8 @@ class Engine:
         Raises:
             EncoderError: If the encoder fails.
         """
-        rows = np.empty((len(batch) if pooling else batch.total_tokens, width), np.float32)
+        num_rows = len(batch) if pooling else batch.total_tokens
+        rows = np.empty((num_rows, width), np.float32) if out is None else out
         is_padding = self.encoder.capabilities.is_padding
         done = 0
         for indices in plan_batches(batch.lengths, self.max_batch_tokens, is_padding=is_padding):

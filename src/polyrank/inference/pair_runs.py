@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.types import Float32Array, Progress
 
-PART_TOKENS = 32_768  # 50 MB of rows of 384 values, and as much for their clean form
+# 25 MB of rows of 384 values, and as much for their clean form: few enough that glibc hands the
+# same memory out again, where new pages would take longer than the arithmetic on them
+PART_TOKENS = 16_384
 
 
 def run_pairs(
@@ -43,44 +44,19 @@ def run_pairs(
     nothing = np.empty(0, np.intp)
     new = [np.setdiff1d(own, last) for last, own in pairwise([nothing, *wanted])]
     whole, done = sum(int(plan.batch.lengths[fresh].sum()) for fresh in new), 0
-    kept = _Rows(plan, nothing, np.empty((0, scorer.width), np.float32))
-    following = [*wanted[1:], nothing]
-    for (start, end), own, fresh, after in zip(parts, wanted, new, following, strict=True):
-        batch = plan.batch.select(fresh)
+    kept, kept_rows = nothing, np.empty((0, scorer.width), np.float32)
+    for (start, end), fresh, after in zip(parts, new, [*wanted[1:], nothing], strict=True):
+        sequences = np.concatenate([kept, fresh])
+        part, batch = plan.part(start, end, sequences), plan.batch.select(fresh)
+        rows = np.empty((part.batch.total_tokens, scorer.width), np.float32)
+        rows[: len(kept_rows)] = kept_rows
         report = None if progress is None else _shifted(progress, done, whole)
-        ran = _Rows(plan, fresh, engine.run(batch, (), scorer.width, report))
-        rows = _joined(plan, own, (kept, ran))
+        engine.run(batch, (), scorer.width, report, rows[len(kept_rows) :])
         done += batch.total_tokens
-        kept = rows.select(np.intersect1d(own, after))
-        del ran  # the caller works on the rows while this waits
-        yield plan.part(start, end), rows.values
-
-
-class _Rows:
-    """Token rows of some sequences of a plan, ascending."""
-
-    def __init__(self, plan: PairPlan, sequences: NDArray[np.intp], values: Float32Array) -> None:
-        self.plan = plan
-        self.sequences = sequences
-        self.values = values
-
-    def places(self, sequences: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return where the tokens of some of the sequences lie."""
-        batch = self.plan.batch.select(self.sequences)
-        return batch.tokens_of(np.searchsorted(self.sequences, sequences))
-
-    def select(self, sequences: NDArray[np.intp]) -> "_Rows":
-        """Return a copy of the rows of some of the sequences."""
-        return _Rows(self.plan, sequences, self.values[self.places(sequences)])
-
-
-def _joined(plan: PairPlan, sequences: NDArray[np.intp], sources: tuple[_Rows, ...]) -> _Rows:
-    size = (int(plan.batch.lengths[sequences].sum()), sources[0].values.shape[1])
-    rows = _Rows(plan, sequences, np.empty(size, np.float32))
-    for source in sources:
-        shared = np.intersect1d(source.sequences, sequences)
-        rows.values[rows.places(shared)] = source.select(shared).values
-    return rows
+        is_kept = np.isin(sequences, after)
+        kept, kept_rows = sequences[is_kept], rows[part.batch.tokens_of(np.flatnonzero(is_kept))]
+        yield part, rows
+        del rows
 
 
 def _shifted(progress: Progress, done: int, whole: int) -> Progress:

@@ -37,6 +37,11 @@ using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Codebook = nb::ndarray<const uint16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Panels = nb::ndarray<const int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
+using Floats1 = nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig>;
+
+void check(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
 
 nb::dict cpu_features() {
     const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
@@ -52,6 +57,75 @@ nb::dict cpu_features() {
     out["amx_bf16"] = cpu.amx_bf16;
     out["neon_dotprod"] = cpu.neon_dotprod;
     return out;
+}
+
+// The kernels that POLYRANK_ISA names, or the best ones.
+const polyrank::Kernels& kernels_here() {
+    const polyrank::Kernels* kernels = polyrank::choose_kernels(nullptr);
+    check(kernels != nullptr, "no such kernels for this processor (the variable POLYRANK_ISA)");
+    return *kernels;
+}
+
+Rows clean_rows(Matrix<float> rows, Vector<float> center, Matrix<float> directions) {
+    const size_t width = rows.shape(1);
+    check(center.shape(0) == width && directions.shape(1) == width,
+          "center and directions must be as wide as the rows");
+    const polyrank::Kernels& kernels = kernels_here();
+    float* out = new float[rows.shape(0) * width];
+    nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    {
+        nb::gil_scoped_release release;
+        std::vector<float> along(polyrank::kMostCleanRows * directions.shape(0));
+        kernels.clean({rows.data(), rows.shape(0), static_cast<int>(width), center.data(),
+                       directions.data(), static_cast<int>(directions.shape(0)), along.data(),
+                       out});
+    }
+    return {out, {rows.shape(0), width}, owner};
+}
+
+Floats1 make_floats(size_t size, float** values) {
+    *values = new float[size];
+    nb::capsule owner(*values, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+    return {*values, {size}, owner};
+}
+
+// Checks spans and returns how many rows they name together.
+size_t count_rows(const Matrix<int32_t>& spans, size_t num_rows) {
+    check(spans.shape(1) == 2, "spans are pairs of bounds");
+    size_t count = 0;
+    for (size_t i = 0; i < spans.shape(0); ++i) {
+        const int32_t start = spans(i, 0), end = spans(i, 1);
+        check(start >= 0 && start < end && static_cast<size_t>(end) <= num_rows,
+              "a span is empty or outside the rows");
+        count += static_cast<size_t>(end - start);
+    }
+    return count;
+}
+
+nb::tuple best_products(Matrix<float> rows, Matrix<int32_t> queries, Matrix<int32_t> documents) {
+    check(queries.shape(0) == documents.shape(0), "queries and documents must be equally many");
+    const polyrank::Kernels& kernels = kernels_here();
+    float *by_query, *by_document;
+    Floats1 first = make_floats(count_rows(queries, rows.shape(0)), &by_query);
+    Floats1 second = make_floats(count_rows(documents, rows.shape(0)), &by_document);
+    {
+        nb::gil_scoped_release release;
+        const size_t width = rows.shape(1);
+        for (size_t i = 0; i < queries.shape(0); ++i) {
+            const polyrank::MatchCall call{
+                rows.data() + static_cast<size_t>(queries(i, 0)) * width,
+                queries(i, 1) - queries(i, 0),
+                rows.data() + static_cast<size_t>(documents(i, 0)) * width,
+                documents(i, 1) - documents(i, 0),
+                static_cast<int>(width),
+                by_query,
+                by_document};
+            kernels.match(call);
+            by_query += call.num_query;
+            by_document += call.num_document;
+        }
+    }
+    return nb::make_tuple(first, second);
 }
 
 std::vector<std::string> usable_paths() {
@@ -92,10 +166,6 @@ Choice choose(const std::vector<std::pair<const char*, Choice>>& choices, const 
         if (name == known) return choice;
     }
     throw std::invalid_argument("unknown name: " + name);
-}
-
-void check(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
 }
 
 // A body and the arrays that it reads in place.
@@ -390,6 +460,11 @@ NB_MODULE(_native, m) {
           "Return the kernel paths of this build, from plain to fast.");
     m.def("usable_paths", &usable_paths,
           "Return the kernel paths that run on this processor, best first.");
+    m.def("clean_rows", &clean_rows, nb::arg("rows"), nb::arg("center"), nb::arg("directions"),
+          "Return rows less a center and their parts along directions, of unit length.");
+    m.def("best_products", &best_products, nb::arg("rows"), nb::arg("queries"),
+          nb::arg("documents"),
+          "Return the largest product of each row of each pair with the rows of the other span.");
     nb::class_<NativeBody>(m, "NativeBody")
         .def(nb::init<int, int, int, int, float, const std::string&, bool, const std::string&>(),
              nb::kw_only(), nb::arg("hidden_size"), nb::arg("num_layers"), nb::arg("num_heads"),

@@ -46,6 +46,34 @@ struct Output {
   size_t ld_residual;
 };
 
+// Rows that Kernels::clean may take at once.
+constexpr int kMostCleanRows = 4;
+
+// Token rows, to be made less a center and less their parts along orthonormal directions, then of
+// unit length; rows of which nothing is left become zeros.
+struct CleanCall {
+  const float* rows;        // (num_rows, width)
+  size_t num_rows;
+  int width;
+  const float* center;      // (width,)
+  const float* directions;  // (num_directions, width)
+  int num_directions;
+  float* along;             // (kMostCleanRows, num_directions) for the kernel's own use
+  float* out;               // (num_rows, width)
+};
+
+// Two texts of token rows of unit length, each row `width` values wide and right after the one
+// before.
+struct MatchCall {
+  const float* query;     // (num_query, width)
+  int num_query;          // 1 or more, as is num_document
+  const float* document;  // (num_document, width)
+  int num_document;
+  int width;
+  float* by_query;        // (num_query,) largest product with a row of the document
+  float* by_document;     // (num_document,) largest product with a row of the query
+};
+
 // One head of one sequence, some of its queries.
 struct AttentionCall {
   const void* qkv;    // first token of the sequence: query, key and value parts of a row
@@ -90,6 +118,10 @@ struct Kernels {
   void (*attention)(const AttentionCall& call);
   void (*layer_norm)(float* x, size_t ld, int rows, int n, const float* gamma, const float* beta,
                      float eps);
+
+  // Late interaction, for rows of any width.
+  void (*clean)(const CleanCall& call);
+  void (*match)(const MatchCall& call);
 };
 
 // Inputs of int8 products are padded to this many values.

@@ -392,6 +392,8 @@ constexpr Kernels table(const Kernels* exact) {
       .attention_scratch = is_narrow ? attention_scratch_bf16 : attention_scratch_f32,
       .attention = is_narrow ? attention_bf16 : attention_f32,
       .layer_norm = layer_norm,
+      .clean = clean,
+      .match = match,
   };
 }
 

@@ -236,7 +236,8 @@ def _load_interaction(checkpoint: Checkpoint, spec: LateInteractionSpec) -> Late
                 f"{checkpoint.spec.folder}: the weight of late_interaction must give one value a "
                 f"token, but {spec.weight.weight!r} gives {len(weight.bias)}."
             )
-    return LateInteraction(np.ascontiguousarray(center), np.ascontiguousarray(directions), weight)
+    center, directions = (np.require(x, np.float32, ["A", "C"]) for x in (center, directions))
+    return LateInteraction(center, directions, weight)
 
 
 def normalize(rows: Float32Array) -> Float32Array:

@@ -42,24 +42,25 @@ class PairPlan:
     members: NDArray[np.intp]
     prompt: str = ""
 
-    def part(self, start: int, end: int) -> "PairPlan":
-        """Return the plan of some of the pairs, with the sequences that they need alone.
+    def part(self, start: int, end: int, sequences: NDArray[np.intp]) -> "PairPlan":
+        """Return the plan of some of the pairs.
 
         Args:
             start: First pair.
             end: The one after the last.
+            sequences: The sequences of the new plan, in order: at least those of `sequences`.
 
         Returns:
-            Their plan, and so rows of its own; see `sequences`.
+            Their plan, for rows of those sequences alone.
         """
-        members = self.members[start:end]
-        needed = self.sequences(start, end)
+        places = np.empty(len(self.batch), np.intp)
+        places[sequences] = np.arange(len(sequences))
         return replace(
             self,
-            batch=self.batch.select(needed),
+            batch=self.batch.select(sequences),
             is_truncated=self.is_truncated[start:end],
             num_kept_tokens=self.num_kept_tokens[start:end],
-            members=np.searchsorted(needed, members),
+            members=places[self.members[start:end]],
         )
 
     def sequences(self, start: int, end: int) -> NDArray[np.intp]:
