@@ -37,7 +37,9 @@ class LateInteractionScorer:
     - clean_cosine: of the means of the two texts' clean rows
     - query_length, document_length: natural logarithm of the number of rows that count
 
-    Reference: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim).
+    Reference: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Yang et al., EMNLP 2021,
+        arXiv:2109.04727, and Xie et al., EMNLP 2022, arXiv:2401.05792 (directions of languages
+        projected out).
     """
 
     pooling: tuple[PoolingMode, ...] = ()
