@@ -321,17 +321,6 @@ def test_the_rest_of_the_folder_is_copied(checkpoint, int8_folder):
     assert Embedder(int8_folder(EMBEDDER)).info.dimensions == 64
 
 
-def test_other_encoders_refuse_and_name_the_native_one(int8_folder):
-    opened = read_checkpoint(int8_folder(RERANKER))
-    for config in (
-        EngineConfig("onnx"),
-        EngineConfig("pytorch", precision="float32"),
-        EngineConfig(device="cuda"),
-    ):
-        with pytest.raises(CapabilityError, match='encoder="native"'):
-            choose_encoder(opened, config)
-
-
 def test_an_int8_folder_is_not_quantised_again(int8_folder, tmp_path, dataset):
     opened = read_checkpoint(int8_folder(RERANKER))
     with pytest.raises(ConfigError, match="int8 already"):

@@ -23,7 +23,7 @@ from polyrank.checkpoint.mixed import MixedTable, is_mixed, read_mixed, unpack_m
 from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
 from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
-from polyrank.checkpoint.weights import TensorInfo, Weights
+from polyrank.checkpoint.weights import FLOAT_DTYPES, TensorInfo, Weights
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
 from polyrank.types import Float32Array
 
@@ -48,14 +48,29 @@ class Checkpoint:
         """Return the tensors of a module's own sub-folder ("" for the checkpoint's)."""
         return Weights.open(self.spec.folder / folder) if folder else self.weights
 
+    def is_quantised(self, name: str) -> bool:
+        """Return whether a tensor of the body, named without prefix, is steps or codes.
+
+        Such a tensor has another type in the file, and often another shape, than the body needs;
+        only `body_float32` gives its values.
+        """
+        return self.body_tensors[name].dtype not in FLOAT_DTYPES
+
     def body_float32(self, name: str) -> Float32Array:
         """Return a tensor of the body as float32, dequantised where it is stored as steps.
+
+        Encoders without int8 products run int8 folders on what this returns, and the native one
+        does where float32 is asked for.
 
         Args:
             name: Name without prefix.
 
         Returns:
-            The tensor; a view of the mapped file where that holds float32.
+            The tensor, of the shape that `tensor_shapes` says; a view of the mapped file where
+            that holds float32.
+
+        Raises:
+            CorruptWeightsError: If the tensors of a mixed table contradict each other.
         """
         info = self.body_tensors[name]
         if is_mixed(name, self.body_tensors):

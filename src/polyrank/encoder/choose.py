@@ -4,23 +4,19 @@ Knows the backends by a table and imports one only when it is chosen.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from polyrank._extras import is_installed, require
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
-from polyrank.encoder.precision import choose_precision
-from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
+from polyrank.encoder.precision import choose_precision, float32_reason
+from polyrank.errors import ConfigError, MissingExtraError
 
 AUTO = "auto"
 CPU = "cpu"
 NATIVE = "native"
-_INT8_FOLDER = (
-    '{name} holds int8 weights, which are not read {what}. Choose encoder="native" on the CPU, or '
-    "the float checkpoint that it was made of."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class _Backend:
     extra: str
     modules: tuple[str, ...]
     is_cpu_only: bool
-    has_int8: bool  # int8 products, and so int8 folders
+    has_int8: bool  # int8 products; the others run int8 folders on dequantised weights
     make: Callable[[Checkpoint, EngineConfig], Encoder]
     fits: Callable[[BodySpec], bool] = lambda body: True
 
@@ -117,11 +113,11 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
 
     Raises:
         ConfigError: If the name is unknown, or that encoder does not run on the device.
-        CapabilityError: If the folder holds int8 weights and the encoder reads none.
+        CapabilityError: If the encoder that is named does not fit the body's sizes.
         MissingExtraError: If its libraries are not installed; for "auto", if no encoder's are.
         EncoderError: If the encoder cannot load the checkpoint.
     """
-    backend = _pick_for(checkpoint, config)
+    backend = _pick(config, checkpoint.spec.body)
     if backend.name == NATIVE and not is_installed(*backend.modules):
         raise MissingExtraError(
             "the native encoder was not built when polyrank was installed: it needs GCC 12, Clang "
@@ -144,33 +140,14 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
 
     Raises:
         ConfigError: If the name is unknown, or that encoder does not run on the device.
-        CapabilityError: If the folder holds int8 weights and the encoder reads none.
         CheckpointError: If the folder's gate record cannot be read.
     """
-    backend = _pick_for(checkpoint, config)
+    backend = _pick(config, checkpoint.spec.body)
     choice = choose_precision(checkpoint, config.precision)
-    if choice.is_int8 and not backend.has_int8:
-        reason = f"{choice.reason}, but the {backend.name} encoder has no int8 products"
+    if not backend.has_int8:
+        reason = float32_reason(checkpoint, choice, backend.name)
         return EncoderPlan(backend.name, "float32", reason)
     return EncoderPlan(backend.name, choice.name, choice.reason)
-
-
-def _pick_for(checkpoint: Checkpoint, config: EngineConfig) -> _Backend:
-    """Choose a backend; of int8 folders, only among those that read them."""
-    spec = checkpoint.spec
-    if spec.quantization is None:
-        return _pick(config, spec.body)
-    if config.device != CPU:
-        raise CapabilityError(_INT8_FOLDER.format(name=spec.name, what=f"on {config.device}"))
-    backend = (
-        _pick(replace(config, precision="int8"), spec.body)
-        if config.encoder == AUTO
-        else (_pick(config, spec.body))
-    )
-    if not backend.has_int8:
-        what = f"by the {backend.name} encoder"
-        raise CapabilityError(_INT8_FOLDER.format(name=spec.name, what=what))
-    return backend
 
 
 def _pick(config: EngineConfig, body: BodySpec) -> _Backend:

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, fed straight from the safetensors files.
 
+Where a folder holds int8 weights or compressed tables, they are dequantised to float32 in memory.
 Sequences are grouped by length rather than padded (see `onnx_graph`), so a row hardly depends on
 its batch mates: what is left comes from matrix products of another number of rows.
 """
@@ -67,6 +68,7 @@ class OnnxEncoder:
 
     Raises:
         EncoderError: If ONNX Runtime cannot load the graph or the weights.
+        CorruptWeightsError: If the tensors of a mixed table contradict each other.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
@@ -178,6 +180,11 @@ def _load(checkpoint: Checkpoint, num_threads: int) -> ort.InferenceSession:
         options.add_session_config_entry(key, value)
     options.add_session_config_entry(FOLDER_SETTING, str(graph.folder))
     with _translated(f"could not load {checkpoint.spec.name}"):
+        # ONNX Runtime copies these values while it loads, and until then relies on their staying
+        values = {name: checkpoint.body_float32(name) for name in graph.given}
+        if values:
+            given = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
+            options.add_external_initializers(list(values), given)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

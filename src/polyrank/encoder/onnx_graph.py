@@ -1,7 +1,8 @@
 """The ONNX graph of a BERT-shaped body, built from its specification without an exporter.
 
-Weights are not copied: they are external data that points into the safetensors files. Sequences
-are not padded: linear layers see packed tokens, and attention loops over groups of sequences of
+Weights are not copied: they are external data that points into the safetensors files. Those that
+are stored as int8 steps or codes are float32 tensors that the session must be given. Sequences are
+not padded: linear layers see packed tokens, and attention loops over groups of sequences of
 equal length. Each pass of the loop runs one MultiHeadAttention without a mask, which is the
 condition under which ONNX Runtime takes its blockwise (flash) kernel on the CPU, so that scores
 of shape (seq_len, seq_len) are never held in memory.
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.body import LAYER, tensor_shapes
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 from polyrank.checkpoint.weights import TensorInfo
 
@@ -53,6 +54,9 @@ TABLES: Mapping[str, str] = {
 GROUP_INPUTS: Mapping[str, int] = {"group_starts": 1, "group_ends": 1, "group_shapes": 3}
 """Inputs that describe groups of equally long sequences, with their width."""
 
+GIVEN = "given to the session"
+"""Where external data that no file holds is said to lie; ONNX Runtime never looks there."""
+
 FIRST_AXIS = "first_axis"
 PACKED_SHAPE = "packed_shape"
 OUTPUT = "token_rows"
@@ -83,6 +87,8 @@ class BodyGraph:
 
     Attributes:
         folder: Folder that the locations of the external data are relative to.
+        given: Tensors that no file holds as floating-point numbers, by their names without prefix;
+            the session must be given their float32 values. Filled by `build`.
     """
 
     def __init__(self, body: BodySpec, tensors: Mapping[str, TensorInfo]) -> None:
@@ -92,6 +98,7 @@ class BodyGraph:
         # of the Hub's cache are such links. Shards may lie in several folders.
         self._paths = {info.path: info.path.resolve() for info in tensors.values()}
         self.folder = Path(os.path.commonpath([path.parent for path in self._paths.values()]))
+        self.given: list[str] = []
         self._nodes = _Nodes(count())
         self._initializers: dict[str, TensorProto] = {}
 
@@ -211,27 +218,35 @@ class BodyGraph:
         return self._float32(self._weight(name), name)
 
     def _float32(self, value: str, name: str) -> str:
-        if self.tensors[name].dtype == "F32":
+        if self.tensors[name].dtype == "F32" or name in self.given:
             return value
         return self._nodes.add("Cast", value, to=TensorProto.FLOAT)
 
     def _weight(self, name: str) -> str:
         info = self.tensors[name]
-        location = self._paths[info.path].relative_to(self.folder).as_posix()
-        tensor = TensorProto(
-            name=name,
-            data_type=ELEMENT_TYPES[info.dtype],
-            dims=info.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        for key, value in (
-            ("location", location),
-            ("offset", info.offset_bytes),
-            ("length", info.size_bytes),
-        ):
-            tensor.external_data.add(key=key, value=str(value))
-        self._initializers[name] = tensor
+        if info.dtype in ELEMENT_TYPES:
+            location = self._paths[info.path].relative_to(self.folder).as_posix()
+            self._external(
+                name,
+                ELEMENT_TYPES[info.dtype],
+                info.shape,
+                location=location,
+                offset=str(info.offset_bytes),
+                length=str(info.size_bytes),
+            )
+        else:
+            self.given.append(name)
+            shape = tensor_shapes(self.body)[name]
+            self._external(name, TensorProto.FLOAT, shape, location=GIVEN)
         return name
+
+    def _external(self, name: str, data_type: int, shape: tuple[int, ...], **place: str) -> None:
+        tensor = TensorProto(
+            name=name, data_type=data_type, dims=shape, data_location=TensorProto.EXTERNAL
+        )
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+        self._initializers[name] = tensor
 
     def _constant(self, name: str, values: NDArray[Any]) -> None:
         self._initializers[name] = numpy_helper.from_array(values, name)

@@ -24,6 +24,25 @@ class PrecisionChoice:
         return "int8" if self.is_int8 else "float32"
 
 
+def float32_reason(checkpoint: Checkpoint, choice: PrecisionChoice, encoder: str) -> str:
+    """Return why an encoder without int8 products runs in float32.
+
+    Args:
+        checkpoint: The opened checkpoint.
+        choice: What `choose_precision` says of it.
+        encoder: Name of the encoder.
+
+    Returns:
+        The reason in words, with what becomes of int8 weights.
+    """
+    reason = choice.reason
+    if choice.is_int8:
+        reason += f", but the {encoder} encoder has no int8 products"
+    if checkpoint.spec.quantization is not None:
+        reason += "; the folder's int8 weights are computed in float32"
+    return reason
+
+
 def choose_precision(checkpoint: Checkpoint, asked: Precision) -> PrecisionChoice:
     """Return which precision an encoder that has int8 products uses.
 

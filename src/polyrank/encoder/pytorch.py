@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.body import LAYER, tensor_shapes
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
-from polyrank.checkpoint.weights import TensorInfo, Weights
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, padded_indices, position_ids
 from polyrank.encoder.checks import check_batch, check_rows
@@ -64,11 +63,13 @@ class PytorchEncoder:
 
     Args:
         checkpoint: The opened checkpoint; on the CPU float32 tensors stay in its mapped files.
+            int8 weights and compressed tables are dequantised to float32, tensor by tensor.
         config: Device, and threads if torch is to be told.
 
     Raises:
         ConfigError: If torch knows no such device, or it is not there.
         EncoderError: If the weights cannot be placed on it.
+        CorruptWeightsError: If the tensors of a mixed table contradict each other.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
@@ -86,8 +87,8 @@ class PytorchEncoder:
         )
         with _translated(f"could not load {checkpoint.spec.name}"):
             self._parameters = {
-                name: _tensor(info, checkpoint.weights, keeps_dtype=name in TABLES).to(self._device)
-                for name, info in checkpoint.body_tensors.items()
+                name: _tensor(checkpoint, name, keeps_dtype=name in TABLES).to(self._device)
+                for name in tensor_shapes(checkpoint.spec.body)
             }
 
     @property
@@ -181,20 +182,23 @@ def _padding(batch: PackedBatch, device: torch.device) -> _Padding:
     return _Padding(torch.from_numpy(indices).to(device), places, bias)
 
 
-def _tensor(info: TensorInfo, weights: Weights, *, keeps_dtype: bool) -> Tensor:
+def _tensor(checkpoint: Checkpoint, name: str, *, keeps_dtype: bool) -> Tensor:
     """Return a tensor on the CPU: the mapped file itself where its values need no conversion.
 
     Args:
-        info: Where it lies.
-        weights: The checkpoint's tensors.
-        keeps_dtype: Whether it stays in the file's type; else it is float32. Tables do, because
-            only a few of their rows are used at a time.
+        checkpoint: The opened checkpoint.
+        name: Name without prefix.
+        keeps_dtype: Whether it stays in the file's floating-point type; else it is float32. Tables
+            do, because only a few of their rows are used at a time.
 
     Returns:
-        The tensor, of `info.shape`.
+        The tensor, of the shape that the body needs.
     """
+    if checkpoint.is_quantised(name):
+        return torch.from_numpy(checkpoint.body_float32(name))
+    info = checkpoint.body_tensors[name]
     # torch wants items at addresses that are multiples of their size; a file promises nothing
-    array = np.require(weights.get(info.name, info.shape), requirements="A")
+    array = np.require(checkpoint.weights.get(info.name, info.shape), requirements="A")
     with warnings.catch_warnings():
         # nothing here writes to parameters, which are views of a read-only file
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
