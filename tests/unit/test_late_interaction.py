@@ -17,11 +17,13 @@ from polyrank.checkpoint.spec import MATCH_FEATURES
 from polyrank.cli.info import describe
 from polyrank.compress.gate import Contender, PairRun
 from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.engine.engine import Engine
 from polyrank.errors import CheckpointError, CorruptWeightsError, InputError, MissingWeightError
 from polyrank.inference import pair_runs
 from polyrank.inference.model import load_model
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.late_interaction import LateInteractionScorer
+from polyrank.types import Precision
 from tests.checkpoints import LATE_FEATURES, late_interaction
 from tests.texts import AWKWARD, SENTENCES
 from tests.tolerances import BATCH_MATES, LOGIT
@@ -116,7 +118,7 @@ class Reference:
         return torch.softmax(t["heads.classify.weight"] @ x + t["heads.classify.bias"], dim=0)
 
 
-def scorer_of(folder: Path, **limits: int) -> tuple[LateInteractionScorer, object]:
+def scorer_of(folder: Path, **limits: int) -> tuple[LateInteractionScorer, Engine]:
     model = load_model(folder, EngineConfig())
     builder = model.builder(TruncationConfig(**limits))
     scorer = pair_scorer(model.pair_heads(), builder, model.spec.prompts)
@@ -150,11 +152,13 @@ def test_logits_and_labels(folder: Path, encoder: str) -> None:
         assert result.label == ["irrelevant", "neutral", "relevant"][int(wanted.argmax())]
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_nothing_else_in_the_call_changes_a_bit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = [*PAIRS, ("猫", TEXTS[16]), *((TEXTS[i], TEXTS[-i]) for i in range(8))]
-    reranker, classifier = Reranker(folder), Classifier(folder)
+    reranker = Reranker(folder, precision=precision)
+    classifier = Classifier(folder, precision=precision)
     logits, labels = reranker.score(pairs, logits=True), classifier.logits(pairs)
     for i, pair in enumerate(pairs):
         assert reranker.score([pair], logits=True)[0] == logits[i]
@@ -163,7 +167,7 @@ def test_nothing_else_in_the_call_changes_a_bit(
     shuffled = [pairs[i] for i in order]
     np.testing.assert_array_equal(reranker.score(shuffled, logits=True), logits[order])
     for num_threads in (1, 3):
-        other = Reranker(folder, num_threads=num_threads, max_batch_tokens=600)
+        other = Reranker(folder, num_threads=num_threads, max_batch_tokens=600, precision=precision)
         np.testing.assert_array_equal(other.score(pairs, logits=True), logits)
     for num_tokens in (1, 70, 700):
         monkeypatch.setattr(pair_runs, "PART_TOKENS", num_tokens)
@@ -178,6 +182,19 @@ def test_batch_mates_of_padding_encoders(folder: Path, encoder: str) -> None:
     alone = [reranker.score([pair], logits=True)[0] for pair in PAIRS]
     # the layers behind the features widen what batch mates change in a row
     np.testing.assert_allclose(alone, logits, atol=20 * BATCH_MATES, rtol=0)
+
+
+def test_parts_hold_few_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_runs, "PART_TOKENS", 150)
+    scorer, engine = scorer_of(folder)
+    plan = scorer.prepare([(query, document) for query in TEXTS[:3] for document in TEXTS])
+    num_pairs = []
+    for part, rows in pair_runs.run_pairs(engine, scorer, plan):
+        num_pairs.append(len(part.members))
+        assert rows.shape == (part.batch.total_tokens, 64)
+        assert len(rows) <= 150 or num_pairs[-1] == 1
+    assert sum(num_pairs) == len(plan.members)
+    assert max(num_pairs) > 1
 
 
 def test_a_query_runs_once_however_many_parts(
