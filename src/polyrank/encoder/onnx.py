@@ -25,22 +25,26 @@ from polyrank.errors import EncoderError
 from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 # ONNX Runtime's exceptions share no base class of their own; a test keeps this list complete.
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    ort_errors.DeviceReset,
-    ort_errors.EPFail,
-    ort_errors.EngineError,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.ModelLoadCanceled,
-    ort_errors.ModelLoaded,
-    ort_errors.ModelRequiresCompilation,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotFound,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+# Release 1.22 lacks four of them.
+ORT_ERROR_NAMES = (
+    "DeviceReset",
+    "EPFail",
+    "EngineError",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "ModelLoadCanceled",
+    "ModelLoaded",
+    "ModelRequiresCompilation",
+    "NoModel",
+    "NoSuchFile",
+    "NotFound",
+    "NotImplemented",
+    "RuntimeException",
+)
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(ort_errors, name) for name in ORT_ERROR_NAMES if hasattr(ort_errors, name)
 )
 TRANSLATED: tuple[type[Exception], ...] = (MemoryError, *ORT_ERRORS)
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "bad allocation")
