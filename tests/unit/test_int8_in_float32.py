@@ -224,9 +224,27 @@ def test_only_steps_and_codes_are_given_to_onnx_runtime(int8_folder):
     opened = read_checkpoint(int8_folder(EMBEDDER, "mixed"))
     graph = BodyGraph(opened.spec.body, opened.body_tensors)
     graph.build()
-    assert len(graph.given) == 1 + 6 * opened.spec.body.num_layers
-    assert {opened.body_tensors[name].dtype for name in graph.given} == {"U8", "I8"}
+    assert graph.takes_rows
+    assert len(graph.given) == 6 * opened.spec.body.num_layers
+    assert {opened.body_tensors[name].dtype for name in graph.given} == {"I8"}
     assert opened.body_tensors["embeddings.position_embeddings.weight"].dtype == "F16"
+
+
+@pytest.mark.parametrize("embeddings", ["mixed", "int4", "int8"])
+def test_rows_that_are_looked_up_are_those_of_the_whole_table(int8_folder, embeddings):
+    opened = read_checkpoint(int8_folder(EMBEDDER, embeddings))
+    look_up, table = opened.body_rows(WORDS), opened.body_float32(WORDS)
+    everyone = np.arange(len(table), dtype=np.int32)
+    for ids in (everyone, everyone[::-7], np.array([3, 3, 0, 5, 3], np.int32), everyone[:0]):
+        rows = look_up(ids)
+        assert rows.flags.c_contiguous
+        assert rows.dtype == np.float32
+        assert np.array_equal(rows, table[ids])
+
+
+def test_a_quantised_table_is_not_kept_in_float32(int8_folder):
+    opened = read_checkpoint(int8_folder(EMBEDDER, "mixed"))
+    assert WORDS not in PytorchEncoder(opened, EngineConfig())._parameters
 
 
 def test_a_table_of_16_bits_keeps_its_type_in_pytorch(int8_folder):

@@ -127,7 +127,7 @@ def decode(codes: UInt8Array, coarse: Float32Array, codebook: Float32Array) -> F
         Shape (num_rows, hidden_size).
     """
     words = codebook[np.arange(len(codebook)), codes[:, 1:]]
-    return coarse[codes[:, 0]] + words.reshape(len(codes), -1)
+    return coarse[codes[:, 0]] + words.reshape(len(codes), coarse.shape[1])
 
 
 def locate_mixed(

@@ -23,9 +23,10 @@ from polyrank.checkpoint.mixed import MixedTable, is_mixed, read_mixed, unpack_m
 from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
 from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
+from polyrank.checkpoint.tables import RowLookup, int4_rows, int8_rows, mixed_rows
 from polyrank.checkpoint.weights import FLOAT_DTYPES, TensorInfo, Weights
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
-from polyrank.types import Float32Array
+from polyrank.types import Float16Array, Float32Array, UInt8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,7 @@ class Checkpoint:
         if is_mixed(name, self.body_tensors):
             return unpack_mixed(self.body_mixed(name))
         if info.dtype == "U8":
-            scales = self.weights.get(self.body_tensors[scale_name(name)].name)
-            return unpack_int4(self.weights.get_uint8(info.name), scales)
+            return unpack_int4(*self._int4(name))
         if info.dtype != "I8":
             return self.weights.get_float32(info.name)
         steps, multiplier = self.weights.get_int8(info.name), multiplier_name(name)
@@ -88,6 +88,29 @@ class Checkpoint:
         if multiplier in self.body_tensors:
             values *= self.body_float32(multiplier)
         return values
+
+    def body_rows(self, name: str) -> RowLookup:
+        """Return what looks up rows of a quantised table, dequantising only those.
+
+        Args:
+            name: Name without prefix, of which `is_quantised` is true.
+
+        Returns:
+            The lookup; it reads the mapped file.
+
+        Raises:
+            CorruptWeightsError: If the tensors of a mixed table contradict each other.
+        """
+        if is_mixed(name, self.body_tensors):
+            return mixed_rows(self.body_mixed(name))
+        if self.body_tensors[name].dtype == "U8":
+            return int4_rows(*self._int4(name))
+        steps = self.weights.get_int8(self.body_tensors[name].name)
+        return int8_rows(steps, self.body_float32(scale_name(name)))
+
+    def _int4(self, name: str) -> tuple[UInt8Array, Float16Array]:
+        scales = self.weights.get(self.body_tensors[scale_name(name)].name)
+        return self.weights.get_uint8(self.body_tensors[name].name), scales
 
     def body_mixed(self, name: str) -> MixedTable:
         """Return a mixed table of the body as views of the mapped file.

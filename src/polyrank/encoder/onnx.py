@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, fed straight from the safetensors files.
 
-Where a folder holds int8 weights or compressed tables, they are dequantised to float32 in memory.
+int8 weights are dequantised to float32 in memory, and of a quantised table of word embeddings the
+rows that a batch needs.
 Sequences are grouped by length rather than padded (see `onnx_graph`), so a row hardly depends on
 its batch mates: what is left comes from matrix products of another number of rows.
 """
@@ -14,11 +15,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
 from polyrank.encoder.checks import check_batch, check_rows
-from polyrank.encoder.onnx_graph import OUTPUT, BodyGraph
+from polyrank.encoder.onnx_graph import OUTPUT, WORD_ROWS, BodyGraph
 from polyrank.encoder.pooling import pool
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import EncoderError
@@ -81,8 +83,10 @@ class OnnxEncoder:
         self._capabilities = Capabilities(
             name="onnx", is_padding=False, precision="float32", device="cpu", tolerance=1e-5
         )
+        graph = BodyGraph(checkpoint.spec.body, checkpoint.body_tensors)
+        self._word_rows = checkpoint.body_rows(WORD_TABLE) if graph.takes_rows else None
         self._session: ort.InferenceSession | None = _load(
-            checkpoint, config.num_threads or usable_threads()
+            checkpoint, graph, config.num_threads or usable_threads()
         )
 
     @property
@@ -131,12 +135,15 @@ class OnnxEncoder:
         body = self._checkpoint.spec.body
         types = ordered.token_type_ids
         feed: dict[str, NDArray[Any]] = {
-            "input_ids": ordered.input_ids,
             "token_type_ids": np.zeros_like(ordered.input_ids) if types is None else types,
             "position_ids": position_ids(ordered, body),
             **length_groups(ordered.lengths, body.hidden_size),
         }
         with _translated("could not run a batch"):
+            if self._word_rows is None:
+                feed["input_ids"] = ordered.input_ids
+            else:
+                feed[WORD_ROWS] = self._word_rows(ordered.input_ids)
             rows: Float32Array = session.run([OUTPUT], feed, options)[0]
         return rows
 
@@ -170,8 +177,7 @@ def _token_places(batch: PackedBatch, order: NDArray[np.intp]) -> NDArray[Any]:
     return numbered.select(order).input_ids
 
 
-def _load(checkpoint: Checkpoint, num_threads: int) -> ort.InferenceSession:
-    graph = BodyGraph(checkpoint.spec.body, checkpoint.body_tensors)
+def _load(checkpoint: Checkpoint, graph: BodyGraph, num_threads: int) -> ort.InferenceSession:
     model = graph.build().SerializeToString()
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads

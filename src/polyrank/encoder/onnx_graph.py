@@ -1,11 +1,12 @@
 """The ONNX graph of a BERT-shaped body, built from its specification without an exporter.
 
-Weights are not copied: they are external data that points into the safetensors files. Those that
-are stored as int8 steps or codes are float32 tensors that the session must be given. Sequences are
-not padded: linear layers see packed tokens, and attention loops over groups of sequences of
-equal length. Each pass of the loop runs one MultiHeadAttention without a mask, which is the
-condition under which ONNX Runtime takes its blockwise (flash) kernel on the CPU, so that scores
-of shape (seq_len, seq_len) are never held in memory.
+Weights are not copied: they are external data that points into the safetensors files. int8 weights
+are float32 tensors that the session must be given, and the rows of a quantised table of word
+embeddings are an input of each run. Sequences are not padded: linear layers see packed tokens, and
+attention loops over groups of sequences of equal length. Each pass of the loop runs one
+MultiHeadAttention without a mask, which is the condition under which ONNX Runtime takes its
+blockwise (flash) kernel on the CPU, so that scores of shape (seq_len, seq_len) are never held in
+memory.
 """
 
 import os
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from polyrank.checkpoint.body import LAYER, tensor_shapes
+from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 from polyrank.checkpoint.weights import TensorInfo
 
@@ -57,6 +59,9 @@ GROUP_INPUTS: Mapping[str, int] = {"group_starts": 1, "group_ends": 1, "group_sh
 GIVEN = "given to the session"
 """Where external data that no file holds is said to lie; ONNX Runtime never looks there."""
 
+WORD_ROWS = "word_rows"
+"""Input in place of ``input_ids`` where the table of word embeddings is quantised."""
+
 FIRST_AXIS = "first_axis"
 PACKED_SHAPE = "packed_shape"
 OUTPUT = "token_rows"
@@ -87,7 +92,8 @@ class BodyGraph:
 
     Attributes:
         folder: Folder that the locations of the external data are relative to.
-        given: Tensors that no file holds as floating-point numbers, by their names without prefix;
+        takes_rows: Whether rows of word embeddings are an input.
+        given: Weights that no file holds as floating-point numbers, by their names without prefix;
             the session must be given their float32 values. Filled by `build`.
     """
 
@@ -98,6 +104,7 @@ class BodyGraph:
         # of the Hub's cache are such links. Shards may lie in several folders.
         self._paths = {info.path: info.path.resolve() for info in tensors.values()}
         self.folder = Path(os.path.commonpath([path.parent for path in self._paths.values()]))
+        self.takes_rows = tensors[WORD_TABLE].dtype not in ELEMENT_TYPES
         self.given: list[str] = []
         self._nodes = _Nodes(count())
         self._initializers: dict[str, TensorProto] = {}
@@ -105,7 +112,8 @@ class BodyGraph:
     def build(self) -> ModelProto:
         """Return the model.
 
-        Inputs: those of `TABLES`, int32 (total_tokens,), sequences in ascending order of length;
+        Inputs: those of `TABLES`, int32 (total_tokens,), sequences in ascending order of length,
+        with `WORD_ROWS`, float32 (total_tokens, hidden_size), for the first if `takes_rows`;
         and of each group of equally long sequences ``group_starts`` and ``group_ends``, int64
         (num_groups, 1), its tokens, and ``group_shapes``, int64 (num_groups, 3): sequences,
         seq_len, hidden_size. Output: `OUTPUT`, float32 (total_tokens, hidden_size).
@@ -122,14 +130,16 @@ class BodyGraph:
     def _model(self) -> ModelProto:
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.INT32, ["total_tokens"])
-            for name in TABLES.values()
+            for table, name in TABLES.items()
+            if not self._is_looked_up(table)
         ] + [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["num_groups", width])
             for name, width in GROUP_INPUTS.items()
         ]
-        output = helper.make_tensor_value_info(
-            OUTPUT, TensorProto.FLOAT, ["total_tokens", self.body.hidden_size]
-        )
+        row_shape: list[str | int] = ["total_tokens", self.body.hidden_size]
+        if self.takes_rows:
+            inputs.append(helper.make_tensor_value_info(WORD_ROWS, TensorProto.FLOAT, row_shape))
+        output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, row_shape)
         graph = helper.make_graph(
             self._nodes.nodes, "body", inputs, [output], list(self._initializers.values())
         )
@@ -139,11 +149,16 @@ class BodyGraph:
     def _embeddings(self) -> str:
         # Rows are looked up before they are cast, so that a half-precision table stays as it is.
         words, segments, positions = (
-            self._float32(self._nodes.add("Gather", self._weight(table), ids), table)
+            WORD_ROWS
+            if self._is_looked_up(table)
+            else self._float32(self._nodes.add("Gather", self._weight(table), ids), table)
             for table, ids in TABLES.items()
         )
         rows = self._nodes.add("Add", self._nodes.add("Add", words, segments), positions)
         return self._norm(rows, "embeddings.LayerNorm")
+
+    def _is_looked_up(self, table: str) -> bool:
+        return self.takes_rows and table == WORD_TABLE
 
     def _layer(self, rows: str, layer: str, num_groups: str) -> str:
         queries, keys, values = (

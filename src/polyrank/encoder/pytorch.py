@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polyrank.checkpoint.body import LAYER, tensor_shapes
+from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 from polyrank.config import EngineConfig
@@ -63,7 +64,8 @@ class PytorchEncoder:
 
     Args:
         checkpoint: The opened checkpoint; on the CPU float32 tensors stay in its mapped files.
-            int8 weights and compressed tables are dequantised to float32, tensor by tensor.
+            int8 weights are dequantised to float32, tensor by tensor, and of a quantised table of
+            word embeddings the rows that a batch needs.
         config: Device, and threads if torch is to be told.
 
     Raises:
@@ -85,10 +87,13 @@ class PytorchEncoder:
             # measured on the CPU; for accelerators a cautious guess
             tolerance=1e-5 if self._device.type == "cpu" else 1e-3,
         )
+        is_table_quantised = checkpoint.is_quantised(WORD_TABLE)
+        self._word_rows = checkpoint.body_rows(WORD_TABLE) if is_table_quantised else None
         with _translated(f"could not load {checkpoint.spec.name}"):
             self._parameters = {
                 name: _tensor(checkpoint, name, keeps_dtype=name in TABLES).to(self._device)
                 for name in tensor_shapes(checkpoint.spec.body)
+                if name != WORD_TABLE or not is_table_quantised
             }
 
     @property
@@ -134,7 +139,11 @@ class PytorchEncoder:
             position_ids(batch, body),
         )
         words, segments, positions = (
-            F.embedding(torch.as_tensor(values, device=self._device), parameters[table]).float()
+            torch.from_numpy(self._word_rows(values)).to(self._device)
+            if self._word_rows is not None and table == WORD_TABLE
+            else F.embedding(
+                torch.as_tensor(values, device=self._device), parameters[table]
+            ).float()
             for values, table in zip(ids, TABLES, strict=True)
         )
         rows = _norm(words + segments + positions, parameters, "embeddings.LayerNorm", body)
