@@ -55,8 +55,8 @@ def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) 
 
     Args:
         folder: Folder of the float checkpoint.
-        texts: Texts, or pairs of query and document, which an embedding head reads apart and
-            other heads together.
+        texts: Texts, or pairs of query and document, which heads of embedding and of late
+            interaction read apart and other heads together.
         progress: Called with tokens done and tokens in all.
 
     Returns:
@@ -74,7 +74,8 @@ def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) 
         query_prompt = prompt_for_input_type(model.spec.prompts, "query")
         document_prompt = prompt_for_input_type(model.spec.prompts, "document")
         batches.append(builder.texts(_prompted(texts, query_prompt, document_prompt)).batch)
-    if pairs and set(model.spec.heads) - {"embed"}:
+    others = (head for task, head in model.spec.heads.items() if task != "embed")
+    if pairs and any(head.late_interaction is None for head in others):
         batches.append(builder.pairs(pairs).batch)
     encoder = model.engine.encoder
     assert isinstance(encoder, NativeEncoder)

@@ -405,8 +405,10 @@ class _Work:
                     self.computation.width,
                 )
                 waiting.append((part, prepared, asyncio.wrap_future(future)))
-            for part, prepared, queued in waiting:
+            while waiting:
+                part, prepared, queued = waiting[0]
                 await self._finish(part, prepared, await queued)
+                del waiting[0]  # and with it the part's rows: of every token, for some heads
         finally:
             # after an error, a deadline or a lost client, what still waits leaves the queue
             for _, _, queued in waiting:

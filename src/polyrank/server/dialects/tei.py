@@ -271,7 +271,7 @@ async def info(body: None, api: Api) -> dict[str, Any]:
                 "name": each.name,
                 "model_id": each.spec.name,
                 "tasks": each.tasks,
-                "ranks_by": "cross-encoder" if "rerank" in each.spec.tasks else "cosine",
+                "ranks_by": _ranks_by(each),
                 "model_dtype": each.engine.encoder.capabilities.precision,
                 "device": each.engine.encoder.capabilities.device,
                 "max_input_length": each.max_length,
@@ -281,6 +281,13 @@ async def info(body: None, api: Api) -> dict[str, Any]:
             for each in api.service.registry.loaded
         ],
     }
+
+
+def _ranks_by(served: ServedModel) -> str:
+    if "rerank" not in served.spec.tasks:
+        return "cosine"
+    is_late = served.head("rerank").spec.late_interaction is not None
+    return "late interaction" if is_late else "cross-encoder"
 
 
 def _model_type(served: ServedModel) -> dict[str, Any]:
