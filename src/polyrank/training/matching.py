@@ -6,8 +6,8 @@ without training data too: the mean row and the directions that tell languages a
 a query's token, and small layers on a few features of a pair. The body is not touched; rows are
 computed once.
 
-References: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Yang et al., EMNLP 2021,
-arXiv:2109.04727 (language directions found by singular values of the languages' means).
+References: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Xie et al., EMNLP 2022,
+arXiv:2401.05792 (language directions found by singular values of the languages' means).
 """
 
 import json
@@ -240,6 +240,9 @@ class RowReader:
         Args:
             center: Shape (hidden_size,).
             directions: Shape (num_directions, hidden_size).
+
+        Returns:
+            A scorer that gives all of `FEATURES` but the first.
         """
         spec = HeadSpec((), late_interaction=LateInteractionSpec("", None, None, FEATURES[1:]))
         head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
@@ -396,14 +399,14 @@ def _numbers(
         size = int(compared.sizes[first])
         if size > _LONGEST_QUERY:
             continue
-        matches = compared.by_query[bounds[first] : bounds[last]].reshape(last - first, size)
+        matches = compared.by_query[bounds[first] : bounds[last]].reshape(last - first, size).copy()
         start, end = compared.given.queries[first]
         yield (
             features[first:last],
             matches,
             np.array(entry.grades),
             _mined(entry, num_random),
-            compared.given.clean[start:end],
+            compared.given.clean[start:end].copy(),  # a view would hold the rows of all texts
         )
 
 

@@ -60,6 +60,9 @@ class _Heads(nn.Module):
             list_of: List of each pair, shape (num_pairs,).
             matches: Best match of each query token, shape (num_pairs, longest query).
             features: All features but the weighted match, shape (num_pairs, num_features - 1).
+
+        Returns:
+            Both, before the activation.
         """
         weights = functional.softplus(self.tokens(rows)[..., 0]) * is_token
         weights = weights / weights.sum(dim=1, keepdim=True)
