@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.reader import read_checkpoint
@@ -14,17 +16,20 @@ from polyrank.inference.model import load_model
 from polyrank.tasks.heads import Head
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.config import DataSource
+from polyrank.training.drawing import Drawer
 from polyrank.training.matching import (
     FEATURES,
     Examples,
     MatchingConfig,
     MatchingJob,
     RowReader,
+    collect,
     language_directions,
     train_matching,
 )
 from polyrank.training.matching_fit import _Heads, fit_heads
 from polyrank.training.reading import read_mixture
+from polyrank.training.schedule import plan_draws
 from tests.toys import MARK, marked_rows, write_lines
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -69,6 +74,8 @@ def test_an_embedder_learns_two_more_tasks_and_keeps_its_vectors(checkpoint, tra
     texts = ["cats", f"does {MARK}", "Jahre"]
     before = Embedder(checkpoint("multilingual-e5-small")).encode(texts)
     assert np.array_equal(Embedder(folder).encode(texts), before)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    assert np.abs(theirs - before).max() < 1e-5
     scores = Reranker(folder).score([("cats", "cats eat"), ("cats", "none of it")])
     assert ((scores > 0) & (scores < 1)).all()
     found = Classifier(folder).classify([("cats", "cats eat")])
@@ -134,7 +141,7 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
         features=generator.normal(size=(9, len(FEATURES) - 1)).astype(np.float32),
         matches=np.zeros((9, 4), np.float32),
         grades=np.zeros(9, np.int64),
-        is_mined=np.zeros(9, bool),
+        is_labelled=np.ones(9, bool),
         list_starts=np.array([0, 9]),
         query_rows=queries[0],
         query_starts=np.array([0, longest]),
@@ -189,7 +196,7 @@ def test_fitting_finds_what_tells_relevant_passages_apart():
         features=generator.normal(size=(len(grades), len(FEATURES) - 1)).astype(np.float32),
         matches=np.column_stack([telling, noise]).astype(np.float32),
         grades=grades,
-        is_mined=np.zeros(len(grades), bool),
+        is_labelled=np.ones(len(grades), bool),
         list_starts=np.arange(0, len(grades) + 1, 4),
         query_rows=np.tile(kinds, (num_lists, 1)),
         query_starts=np.arange(0, num_lists * 4 + 1, 4),
@@ -202,6 +209,30 @@ def test_fitting_finds_what_tells_relevant_passages_apart():
     )
     assert token_weights[0] > 4 * token_weights[1]
     assert course[-1]["ranking"] < 0.5 * course[0]["ranking"]
+
+
+def test_translations_and_mined_negatives_have_no_class(checkpoint, toys):
+    config = MatchingConfig(lists=30, hard_negatives=1, random_negatives=1, neutrals=1)
+    sources = read_mixture([DataSource(toys / n) for n in ("rows.jsonl", "translations.jsonl")])
+    schedule = plan_draws(sources, config.drawing)
+    reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
+    scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
+    drawer = Drawer(sources, schedule, config.drawing)
+    translated = np.array([source.is_translation for source in sources])[schedule.source_of]
+    assert 0 < translated.sum() < 30
+    found = collect(drawer, translated, reader, scorer, 1, lambda *_: None)
+    num_labelled = 0
+    for is_translation, (start, end) in zip(translated, pairwise(found.list_starts), strict=True):
+        grades, is_labelled = found.grades[start:end], found.is_labelled[start:end]
+        if is_translation:
+            assert not is_labelled.any()
+        else:  # of two irrelevant passages the given one comes first, the random one last
+            assert is_labelled.tolist() == [
+                g != 0 or i == len(grades) - 1 for i, g in enumerate(grades)
+            ]
+            num_labelled += 1
+    assert num_labelled
+    assert np.isfinite(found.features).all()
 
 
 def test_what_cannot_be_trained_is_said(checkpoint, toys, tmp_path):

@@ -15,7 +15,7 @@ from polyrank.checkpoint.spec import ModelSpec
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
-from polyrank.encoder.precision import choose_precision
+from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.errors import CheckpointError
 from polyrank.tasks.heads import Head
@@ -210,9 +210,13 @@ class Front:
     def _describe(self, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
         spec, head = self.spec, self._head
         encoder = self._engine.encoder.capabilities
+        checkpoint = self._model.checkpoint
+        choice = choose_precision(checkpoint, self._model.config.precision)
         if encoder.precision == "int8":
-            reason = choose_precision(self._model.checkpoint, self._model.config.precision).reason
-            notes += (f"Linear layers run in int8: {reason}.",)
+            notes += (f"Linear layers run in int8: {choice.reason}.",)
+        elif spec.quantization is not None:
+            reason = float32_reason(checkpoint, choice, encoder.name)
+            notes += (f"Linear layers run in float32: {reason}.",)
         return ModelInfo(
             name=spec.name,
             folder=str(spec.folder),

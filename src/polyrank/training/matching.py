@@ -47,8 +47,10 @@ from polyrank.training.schedule import plan_draws
 from polyrank.training.source import Source
 from polyrank.types import Activation, Float32Array, Precision
 
-FEATURES = MATCH_FEATURES
-"""What the classify head is given; the first alone makes the score of the rerank head."""
+FEATURES = MATCH_FEATURES[:6]
+"""What the classify head is given; the first alone makes the score of the rerank head.
+
+Lengths are left out: what they tell in the training data is where a pair is from."""
 
 _PREFIX = "heads.matching"
 _LISTS_PER_BLOCK = 64
@@ -151,7 +153,9 @@ class Examples:
         features: `FEATURES` but for the first, shape (num_pairs, num_features - 1).
         matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
         grades: As in `polyrank.training.drawing`, shape (num_pairs,).
-        is_mined: Whether a negative was chosen for its nearness, shape (num_pairs,).
+        is_labelled: Whether the grade is a class too, shape (num_pairs,): not where a negative was
+            chosen for its nearness, since it may be on the topic, nor where the texts are
+            translations of each other, which answer nothing.
         list_starts: First pair of each list, and the end, shape (num_lists + 1,).
         query_rows: Clean rows of the queries' tokens, shape (total query tokens, hidden_size).
         query_starts: First row of each list's query, and the end, shape (num_lists + 1,).
@@ -160,7 +164,7 @@ class Examples:
     features: Float32Array
     matches: Float32Array
     grades: NDArray[np.int64]
-    is_mined: NDArray[np.bool_]
+    is_labelled: NDArray[np.bool_]
     list_starts: NDArray[np.int64]
     query_rows: Float32Array
     query_starts: NDArray[np.int64]
@@ -205,7 +209,8 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     directions = language_directions(sources, reader, config.directions, config.seed, report)
     center = _center(drawer, reader, min(_CENTER_LISTS, len(schedule)), report)
     scorer = reader.scorer(center, directions)
-    examples = collect(drawer, len(schedule), reader, scorer, config.random_negatives, report)
+    translated = np.array([source.is_translation for source in sources])[schedule.source_of]
+    examples = collect(drawer, translated, reader, scorer, config.random_negatives, report)
     heads, course = fit_heads(examples, config, report)
     drawn = np.bincount(schedule.source_of, minlength=len(sources)).tolist()
     record = {
@@ -337,7 +342,7 @@ def _center(
 
 def collect(
     drawer: Drawer,
-    num_lists: int,
+    is_translation: NDArray[np.bool_],
     reader: RowReader,
     scorer: LateInteractionScorer,
     num_random: int,
@@ -347,7 +352,7 @@ def collect(
 
     Args:
         drawer: Gives the lists.
-        num_lists: How many.
+        is_translation: Whether the passages of a list are translations, shape (num_lists,).
         reader: Reads rows.
         scorer: Compares them.
         num_random: Random negatives of a list, which come last.
@@ -360,20 +365,23 @@ def collect(
         DataError: If there is no such list.
     """
     parts: list[tuple[Any, ...]] = []
+    num_lists = len(is_translation)
     for start in range(0, num_lists, _LISTS_PER_BLOCK):
         drawn = drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
-        several = [entry for entry in drawn if len(entry.passages) > 1]
-        parts += _numbers(several, reader, scorer, num_random)
+        several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
+        lists = [drawn[i] for i in several]
+        labelled = [~_mined(drawn[i], num_random) & ~is_translation[start + i] for i in several]
+        parts += _numbers(lists, labelled, reader, scorer)
         progress("lists", min(start + _LISTS_PER_BLOCK, num_lists), num_lists)
     if not parts:
         raise DataError("no query of the data has two passages to tell apart.")
-    features, matches, grades, is_mined, rows = zip(*parts, strict=True)
+    features, matches, grades, is_labelled, rows = zip(*parts, strict=True)
     longest = max(part.shape[1] for part in matches)
     return Examples(
         features=np.concatenate(features),
         matches=np.concatenate([_widened(part, longest) for part in matches]),
         grades=np.concatenate(grades),
-        is_mined=np.concatenate(is_mined),
+        is_labelled=np.concatenate(is_labelled),
         list_starts=np.cumsum([0, *map(len, grades)]),
         query_rows=np.concatenate(rows),
         query_starts=np.cumsum([0, *map(len, rows)]),
@@ -382,11 +390,11 @@ def collect(
 
 def _numbers(
     lists: Sequence[RankedList],
+    labelled: Sequence[NDArray[np.bool_]],
     reader: RowReader,
     scorer: LateInteractionScorer,
-    num_random: int,
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield features, matches, grades, whether mined, and the query's rows of each list."""
+    """Yield features, matches, grades, which are labels, and the query's rows of each list."""
     pairs = [(entry.query, text) for entry in lists for text in entry.passages]
     if not pairs:
         return
@@ -395,7 +403,7 @@ def _numbers(
     compared = scorer.compare(plan, rows)
     bounds = np.cumsum([0, *compared.sizes])
     ends = np.cumsum([0, *(len(entry.passages) for entry in lists)])
-    for entry, (first, last) in zip(lists, pairwise(ends), strict=True):
+    for entry, labels, (first, last) in zip(lists, labelled, pairwise(ends), strict=True):
         size = int(compared.sizes[first])
         if size > _LONGEST_QUERY:
             continue
@@ -405,7 +413,7 @@ def _numbers(
             features[first:last],
             matches,
             np.array(entry.grades),
-            _mined(entry, num_random),
+            labels,
             compared.given.clean[start:end].copy(),  # a view would hold the rows of all texts
         )
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from polyrank.compress.corpus import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
-from polyrank.training.drawing import IRRELEVANT, RELEVANT
+from polyrank.training.drawing import RELEVANT
 from polyrank.types import Float32Array
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def fit_heads(
     """Fit token weights and layers.
 
     The rerank head learns to rank lists (softmax over a list) and what is relevant (BCE); the
-    classify head learns the three classes, where negatives that were mined for their nearness are
-    left out: they are often on the topic, and which of them are, nobody has labelled.
+    classify head learns the three classes from the pairs that have one.
 
     Args:
         examples: The pairs.
@@ -160,11 +159,12 @@ def _losses(model: _Heads, examples: "Examples", lists: NDArray[np.int64]) -> di
     bce = functional.binary_cross_entropy_with_logits(
         logits, is_relevant.float(), pos_weight=torch.tensor(_POSITIVE_WEIGHT)
     )
-    is_labelled = ~torch.from_numpy(examples.is_mined[pairs])
-    assert (grades[~is_labelled] == IRRELEVANT).all()
-    of_classes = functional.cross_entropy(
-        classes[is_labelled], grades[is_labelled], weight=torch.tensor(_CLASS_WEIGHTS)
-    )
+    is_labelled = torch.from_numpy(examples.is_labelled[pairs])
+    of_classes = classes.sum() * 0
+    if is_labelled.any():
+        of_classes = functional.cross_entropy(
+            classes[is_labelled], grades[is_labelled], weight=torch.tensor(_CLASS_WEIGHTS)
+        )
     return {
         "ranking": _ranking_loss(logits, is_relevant, sizes),
         "bce": _BCE * bce,
