@@ -32,19 +32,21 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
-model: $(VENV)/.demo ## build the default model into the user's cache (once, about a minute)
+model: $(VENV)/.demo ## build the base model of recipes and benchmarks into the user's cache (once, about a minute)
 	$(BIN)/python recipes/base/build.py
 
-demo: model ## rank real text in many languages with the default model
+demo: $(VENV)/.demo ## rank and classify real text in many languages with the model that ships
 	@echo
 	$(BIN)/polyrank rerank "How long do cats live?" examples/cats.jsonl
 	@echo
 	$(BIN)/polyrank rerank "猫の寿命はどのくらいですか" examples/cats.jsonl --top-n 5
+	@echo
+	$(BIN)/polyrank classify --query "How long do cats live?" examples/cats.jsonl
 
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.test ## run the tests that need minutes or the default model
+test-slow: $(VENV)/.test ## run the tests that need minutes
 	$(BIN)/python -m pytest -m slow
 
 test-wire: $(VENV)/.test $(WIRE)/.ready ## run other vendors' clients against a server
@@ -104,7 +106,7 @@ check-native-arm: ## test the kernels for ARM64, cross-compiled and emulated
 	$(call each_path,arm,$(ARM_RUN))
 	$(call each_path,arm,$(ARM_RUN) -cpu cortex-a53)
 
-eval-base: $(VENV)/.test model ## retrieval quality of the default model on XQuAD, 12 languages (slow)
+eval-base: $(VENV)/.test model ## retrieval quality of the base model on XQuAD, 12 languages (slow)
 	$(BIN)/python recipes/base/check.py --data $(DATA)/eval/xquad
 
 bench-quality: $(VENV)/.test model ## ranking, labels and sentence pairs by language (OPTIONS="--model FOLDER --max-queries 100")

@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path) -> None:
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
-    from polyrank.checkpoint.hub import default_model_folder
+    from polyrank.checkpoint.hub import base_model_folder
 
     torch.manual_seed(0)
     config = XLMRobertaConfig(
@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path) -> None:
     )
     model = XLMRobertaForSequenceClassification(config).eval()
     model.save_pretrained(folder)
-    source = default_model_folder()
+    source = base_model_folder()
     shutil.copy(source / "tokenizer.json", folder)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -76,9 +76,9 @@ def chosen(given: argparse.Namespace) -> list[str]:
 
 def checkpoint(given: argparse.Namespace, cache: Path) -> Path:
     """Return the checkpoint's folder, written if need be."""
-    from polyrank.checkpoint.hub import default_model_folder
+    from polyrank.checkpoint.hub import base_model_folder
 
-    base = default_model_folder()
+    base = base_model_folder()
     if given.large:
         name = given.large_folder or cache / f"xlm-roberta-large-{given.seed}"
         return checkpoints.large(base, name, given.seed)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from polyrank import Classifier, Embedder, Reranker
-from polyrank.checkpoint.hub import default_model_folder
+from polyrank.checkpoint.hub import base_model_folder
 from polyrank.compress.classify import macro_f1
 from polyrank.evaluation import (
     Bm25FirstStage,
@@ -154,7 +154,7 @@ def _bitext_f1(pairs: Sequence[tuple[str, str]], embedder: Embedder) -> float:
 def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of each set."""
     folder, limit = given.data / "eval", given.max_queries
-    baseline = Embedder(given.baseline or default_model_folder(), precision="int8")
+    baseline = Embedder(given.baseline or base_model_folder(), precision="int8")
     own = Embedder(given.model, precision=given.precision)
     heads = own.spec.heads
     stage = RememberingFirstStage(EmbedderFirstStage(baseline))

@@ -126,10 +126,10 @@ def main() -> None:
     """Measure, and write table and figures."""
     given = options()
     with tempfile.TemporaryDirectory() as scratch:
-        from polyrank.checkpoint.hub import default_model_folder
+        from polyrank.checkpoint.hub import base_model_folder
 
         made_here = Path(scratch) / "e5-small-reranker"
-        folder = given.model or small(default_model_folder(), made_here, given.seed)
+        folder = given.model or small(base_model_folder(), made_here, given.seed)
         requests = load.bodies(given.data, 400, given.seed)
         found: dict[str, Any] = {
             "setting": setting(ROOT), "threads": given.threads, "turns": given.turns,

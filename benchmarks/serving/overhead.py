@@ -165,10 +165,10 @@ def main() -> None:
     given = options()
     requests = load.bodies(given.data, 50, given.seed, {given.documents: 1.0})
     with tempfile.TemporaryDirectory() as scratch:
-        from polyrank.checkpoint.hub import default_model_folder
+        from polyrank.checkpoint.hub import base_model_folder
 
         made_here = Path(scratch) / "e5-small-reranker"
-        folder = given.model or small(default_model_folder(), made_here, given.seed)
+        folder = given.model or small(base_model_folder(), made_here, given.seed)
         arguments = ("--model", "model={folder}", "--port", "{port}", "--log-level", "warning")
         settings = ("--threads", str(given.threads), "--compute", given.compute)
         command = ("-m", "polyrank", "serve", *arguments, *settings)

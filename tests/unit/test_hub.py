@@ -551,16 +551,27 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         assert hub.resolve(name) == (folder.resolve(), "my-model")
 
 
-def test_the_default_model_is_looked_for_in_polyranks_cache(
+def test_the_base_model_is_looked_for_in_polyranks_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLYRANK_CACHE", str(tmp_path))
     with pytest.raises(CheckpointNotFoundError, match="make model"):
-        hub.resolve(None)
-    folder = tmp_path / "models" / hub.DEFAULT_MODEL
+        hub.base_model_folder()
+    folder = tmp_path / "models" / hub.BASE_MODEL
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    assert hub.resolve(None) == (folder, hub.DEFAULT_MODEL)
+    assert hub.base_model_folder() == folder
+
+
+def test_the_default_model_ships_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, name = hub.resolve(None)
+    assert name == folder.name == hub.DEFAULT_MODEL
+    assert folder.parents[1] == Path(hub.__file__).parents[1]
+    monkeypatch.setattr(hub, "DEFAULT_MODEL", "left-out")
+    with pytest.raises(CheckpointNotFoundError, match="lacks its default model"):
+        hub.resolve(None)
 
 
 def test_the_cache_folder_follows_the_environment(

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from polyrank.checkpoint.layouts import CONFIG_FILE, HUB_PATTERNS, PICKLE_FILES
@@ -17,7 +16,8 @@ from polyrank.errors import CheckpointError, CheckpointNotFoundError, UnsafeWeig
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 CACHE_VARIABLE = "POLYRANK_CACHE"
-DEFAULT_MODEL = "multilingual-e5-small-q4"
+DEFAULT_MODEL = "polyrank-small"
+BASE_MODEL = "multilingual-e5-small-q4"
 
 _NOT_A_MODEL = (
     "{name!r} is neither a folder on this machine nor a Hub id such as BAAI/bge-reranker-v2-m3."
@@ -89,24 +89,39 @@ def cache_folder() -> Path:
 
 
 def default_model_folder() -> Path:
-    """Return the folder of the model used when the caller names none.
+    """Return the folder of the model used when the caller names none: it ships with polyrank.
 
     Returns:
-        The one shipped with polyrank, else the one built into its cache.
+        A folder inside the package.
 
     Raises:
-        CheckpointNotFoundError: If it was neither shipped nor built.
+        CheckpointNotFoundError: If it was left out of the install.
     """
-    packaged = Path(str(resources.files("polyrank"))) / "models" / DEFAULT_MODEL
-    built = cache_folder() / "models" / DEFAULT_MODEL
-    for folder in (packaged, built):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise CheckpointNotFoundError(
-        f"the default model is not at {built}. Build it once from a checkout of polyrank with "
-        "`make model`, or name a model: a local folder or a Hub id such as "
-        "BAAI/bge-reranker-v2-m3."
-    )
+    folder = Path(__file__).resolve().parents[1] / "models" / DEFAULT_MODEL
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointNotFoundError(
+            f"this install of polyrank lacks its default model, {folder}. Install polyrank again, "
+            "or name a model: a local folder or a Hub id such as BAAI/bge-reranker-v2-m3."
+        )
+    return folder
+
+
+def base_model_folder() -> Path:
+    """Return the folder of the float model that the default one is made of.
+
+    Returns:
+        The one built into polyrank's cache.
+
+    Raises:
+        CheckpointNotFoundError: If it was not built.
+    """
+    folder = cache_folder() / "models" / BASE_MODEL
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointNotFoundError(
+            f"the base model is not at {folder}. Build it once from a checkout of polyrank with "
+            "`make model`."
+        )
+    return folder
 
 
 def resolve(

@@ -142,7 +142,7 @@ def quantize(
     max_queries: Annotated[
         int | None,
         typer.Option(
-            help="A random sample of N queries, or labelled pairs, a language. Left out: all.",
+            help="A random sample of N queries, or 10 N labelled pairs, a language. Left out: all.",
             min=1,
             show_default=False,
         ),
@@ -187,7 +187,7 @@ def quantize(
             seed=seed,
         ),
         first_stage=measuring.first_stage(first_stage, threads),
-        first_stage_name=first_stage,
+        first_stage_name=Path(first_stage).name,
         created=datetime.now(UTC).date().isoformat(),
         tolerance=tolerance,
         max_length=max_length,

@@ -25,6 +25,7 @@ from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.run import EvaluationProgress
 
 DEFAULT_TOLERANCE = 0.002
+PAIRS_PER_QUERY = 10  # of a sample: a label is right or wrong, so that few say little
 Data = Sequence[Dataset | LabelledSet]
 """What to measure on: sets to rank, labelled pairs, or one of each for several heads."""
 
@@ -213,7 +214,10 @@ def _measure(
     progress: EvaluationProgress | None,
 ) -> Sequence[Figures]:
     if isinstance(part, LabelledSet):
-        return [measure_classifier(exact, int8, part, config.evaluation, progress)]
+        evaluation = config.evaluation
+        if evaluation.max_queries is not None:
+            evaluation = replace(evaluation, max_queries=PAIRS_PER_QUERY * evaluation.max_queries)
+        return [measure_classifier(exact, int8, part, evaluation, progress)]
     return measure_tasks(
         exact,
         int8,
