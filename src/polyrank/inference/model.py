@@ -214,7 +214,7 @@ class Front:
         choice = choose_precision(checkpoint, self._model.config.precision)
         if encoder.precision == "int8":
             notes += (f"Linear layers run in int8: {choice.reason}.",)
-        elif spec.quantization is not None:
+        elif spec.quantization is not None and encoder.name != "native":
             reason = float32_reason(checkpoint, choice, encoder.name)
             notes += (f"Linear layers run in float32: {reason}.",)
         return ModelInfo(
