@@ -33,13 +33,13 @@ from polyrank.evaluation.plan import Mode
 from polyrank.training.monitor import RememberingFirstStage
 
 RESULTS = Path(__file__).parents[1] / "results"
-MEASURES = {"pool": "mAP"}
+MEASURES = {"pool": "AP"}
 SETS: tuple[tuple[str, Mode, int], ...] = (  # name, queries and documents, documents reranked
     ("xquad", "same", 50),
-    ("xquad", "cross", 20),
+    ("xquad", "cross", 50),
     ("xquad", "pool", 100),
     ("mlqa-dev", "same", 50),
-    ("mlqa-dev", "cross", 20),
+    ("mlqa-dev", "cross", 50),
     ("tydiqa-dev", "same", 50),
     ("jsquad-valid", "same", 50),
     ("drcd-test", "same", 50),

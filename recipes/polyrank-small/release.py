@@ -73,7 +73,10 @@ def main() -> None:
     sample = found["max_queries"]
     card = (HERE / "card.md").read_text("utf8")
     card = card.replace("{data}", data_table(record)).replace("{quality}", quality_table(found))
-    card = card.replace("{sample}", f"{sample} queries a group" if sample else "all queries")
+    card = card.replace(
+        "{sample}",
+        f"{sample} queries a group, a fifth of that across languages" if sample else "all queries",
+    )
     target = ROOT / "src" / "polyrank" / "models" / DEFAULT_MODEL
     if target.exists():
         shutil.rmtree(target)
