@@ -561,6 +561,9 @@ def test_the_base_model_is_looked_for_in_polyranks_cache(
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert hub.base_model_folder() == folder
+    # what is trained or compressed starts from it: the default model is int8
+    assert hub.resolve_float(None) == (folder, hub.BASE_MODEL)
+    assert hub.resolve_float(str(folder)) == (folder, hub.BASE_MODEL)
 
 
 def test_the_default_model_ships_with_the_package(

@@ -159,6 +159,26 @@ def resolve(
     return _download(name, revision, cache_dir, local_files_only), name
 
 
+def resolve_float(
+    model: str | os.PathLike[str] | None, *, revision: str | None = None
+) -> tuple[Path, str]:
+    """Return the folder of a model to train or to compress, and the name to call it by.
+
+    Args:
+        model: As for `resolve`, but None is the base model: the default one is int8.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        Folder and name.
+
+    Raises:
+        CheckpointNotFoundError: If there is no such model, or the base model was not built.
+        UnsafeWeightsError: If the Hub has its weights only as a pickle.
+        CheckpointError: If a download fails half-way.
+    """
+    return resolve(base_model_folder() if model is None else model, revision=revision)
+
+
 def _local(name: str) -> Path | None:
     """Return the absolute path of a file or folder that exists, else None."""
     try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polyrank._extras import require
-from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.inputs import Source
@@ -59,7 +59,7 @@ def quantize(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or Hub id of a float checkpoint. Left out: the default model.",
+            help="Folder or Hub id of a float checkpoint. Left out: the base model (`make model`).",
             show_default=False,
         ),
     ] = None,
@@ -176,7 +176,7 @@ def quantize(
     from polyrank.evaluation import EvaluationConfig
 
     _check_target(model, output, record_only=record_only)
-    folder, name = resolve(model, revision=revision)
+    folder, name = resolve_float(model, revision=revision)
     checkpoint = read_checkpoint(folder, name)
     config = GateConfig(
         evaluation=EvaluationConfig(

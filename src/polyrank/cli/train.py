@@ -241,7 +241,7 @@ def matching(
         str | None,
         typer.Argument(
             help="Folder or Hub id of an embedding checkpoint with float weights. Left out: the "
-            "default model.",
+            "base model (`make model`).",
             show_default=False,
         ),
     ] = None,

@@ -32,7 +32,8 @@ _TYPES: Mapping[str, Any] = {
     "model": Annotated[
         str | None,
         typer.Argument(
-            help="Folder or Hub id of the checkpoint to start from. Left out: the default model.",
+            help="Folder or Hub id of the checkpoint to start from. Left out: the base model "
+            "(`make model`).",
             show_default=False,
         ),
     ],
