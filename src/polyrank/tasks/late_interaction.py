@@ -99,12 +99,15 @@ class LateInteractionScorer:
         Returns:
             Shape (num_pairs, num_features).
         """
-        found = np.empty((len(plan.members), len(self._features)), np.float32)
-        if len(found):
-            makers = self._makers(self.compare(plan, rows))
-            for column, name in enumerate(self._features):
-                found[:, column] = makers[name]()
-        return found
+        if not len(plan.members):
+            return np.empty((0, len(self._features)), np.float32)
+        return self.features_of(self.compare(plan, rows))
+
+    def features_of(self, matches: "TokenMatches") -> Float32Array:
+        """Return the features of pairs that were compared, as `features` does."""
+        makers = self._makers(matches)
+        columns = [makers[name]() for name in self._features]
+        return np.stack(columns, axis=1).astype(np.float32, copy=False)
 
     def compare(self, plan: PairPlan, rows: Float32Array) -> "TokenMatches":
         """Return how well the tokens of each pair match, which the features are made of.

@@ -25,7 +25,7 @@ from polyrank._extras import require
 from polyrank._files import replacing
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
-from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.layouts import CONFIG_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
@@ -40,7 +40,7 @@ from polyrank.tasks.heads import Head, LateInteraction
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.config import RELEVANCE_LABELS, DataSource, TrainingConfig
 from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
-from polyrank.training.negatives import Miner
+from polyrank.training.negatives import Miner, make_miner
 from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
 from polyrank.training.schedule import plan_draws
@@ -52,7 +52,7 @@ FEATURES = MATCH_FEATURES[:6]
 
 Lengths are left out: what they tell in the training data is where a pair is from."""
 
-_PREFIX = "heads.matching"
+PREFIX = "heads.matching"
 _LISTS_PER_BLOCK = 64
 _CENTER_LISTS = 1_000
 _TEXTS_PER_LANGUAGE = 30  # of each source
@@ -127,7 +127,7 @@ class MatchingJob:
 
     Attributes:
         model: Folder or Hub id of an embedding checkpoint with float weights; None takes the
-            default model.
+            base model.
         data: Training data.
         output: Folder to make.
         config: The settings.
@@ -194,7 +194,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     if not job.data:
         raise ConfigError("nothing to train on: name a file or folder with --data.")
     report = progress or (lambda step, done, total: None)
-    folder, name = resolve(job.model)
+    folder, name = resolve_float(job.model)
     checkpoint = read_checkpoint(folder, name)
     if checkpoint.spec.quantization is not None or "embed" not in checkpoint.spec.heads:
         raise CapabilityError(
@@ -226,7 +226,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         "evaluations": course,
         "seconds": round(time.monotonic() - begun, 1),
     }
-    tensors = {f"{_PREFIX}.center": center, f"{_PREFIX}.directions": directions, **heads}
+    tensors = {f"{PREFIX}.center": center, f"{PREFIX}.directions": directions, **heads}
     _publish(checkpoint, tensors, job.output, record)
     return record
 
@@ -399,8 +399,8 @@ def _numbers(
     if not pairs:
         return
     plan, rows = reader.rows(scorer, pairs)
-    features = scorer.features(plan, rows)
     compared = scorer.compare(plan, rows)
+    features = scorer.features_of(compared)
     bounds = np.cumsum([0, *compared.sizes])
     ends = np.cumsum([0, *(len(entry.passages) for entry in lists)])
     for entry, labels, (first, last) in zip(lists, labelled, pairwise(ends), strict=True):
@@ -433,16 +433,11 @@ def _widened(rows: Float32Array, width: int) -> Float32Array:
 def _miner(job: MatchingJob, progress: StepProgress) -> Miner | None:
     if not job.config.hard_negatives:
         return None
-    embedder = Embedder(job.miner, num_threads=job.num_threads)
-    info = embedder.info
-    weights = read_checkpoint(Path(info.folder)).weights
-    identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
-    return Miner(
-        embedder,
+    return make_miner(
+        Embedder(job.miner, num_threads=job.num_threads),
         job.config.drawing,
-        cache_dir=job.cache_dir,
-        identity=identity,
-        progress=lambda done, total: progress("encoding passages", done, total),
+        job.cache_dir,
+        lambda done, total: progress("encoding passages", done, total),
     )
 
 
@@ -481,15 +476,15 @@ def _describe(
     labels: Sequence[str],
 ) -> dict[str, Any]:
     def layer(name: str) -> dict[str, str]:
-        return {"weight": f"{_PREFIX}.{name}.weight", "bias": f"{_PREFIX}.{name}.bias"}
+        return {"weight": f"{PREFIX}.{name}.weight", "bias": f"{PREFIX}.{name}.bias"}
 
     layers: list[dict[str, str]] = [layer(f"{task}.{i}") for i in range(num_layers)]
     for hidden in layers[:-1]:
         hidden["nonlinearity"] = "gelu"
     return {
         "late_interaction": {
-            "center": f"{_PREFIX}.center",
-            "directions": f"{_PREFIX}.directions",
+            "center": f"{PREFIX}.center",
+            "directions": f"{PREFIX}.directions",
             "weight": layer("tokens"),
             "features": list(features),
         },

@@ -1,7 +1,7 @@
 """Fitting of the few weights of late interaction to lists of pairs."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,8 @@ from torch.nn import functional
 from polyrank.compress.corpus import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.drawing import RELEVANT
+from polyrank.training.matching import PREFIX, Examples, MatchingConfig
 from polyrank.types import Float32Array
-
-if TYPE_CHECKING:
-    from polyrank.training.matching import Examples, MatchingConfig
 
 _WIDTH = 24  # of the classifier's hidden layer
 _TOKEN_RATE, _LAYER_RATE = 3e-3, 1e-2
@@ -28,7 +26,7 @@ _HELD_OUT = 0.06  # share of the lists
 class _Heads(nn.Module):
     """Token weights, and layers on features that are scaled to unit variance."""
 
-    def __init__(self, examples: "Examples", seed: int) -> None:
+    def __init__(self, examples: Examples, seed: int) -> None:
         super().__init__()
         features = torch.from_numpy(examples.features)
         # the weighted match is scaled like the plain one, which it starts from
@@ -85,13 +83,13 @@ class _Heads(nn.Module):
             if scaled is not None:
                 weight = weight / self.scale[scaled]
                 bias = bias - weight @ self.mean[scaled]
-            found[f"heads.matching.{name}.weight"] = np.ascontiguousarray(weight.numpy())
-            found[f"heads.matching.{name}.bias"] = np.ascontiguousarray(bias.numpy())
+            found[f"{PREFIX}.{name}.weight"] = np.ascontiguousarray(weight.numpy())
+            found[f"{PREFIX}.{name}.bias"] = np.ascontiguousarray(bias.numpy())
         return found
 
 
 def fit_heads(
-    examples: "Examples", config: "MatchingConfig", progress: StepProgress
+    examples: Examples, config: MatchingConfig, progress: StepProgress
 ) -> tuple[Mapping[str, Float32Array], list[dict[str, Any]]]:
     """Fit token weights and layers.
 
@@ -145,7 +143,7 @@ def fit_heads(
     return model.tensors(), course
 
 
-def _losses(model: _Heads, examples: "Examples", lists: NDArray[np.int64]) -> dict[str, Tensor]:
+def _losses(model: _Heads, examples: Examples, lists: NDArray[np.int64]) -> dict[str, Tensor]:
     starts, ends = examples.list_starts[lists], examples.list_starts[lists + 1]
     pairs = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
     sizes = ends - starts
@@ -186,7 +184,7 @@ def _ranking_loss(logits: Tensor, is_relevant: Tensor, sizes: NDArray[np.int64])
     return functional.cross_entropy(table[answered], targets)
 
 
-def _padded_queries(examples: "Examples", lists: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _padded_queries(examples: Examples, lists: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     starts, ends = examples.query_starts[lists], examples.query_starts[lists + 1]
     longest = int((ends - starts).max())
     rows = np.zeros((len(lists), longest, examples.query_rows.shape[1]), np.float32)

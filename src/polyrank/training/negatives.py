@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank._files import replacing
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.evaluation.first_stage import EmbedderFirstStage, EmbedderLike
+from polyrank.inference.embedder import Embedder
 from polyrank.training.config import TrainingConfig
 from polyrank.training.source import Source, text_key
 from polyrank.types import Float32Array
@@ -212,3 +215,23 @@ class Miner:
 
 def _ignore(_: int) -> None:
     return None
+
+
+def make_miner(
+    embedder: Embedder, config: TrainingConfig, cache_dir: Path | None, progress: MiningProgress
+) -> Miner:
+    """Return a miner whose kept vectors are told apart by the embedder's weights and settings.
+
+    Args:
+        embedder: Encodes queries and passages.
+        config: Depth, margin, size of the pools, seed.
+        cache_dir: Where vectors of passages are kept; None keeps them in memory alone.
+        progress: Called as passages are encoded.
+
+    Returns:
+        The miner.
+    """
+    info = embedder.info
+    weights = read_checkpoint(Path(info.folder)).weights
+    identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
+    return Miner(embedder, config, cache_dir=cache_dir, identity=identity, progress=progress)

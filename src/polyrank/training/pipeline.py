@@ -20,7 +20,7 @@ import numpy as np
 from polyrank._extras import require
 from polyrank._files import replacing
 from polyrank.checkpoint.gate import fingerprint
-from polyrank.checkpoint.hub import resolve
+from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
@@ -31,7 +31,7 @@ from polyrank.training.config import LIBRARIES, DataSource, TrainingConfig
 from polyrank.training.drawing import Drawer, Teacher
 from polyrank.training.journal import JOURNAL_FILE, Journal
 from polyrank.training.monitor import Monitor, MonitorConfig, check_apart, make_monitor
-from polyrank.training.negatives import Miner
+from polyrank.training.negatives import Miner, make_miner
 from polyrank.training.reading import read_mixture
 from polyrank.training.record import (
     PLOT_FILE,
@@ -72,7 +72,7 @@ class Job:
     """What to train on what, and where to put it.
 
     Attributes:
-        model: Folder or Hub id of the start checkpoint; None takes the default model.
+        model: Folder or Hub id of the start checkpoint; None takes the base model.
         data: Training data.
         output: Folder to make.
         config: The settings.
@@ -145,7 +145,7 @@ def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
     _check(job)
     sources = read_mixture(job.data)
     schedule = plan_draws(sources, job.config)
-    folder, name = resolve(job.model, revision=job.revision)
+    folder, name = resolve_float(job.model, revision=job.revision)
     checkpoint = read_checkpoint(folder, name)
     with _quiet_libraries(), _torch_threads(job.num_threads):
         run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun)
@@ -322,15 +322,11 @@ class _Run:
         if not self.job.use_miner or not self.config.num_negatives[1]:
             return None
         embedder = Embedder(self.job.miner, num_threads=self.job.num_threads)
-        info = embedder.info
-        weights = read_checkpoint(Path(info.folder)).weights
-        identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
-        miner = Miner(
+        miner = make_miner(
             embedder,
             self.config,
-            cache_dir=self.job.cache_dir,
-            identity=identity,
-            progress=lambda done, total: self.progress("encoding passages", done, total),
+            self.job.cache_dir,
+            lambda done, total: self.progress("encoding passages", done, total),
         )
         for place in np.unique(self.schedule.source_of):
             for language in self.sources[place].by_language:
