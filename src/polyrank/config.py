@@ -21,6 +21,8 @@ class EngineConfig:
         device: "cpu", or a device of the pytorch encoder such as "cuda".
         precision: Type of the products in linear layers. "auto" is float32, unless the
             checkpoint carries the record of a passed quality gate for int8.
+        row_cache_bytes: Most bytes of token rows to keep, for texts that come again under late
+            interaction; 0 keeps none. A row takes hidden_size * 4 bytes.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -31,6 +33,7 @@ class EngineConfig:
     num_threads: int | None = None
     device: str = "cpu"
     precision: Precision = "auto"
+    row_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:
@@ -41,6 +44,8 @@ class EngineConfig:
             )
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads must be 1 or more, not {self.num_threads}")
+        if self.row_cache_bytes < 0:
+            raise ConfigError(f"row_cache_bytes must be 0 or more, not {self.row_cache_bytes}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from polyrank._extras import require
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.memory import row_cache_bytes
 
 if TYPE_CHECKING:
     from polyrank.evaluation import FirstStage, LogitReranker, Provenance
@@ -100,6 +101,17 @@ def evaluate_command(
     threads: options.Threads = None,
     device: options.Device = "cpu",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
+    row_cache: Annotated[
+        int | None,
+        typer.Option(
+            "--row-cache-mb",
+            help="Megabytes of documents to keep as the reranker read them, where it reads them "
+            "apart from queries: a document that was found before is not read again; 0: none. "
+            "Left out: 4096, or a quarter of the free memory if that is less.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -148,7 +160,9 @@ def evaluate_command(
         max_batch_tokens=max_batch_tokens,
     )
     stage = models.first_stage(first_stage, embedder)
-    judge = None if reranker is None else models.reranker(reranker)
+    judge = None
+    if reranker is not None:
+        judge = models.reranker(reranker, row_cache_bytes(row_cache))
     with measuring.step_progress(quiet=quiet) as progress:
         report = evaluate(
             dataset, first_stage=stage, reranker=judge, config=config, progress=progress
@@ -183,6 +197,7 @@ class _Models:
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
         self._loaded: dict[str, Embedder | Reranker] = {}
+        self._row_cache_bytes = 0
 
     def first_stage(self, kind: FirstStageName, name: str) -> "FirstStage[Any, Any]":
         from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
@@ -195,12 +210,15 @@ class _Models:
         self._loaded["embedder"] = model
         return EmbedderFirstStage(model)
 
-    def reranker(self, name: str) -> "LogitReranker":
+    def reranker(self, name: str, row_cache_bytes: int) -> "LogitReranker":
         from polyrank.evaluation import LogitReranker
         from polyrank.inference.reranker import Reranker
 
-        model = Reranker(None if name == DEFAULT else name, **self._settings)
+        model = Reranker(
+            None if name == DEFAULT else name, row_cache_bytes=row_cache_bytes, **self._settings
+        )
         self._loaded["reranker"] = model
+        self._row_cache_bytes = row_cache_bytes
         return LogitReranker(model)
 
     def provenance(self, kind: FirstStageName) -> "Provenance":
@@ -212,6 +230,8 @@ class _Models:
             settings[f"{part}_encoder"] = asdict(model.info.encoder)
             settings[f"{part}_max_length"] = model.info.max_length
             settings[f"{part}_num_truncated"] = model.num_truncated
+        if "reranker" in self._loaded:
+            settings["row_cache_bytes"] = self._row_cache_bytes
         return Provenance(
             first_stage=names.get("embedder", kind.value),
             reranker=names.get("reranker"),

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polyrank.cli import options, screen
+from polyrank.cli.memory import MEGABYTE
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.server.settings import ModelSource
     from polyrank.server.tracing import Tracing
 
-MEGABYTE = 1_000_000
 LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
 
 

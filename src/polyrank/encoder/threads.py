@@ -50,12 +50,12 @@ def cgroup_quota(root: Path) -> float | None:
     quotas: list[float | None] = []
     for controllers, group in parse_groups(_read(root / "proc/self/cgroup")):
         if not controllers:
-            quotas += [parse_cpu_max(_read(at / "cpu.max")) for at in _upwards(mount, group)]
+            quotas += [parse_cpu_max(_read(at / "cpu.max")) for at in upwards(mount, group)]
         elif "cpu" in controllers:
             for name in V1_CONTROLLER_FOLDERS:
                 quotas += [
                     parse_cfs(_read(at / "cpu.cfs_quota_us"), _read(at / "cpu.cfs_period_us"))
-                    for at in _upwards(mount / name, group)
+                    for at in upwards(mount / name, group)
                 ]
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -93,7 +93,8 @@ def parse_cfs(quota: str, period: str) -> float | None:
     return numbers[0] / numbers[1] if min(numbers) > 0 else None
 
 
-def _upwards(mount: Path, group: PurePosixPath) -> Iterator[Path]:
+def upwards(mount: Path, group: PurePosixPath) -> Iterator[Path]:
+    """Yield the folders of a control group and its ancestors, under where they are mounted."""
     # In a container the path may name groups that only the host sees; those are not there, and
     # the walk ends at the mount, which then is the container's own group.
     parts = [part for part in group.parts if part not in ("/", "..")]

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -305,18 +304,7 @@ def _compute(shares: list[Share]) -> list[Float32Array]:
     batch = join_batches([work.batch.select(np.asarray(indices)) for work, indices in shares])
     if first.pooling:
         return list(first.engine.run(batch, first.pooling, first.width))
-    return _token_rows(first.engine, batch)
-
-
-def _token_rows(engine: Engine, batch: PackedBatch) -> list[Float32Array]:
-    found: list[Any] = [None] * len(batch)
-    is_padding = engine.encoder.capabilities.is_padding
-    for indices in plan_batches(batch.lengths, engine.max_batch_tokens, is_padding=is_padding):
-        part = batch.select(indices)
-        rows = engine.encoder.run(part, ())
-        for index, start, end in zip(indices, part.cu_seqlens, part.cu_seqlens[1:], strict=False):
-            found[index] = rows[start:end]
-    return found
+    return first.engine.token_rows(batch)
 
 
 def _padding(engine: Engine, lengths: NDArray[np.int32]) -> int:

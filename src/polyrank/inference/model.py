@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
@@ -17,6 +18,7 @@ from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
 from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
+from polyrank.engine.row_cache import RowCache
 from polyrank.errors import CheckpointError
 from polyrank.tasks.heads import Head
 from polyrank.text.pairs import SequenceBuilder
@@ -34,10 +36,27 @@ _shared_lock = threading.Lock()
 class Model:
     """A checkpoint ready to run. Safe to use from several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        *,
+        plain: "Model | None" = None,
+    ) -> None:
+        """Take what was loaded.
+
+        Args:
+            checkpoint: Specification and weights.
+            tokenizer: The checkpoint's.
+            config: How sequences are batched and run.
+            plain: A model of the same checkpoint and settings that keeps no rows, whose encoder
+                this one shall use too; None makes its own.
+        """
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.config = config
+        self._plain = plain
         self._engine: Engine | None = None
         self._lock = threading.Lock()
 
@@ -46,8 +65,14 @@ class Model:
         """The engine, made when first asked for: heads are checked before weights are packed."""
         with self._lock:
             if self._engine is None:
-                encoder = choose_encoder(self.checkpoint, self.config)
-                self._engine = Engine(encoder, self.config.max_batch_tokens)
+                config, plain = self.config, self._plain
+                encoder = (
+                    choose_encoder(self.checkpoint, config)
+                    if plain is None
+                    else plain.engine.encoder
+                )
+                rows = RowCache(config.row_cache_bytes) if config.row_cache_bytes else None
+                self._engine = Engine(encoder, config.max_batch_tokens, rows)
             return self._engine
 
     @property
@@ -139,7 +164,8 @@ def load_model(
         local_files_only: Whether to use only what is on this machine.
 
     Returns:
-        The model; it is freed when nothing refers to it any more.
+        The model; it is freed when nothing refers to it any more. Models that differ only in the
+        rows that they keep have one encoder.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used; subclasses say how.
@@ -148,14 +174,22 @@ def load_model(
     folder, name = resolve(
         model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
-    key = (str(folder), config)
     with _shared_lock:
-        loaded = _shared.get(key)
-        if loaded is None:
+        plain = _share(folder, name, replace(config, row_cache_bytes=0))
+        return _share(folder, name, config, plain) if config.row_cache_bytes else plain
+
+
+def _share(folder: Path, name: str, config: EngineConfig, plain: Model | None = None) -> Model:
+    key = (str(folder), config)
+    loaded = _shared.get(key)
+    if loaded is None:
+        if plain is None:
             checkpoint = read_checkpoint(folder, name)
             loaded = Model(checkpoint, _load_tokenizer(checkpoint), config)
-            _shared[key] = loaded
-        return loaded
+        else:
+            loaded = Model(plain.checkpoint, plain.tokenizer, config, plain=plain)
+        _shared[key] = loaded
+    return loaded
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

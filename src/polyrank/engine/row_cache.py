@@ -1,0 +1,94 @@
+"""Token rows of sequences that were run before, bounded in bytes, least recently used first out.
+
+A sequence is known by its exact token ids, and its segments where a batch has them; no hash
+stands for them, so that none can be taken for another. Knows nothing of text or tasks.
+"""
+
+import threading
+from collections import OrderedDict
+from itertools import pairwise
+
+import numpy as np
+
+from polyrank.types import Float32Array, PackedBatch
+
+_OVERHEAD_BYTES = 400  # the objects around a key and its array, the dictionary's slot
+
+Key = tuple[bytes, bytes]
+
+
+class RowCache:
+    """Token rows by sequence. Safe to use from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: Most bytes to hold, keys included. A sequence that comes to more is not
+                kept.
+        """
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._rows: OrderedDict[Key, Float32Array] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, batch: PackedBatch) -> list[Float32Array | None]:
+        """Return the rows of each sequence that is kept; those become the newest.
+
+        Args:
+            batch: Sequences of any number.
+
+        Returns:
+            One entry a sequence: rows as the encoder gave them, shape (seq_len, width), read-only;
+            or None.
+        """
+        keys = _keys(batch)
+        with self._lock:
+            found = [self._rows.get(key) for key in keys]
+            for key, rows in zip(keys, found, strict=True):
+                if rows is not None:
+                    self._rows.move_to_end(key)
+            missed = sum(rows is None for rows in found)
+            self.hits += len(found) - missed
+            self.misses += missed
+        return found
+
+    def keep(self, batch: PackedBatch, rows: Float32Array) -> None:
+        """Keep a copy of the rows of each sequence, and drop the oldest until all fit.
+
+        Args:
+            batch: Sequences that were run.
+            rows: Their token rows in packed order, shape (total_tokens, width).
+        """
+        for key, (start, end) in zip(_keys(batch), pairwise(batch.cu_seqlens), strict=True):
+            own = rows[start:end]
+            if key not in self._rows and _size(key, own) <= self.max_bytes:
+                # a copy: a view would keep the whole batch alive
+                self._put(key, np.array(own, np.float32, order="C"))
+
+    def _put(self, key: Key, rows: Float32Array) -> None:
+        rows.setflags(write=False)
+        with self._lock:
+            if key in self._rows:  # another thread was faster
+                return
+            self._rows[key] = rows
+            self.num_bytes += _size(key, rows)
+            while self.num_bytes > self.max_bytes:
+                self.num_bytes -= _size(*self._rows.popitem(last=False))
+
+
+def _size(key: Key, rows: Float32Array) -> int:
+    return rows.nbytes + sum(map(len, key)) + _OVERHEAD_BYTES
+
+
+def _keys(batch: PackedBatch) -> list[Key]:
+    ids, types = batch.input_ids, batch.token_type_ids
+    return [
+        (ids[start:end].tobytes(), b"" if types is None else types[start:end].tobytes())
+        for start, end in pairwise(batch.cu_seqlens.tolist())
+    ]
