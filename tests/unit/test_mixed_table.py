@@ -381,10 +381,12 @@ def test_commands(checkpoint, texts, data, tmp_path):
     assert 0 < facts["error"] < 1
     assert sum(facts["num_rows"]) == read_checkpoint(first).spec.body.vocab_size
     common = ("quantize", first, "--data", data, "--tolerance", "1", "--embeddings", "mixed")
+    common += ("--weights", "int4")
     done = run(*common, "--table", first, "-o", tmp_path / "int8")
     assert done.returncode == 0, done.stderr
     opened = read_checkpoint(tmp_path / "int8")
     assert opened.spec.quantization.embeddings == "mixed"
+    assert opened.spec.quantization.linears == "int4"
     assert np.array_equal(opened.body_float32(WORDS), read_checkpoint(first).body_float32(WORDS))
     assert not (tmp_path / "int8" / TABLE_FILE).exists()
     assert Embedder(tmp_path / "int8").info.encoder.precision == "int8"

@@ -155,6 +155,8 @@ def locate_body(
             packed, scales = _int4_shapes(name, shape, weights)
             places[name] = weights.info(stored, packed, UINT8_DTYPES)
             places[scale_name(name)] = weights.info(scale_name(stored), scales, ("F16",))
+            if multiplier_name(stored) in weights:
+                places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
         elif kind == "mixed":
             places.update(locate_mixed(name, stored, shape, weights))
         elif kind == "int8":

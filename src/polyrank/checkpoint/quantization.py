@@ -1,8 +1,8 @@
 """The int8 layout: which tensors of a body are stored as steps, and what they stand for.
 
 `docs/int8-layout.md` describes the folder for readers without polyrank. In short, a weight is
-``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent. The table
-of word embeddings may be of 4-bit blocks, see `polyrank.checkpoint.int4`, or mixed, see
+``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent, or lies in
+4-bit blocks, see `polyrank.checkpoint.int4`. So may the table of word embeddings, or be mixed, see
 `polyrank.checkpoint.mixed`.
 """
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyrank.checkpoint.layouts import QUANTIZATION_KEY
-from polyrank.checkpoint.spec import TABLE_TYPES, QuantizationSpec
+from polyrank.checkpoint.spec import TABLE_TYPES, LinearType, QuantizationSpec
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 
 VERSION = 1
-SCHEME = "int8-per-channel"
+SCHEMES: Mapping[str, LinearType] = {"int8-per-channel": "int8", "int4-blocks": "int4"}
 SCALE_SUFFIX = "_scale"  # behind the name of the weight
 MULTIPLIER = "input_multiplier"  # in place of "weight"
 WORD_TABLE = "embeddings.word_embeddings.weight"
@@ -42,11 +42,12 @@ def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec
     if not isinstance(block, dict):
         raise CheckpointError(f"{path} holds {QUANTIZATION_KEY} {block!r}, not a JSON object.")
     version, scheme = block.get("version"), block.get("scheme")
-    if version != VERSION or scheme != SCHEME:
+    linears = SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    if version != VERSION or linears is None:
         raise UnsupportedArchitectureError(
             f"{path} holds int8 weights of version {version!r} and scheme {scheme!r}; this "
-            f"polyrank reads version {VERSION}, {SCHEME!r}. Install a newer polyrank, or quantise "
-            "again with `polyrank compress quantize`."
+            f"polyrank reads version {VERSION}, {' or '.join(map(repr, SCHEMES))}. Install a newer "
+            "polyrank, or quantise again with `polyrank compress quantize`."
         )
     embeddings = block.get("embeddings")
     if embeddings not in TABLE_TYPES:
@@ -54,7 +55,7 @@ def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec
             f"{path} says embeddings of {QUANTIZATION_KEY} are {embeddings!r}; "
             f"they must be one of {', '.join(TABLE_TYPES)}."
         )
-    return QuantizationSpec(embeddings)
+    return QuantizationSpec(embeddings, linears)
 
 
 def scale_name(weight: str) -> str:
@@ -76,4 +77,4 @@ def steps_of(
     if name == WORD_TABLE:
         kind = quantization.embeddings
         return kind if kind in ("int8", "int4", "mixed") else None
-    return "int8" if name.startswith("encoder.") and len(shape) == 2 else None
+    return quantization.linears if name.startswith("encoder.") and len(shape) == 2 else None

@@ -17,6 +17,9 @@ Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", 
 TableType = Literal["mixed", "int4", "int8", "float16", "float32"]
 TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
 
+LinearType = Literal["int8", "int4"]
+LINEAR_TYPES: tuple[LinearType, ...] = get_args(LinearType)
+
 MatchFeature = Literal[
     "match",
     "plain_match",
@@ -32,13 +35,15 @@ MATCH_FEATURES: tuple[MatchFeature, ...] = get_args(MatchFeature)
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSpec:
-    """How an int8 folder stores what is not float32: the linear layers of the body are int8.
+    """How an int8 folder stores what is not float32.
 
     Attributes:
         embeddings: Type of the table of word embeddings.
+        linears: Type of the linear layers of the body; products are int8 either way.
     """
 
     embeddings: TableType
+    linears: LinearType = "int8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.reader import Checkpoint
-from polyrank.checkpoint.spec import TableType
+from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.compress.calibrate import measure_widths, sample_pairs
 from polyrank.compress.classify import measure_classifier
 from polyrank.compress.folders import building, check_free
@@ -88,6 +88,7 @@ def quantize_folder(
     output: Path,
     config: GateConfig,
     *,
+    linears: LinearType = "int8",
     embeddings: TableType = "float16",
     mixed: MixedTable | None = None,
     is_tokenizer_compressed: bool = False,
@@ -102,6 +103,7 @@ def quantize_folder(
         output: Folder to make; it appears only when all is done. A refusal leaves the record
             beside it, under its name with ``.gate.json`` added.
         config: Settings of the gate.
+        linears: What linear layers are stored as; see `write_int8`.
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
@@ -130,6 +132,7 @@ def quantize_folder(
             checkpoint,
             widths,
             folder,
+            linears=linears,
             embeddings=embeddings,
             mixed=mixed,
             is_tokenizer_compressed=is_tokenizer_compressed,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polyrank._files import replacing
 from polyrank.checkpoint.body import LAYER
 from polyrank.checkpoint.files import compress_json, read_object
+from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
@@ -25,7 +26,7 @@ from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.panels import pack_panels
 from polyrank.checkpoint.quantization import (
     POSITION_TABLE,
-    SCHEME,
+    SCHEMES,
     VERSION,
     WORD_TABLE,
     multiplier_name,
@@ -33,7 +34,7 @@ from polyrank.checkpoint.quantization import (
 )
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.saving import save_aligned
-from polyrank.checkpoint.spec import TableType
+from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.folders import copy_rest
 from polyrank.encoder.checks import check_weights
@@ -79,17 +80,20 @@ def write_int8(
     widths: Float32Array,
     folder: Path,
     *,
+    linears: LinearType = "int8",
     embeddings: TableType = "float16",
     mixed: MixedTable | None = None,
     is_tokenizer_compressed: bool = False,
     calibration: str = "",
 ) -> None:
-    """Write a checkpoint with int8 linear layers into an empty folder.
+    """Write a checkpoint whose linear layers compute in int8 into an empty folder.
 
     Args:
         checkpoint: A float checkpoint.
         widths: Largest magnitude of each input, as `NativeEncoder.measure_inputs` gives it.
         folder: An existing folder; the weights become one file.
+        linears: What linear layers are stored as: "int8", used where it is mapped, or "int4", 4-bit
+            blocks, half the size, from which int8 is made at load.
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
@@ -97,7 +101,7 @@ def write_int8(
 
     Raises:
         ConfigError: If the checkpoint is int8 already, or `mixed` is missing or not asked for.
-        CapabilityError: If the embeddings have values beyond float16.
+        CapabilityError: If embeddings or 4-bit weights have values beyond float16.
         CorruptWeightsError: If weights hold NaN or infinity.
     """
     if checkpoint.spec.quantization is not None:
@@ -114,13 +118,13 @@ def write_int8(
     copy_rest(source, folder, anew)
     target = folder / body_folder.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = dict(_tensors(checkpoint, widths, embeddings, mixed))
+    tensors = dict(_tensors(checkpoint, widths, linears, embeddings, mixed))
     with replacing(target / WEIGHTS_FILE) as path:  # as readable as other files
         save_aligned(tensors, path)
     config = read_object(body_folder / CONFIG_FILE)
     config[QUANTIZATION_KEY] = {
         "version": VERSION,
-        "scheme": SCHEME,
+        "scheme": next(scheme for scheme, kind in SCHEMES.items() if kind == linears),
         "embeddings": embeddings,
         "migration": MIGRATION,
         "calibration": calibration,
@@ -139,6 +143,7 @@ def _compress_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 def _tensors(
     checkpoint: Checkpoint,
     widths: Float32Array,
+    linears: LinearType,
     embeddings: TableType,
     mixed: MixedTable | None,
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
@@ -152,7 +157,8 @@ def _tensors(
         for number, parts in enumerate(LINEARS.values()):
             names = [f"{LAYER.format(layer)}{part}.weight" for part in parts]
             done |= {checkpoint.body_tensors[name].name for name in names}
-            yield from _linears(checkpoint, names, widths[layer, number])
+            make = _int8_linears if linears == "int8" else _int4_linears
+            yield from make(checkpoint, names, widths[layer, number])
     weights = checkpoint.weights
     if mixed is not None:  # where bytes are counted, positions are worth half of theirs
         places = checkpoint.body_tensors[POSITION_TABLE].name
@@ -166,7 +172,7 @@ def _tensors(
             yield name, np.ascontiguousarray(weights.get_float32(name))
 
 
-def _linears(
+def _int8_linears(
     checkpoint: Checkpoint, names: list[str], widths: Float32Array
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Quantise matrices that read the same input, and so share its multipliers."""
@@ -177,6 +183,27 @@ def _linears(
         stored = checkpoint.body_tensors[name].name
         steps, scales = quantize_rows(matrix, multipliers)
         yield stored, pack_panels(steps)
+        yield scale_name(stored), scales
+        yield multiplier_name(stored), multipliers
+
+
+def _int4_linears(
+    checkpoint: Checkpoint, names: list[str], widths: Float32Array
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Put matrices that read the same input into 4-bit blocks, with its multipliers."""
+    matrices = [checkpoint.body_float32(name) for name in names]
+    check_weights(checkpoint, names, matrices)
+    if max(np.abs(matrix).max() for matrix in matrices) > np.finfo(np.float16).max:
+        raise CapabilityError(
+            f"{names[0]!r} of {checkpoint.spec.name}, or one that reads the same input, is wider "
+            "than the scales of 4-bit blocks hold. Choose --weights int8."
+        )
+    blocks = [quantize_blocks(matrix) for matrix in matrices]
+    kept = [unpack_int4(packed, scales) for packed, scales in blocks]
+    multipliers = input_multipliers(kept, widths[: matrices[0].shape[1]])
+    for name, (packed, scales) in zip(names, blocks, strict=True):
+        stored = checkpoint.body_tensors[name].name
+        yield stored, packed
         yield scale_name(stored), scales
         yield multiplier_name(stored), multipliers
 

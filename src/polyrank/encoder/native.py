@@ -151,12 +151,15 @@ class NativeEncoder:
         return _measure(self._body, batch, self._checkpoint)
 
     def _linears(self) -> "_Linears":
-        """Return how the linear layers are loaded: int8 as stored, quantised here, or float32."""
+        """Return how linear layers are loaded: as stored, quantised here, or float32."""
         checkpoint = self._checkpoint
         if not self._is_int8:
             return _Float32(checkpoint, self._num_threads)
         if checkpoint.spec.quantization is not None:
-            return _StoredInt8(checkpoint)
+            is_int8 = checkpoint.spec.quantization.linears == "int8"
+            return (
+                _StoredInt8(checkpoint) if is_int8 else _StoredInt4(checkpoint, self._num_threads)
+            )
         batch = random_pieces(checkpoint.spec.body)
         exact = self._load(_Float32(checkpoint, self._num_threads))
         return _QuantisedHere(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
@@ -291,7 +294,7 @@ class _StoredInt8:
         ]
         scales = [_steps(checkpoint, scale_name(weight)) for weight in weights]
         biases = [_float32(checkpoint, f"{part}.bias") for part in parts]
-        multipliers = self._multipliers(weights)
+        multipliers = _stored_multipliers(checkpoint, weights)
         if len({part.ndim for part in steps}) > 1:
             raise CorruptWeightsError(
                 f"{weights} in {checkpoint.spec.folder} lie partly in panels, partly in rows; "
@@ -305,17 +308,36 @@ class _StoredInt8:
         joined = np.require(_joined(steps), requirements=["A", "C"])
         body.set_linear_s8(layer, name, joined, _joined(scales), _joined(biases), multipliers)
 
-    def _multipliers(self, weights: list[str]) -> Float32Array | None:
-        names = [multiplier_name(weight) for weight in weights]
-        if all(name not in self.checkpoint.body_tensors for name in names):
-            return None
-        found = [_steps(self.checkpoint, name) for name in names]
-        if any(not np.array_equal(found[0], other) for other in found[1:]):
+
+class _StoredInt4(_Float32):
+    """4-bit blocks, from which the int8 steps of quantising at load are made."""
+
+    is_int8 = True
+
+    def multipliers(
+        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
+    ) -> Float32Array | None:
+        check_weights(self.checkpoint, names, matrices)
+        found = _stored_multipliers(self.checkpoint, names)
+        if found is not None and not found.all():
             raise CorruptWeightsError(
-                f"{names[0]!r} in {self.checkpoint.spec.folder} differs from {names[1:]}: layers "
-                "that read the same input share its multipliers. Quantise the checkpoint again."
+                f"{multiplier_name(names[0])!r} in {self.checkpoint.spec.folder} holds 0; weights "
+                "are divided by it. Quantise the checkpoint again."
             )
-        return found[0]
+        return found
+
+
+def _stored_multipliers(checkpoint: Checkpoint, weights: list[str]) -> Float32Array | None:
+    names = [multiplier_name(weight) for weight in weights]
+    if all(name not in checkpoint.body_tensors for name in names):
+        return None
+    found = [_steps(checkpoint, name) for name in names]
+    if any(not np.array_equal(found[0], other) for other in found[1:]):
+        raise CorruptWeightsError(
+            f"{names[0]!r} in {checkpoint.spec.folder} differs from {names[1:]}: layers "
+            "that read the same input share its multipliers. Quantise the checkpoint again."
+        )
+    return found[0]
 
 
 def _in_place(array: NDArray[Any]) -> NDArray[Any]:
