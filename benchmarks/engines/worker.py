@@ -17,6 +17,7 @@ import numpy as np
 from engines.adapter import Logits, Peer
 from engines.batching import Batching
 from engines.isa import has_asked_for_amx, restrict
+from engines.machine import busy_seconds
 from engines.registry import PEERS
 from engines.work import Job
 
@@ -31,16 +32,6 @@ def memory_mib() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return {name: int(fields[name].split()[0]) // 1024 for name in ("VmHWM", "RssAnon")}
-
-
-def busy_seconds() -> float:
-    """Return how long the machine's cores have worked or been taken away, since it started."""
-    path = Path("/proc/stat")
-    if not path.is_file():
-        return 0.0
-    numbers = [int(number) for number in path.read_text("ascii").split("\n", 1)[0].split()[1:9]]
-    idle = numbers[3] + numbers[4]
-    return (sum(numbers) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 class Served:

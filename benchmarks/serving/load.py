@@ -42,12 +42,14 @@ class Level:
         sent: All of them.
         seconds: From the first due time to the last answer.
         memory_mb: Memory over time.
+        other_cores: Cores that neither the server nor the client kept busy, on average.
     """
 
     rate: float
     sent: list[Sent]
     seconds: float
     memory_mb: list[float]
+    other_cores: float = 0.0
 
     @property
     def answered(self) -> list[Sent]:
@@ -92,11 +94,25 @@ async def offer(
     seconds: float,
     seed: int,
     memory: Callable[[], float],
+    busy: Callable[[], float] = lambda: 0.0,
 ) -> Level:
-    """Send requests at random times, so many a second on average, and wait for all answers."""
+    """Send requests at random times, so many a second on average, and wait for all answers.
+
+    Args:
+        url: Address of the server.
+        requests: Bodies, taken in order and again.
+        rate: Requests a second.
+        seconds: For how long they come.
+        seed: Of the times.
+        memory: Tells the server's memory in MB.
+        busy: Tells for how many seconds others have kept the machine's cores busy.
+
+    Returns:
+        What became of them.
+    """
     draw = random.Random(seed)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    begin = time.perf_counter()
+    begin, busy_before = time.perf_counter(), busy()
     kept: list[float] = []
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=TIMEOUT_S) as client:
         watching = asyncio.create_task(_watch(memory, kept))
@@ -108,7 +124,8 @@ async def offer(
             await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         sent = await asyncio.gather(*under_way)
         watching.cancel()
-    return Level(rate, list(sent), time.perf_counter() - begin, kept)
+    lasted = time.perf_counter() - begin
+    return Level(rate, list(sent), lasted, kept, (busy() - busy_before) / lasted)
 
 
 async def _send(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> Sent:

@@ -59,7 +59,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=100, help="of a request")
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compute", choices=("float32", "int8"), default="float32")
+    parser.add_argument("--compute", nargs="+", default=["int8", "float32"])
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -160,36 +160,52 @@ def told(found: dict[str, float], documents: int, turns: int) -> str:
     )
 
 
+def compared(
+    folder: Path, compute: str, requests: list[dict[str, Any]], given: argparse.Namespace
+) -> list[Turn]:
+    """Return the turns of server and library with one number type."""
+    arguments = ("--model", "model={folder}", "--port", "{port}", "--log-level", "warning")
+    settings = ("--threads", str(given.threads), "--compute", compute)
+    command = ("-m", "polyrank", "serve", *arguments, *settings)
+    server = Server("polyrank", Path(sys.executable), command)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        running(server, folder, PORT, given.threads, Path(scratch) / "server.log") as made,
+        library(folder, given.threads, compute) as own,
+        httpx.Client(base_url=made.url, timeout=load.TIMEOUT_S) as client,
+    ):
+        return measure(client, own, requests, given.turns)
+
+
 def main() -> None:
     """Measure, and write the figures."""
     given = options()
     requests = load.bodies(given.data, 50, given.seed, {given.documents: 1.0})
+    facts: dict[str, Any] = {"setting": setting(ROOT), "threads": given.threads, "computes": {}}
     with tempfile.TemporaryDirectory() as scratch:
         from polyrank.checkpoint.hub import base_model_folder
 
         made_here = Path(scratch) / "e5-small-reranker"
         folder = given.model or small(base_model_folder(), made_here, given.seed)
-        arguments = ("--model", "model={folder}", "--port", "{port}", "--log-level", "warning")
-        settings = ("--threads", str(given.threads), "--compute", given.compute)
-        command = ("-m", "polyrank", "serve", *arguments, *settings)
-        server = Server("polyrank", Path(sys.executable), command)
-        log = Path(scratch) / "server.log"
-        with (
-            running(server, folder, PORT, given.threads, log) as made,
-            library(folder, given.threads, given.compute) as own,
-            httpx.Client(base_url=made.url, timeout=load.TIMEOUT_S) as client,
-        ):
-            turns = measure(client, own, requests, given.turns)
-    found = summary(turns, given.seed)
-    text = told(found, given.documents, given.turns)
-    facts = {
-        "setting": setting(ROOT), "threads": given.threads, "compute": given.compute,
-        "summary": found, "turns": [(turn.library_s, turn.server_s) for turn in turns],
-    }  # fmt: skip
+        for compute in given.compute:
+            turns = compared(folder, compute, requests, given)
+            facts["computes"][compute] = {
+                "summary": summary(turns, given.seed),
+                "turns": [(turn.library_s, turn.server_s) for turn in turns],
+            }
     (given.output / "overhead.json").write_text(json.dumps(facts, indent=1) + "\n", "utf8")
     commit, machine = facts["setting"]["commit"], facts["setting"]["machine"]
-    where = f"Commit {commit}, {machine}, {given.threads} threads, {given.compute}."
-    page = f"# What HTTP adds to a ranking\n\n{where}\n\n{text}\n"
+    lines = [
+        "# What HTTP adds to a ranking",
+        "",
+        f"Commit {commit}, {machine}, {given.threads} threads.",
+        "",
+        *(
+            f"- {compute}, {told(found['summary'], given.documents, given.turns)}"
+            for compute, found in facts["computes"].items()
+        ),
+    ]
+    page = "\n".join(lines) + "\n"
     (given.output / "overhead.md").write_text(page, "utf8")
     print(page)
 

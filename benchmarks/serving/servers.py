@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.machine import busy_seconds
+
 START_S = 180
 
 
@@ -23,30 +25,59 @@ class Server:
         python: Interpreter of the environment that has it.
         arguments: After the interpreter; {folder} and {port} are filled in.
         environment: Variables; {folder} is filled in.
+        reads_onnx: Whether it wants an int8 ONNX graph beside the checkpoint.
+        in_folder: Whether it runs in the model's folder.
+        is_float32: Whether its scores are to be the library's.
     """
 
     name: str
     python: Path
     arguments: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
+    reads_onnx: bool = False
+    in_folder: bool = False
+    is_float32: bool = True
 
 
-def servers(threads: int, infinity: Path | None) -> list[Server]:
-    """Return the servers to compare.
+# What infinity was tried with (`python -m serving.settings`): engine, options, batch size.
+# BetterTransformer, which infinity still has a switch for, needs an environment of its own with
+# optimum 1 and transformers 4.48.
+_TORCH = ("--engine", "torch", "--no-compile", "--batch-size")
+_COMPILED = ("--engine", "torch", "--compile", "--batch-size")
+_BFLOAT16 = ("--dtype", "bfloat16", *_TORCH)
+_ONNX = ("--engine", "optimum", "--onnx-disable-optimize", "--batch-size")  # it is fused already
+INFINITY = {
+    "infinity torch, batches of 8": (*_TORCH, "8"),
+    "infinity torch, batches of 2": (*_TORCH, "2"),
+    "infinity torch, batches of 32": (*_TORCH, "32"),
+    "infinity torch, compiled, batches of 8": (*_COMPILED, "8"),
+    "infinity torch int8, batches of 8": ("--dtype", "int8", *_TORCH, "8"),
+    "infinity torch bfloat16, batches of 8": (*_BFLOAT16, "8"),
+    "infinity torch bfloat16, batches of 2": (*_BFLOAT16, "2"),
+    "infinity torch bfloat16, batches of 4": (*_BFLOAT16, "4"),
+    "infinity torch bfloat16, batches of 16": (*_BFLOAT16, "16"),
+    "infinity torch bfloat16, batches of 32": (*_BFLOAT16, "32"),
+    "infinity ONNX int8, batches of 8": (*_ONNX, "8"),
+    "infinity ONNX int8, batches of 1": (*_ONNX, "1"),
+    "infinity ONNX int8, batches of 2": (*_ONNX, "2"),
+    "infinity ONNX int8, batches of 32": (*_ONNX, "32"),
+}
+# of each kind the fastest
+LOADED = (
+    "infinity ONNX int8, batches of 2",
+    "infinity torch bfloat16, batches of 8",
+    "infinity torch, batches of 8",
+)
 
-    Args:
-        threads: Threads of each.
-        infinity: Interpreter of an environment with infinity-emb, or None to leave it out.
 
-    Returns:
-        polyrank first.
-    """
+def servers(threads: int) -> list[Server]:
+    """Return polyrank and the plain server, each with so many threads."""
     own = Path(sys.executable)
     serve = ("-m", "polyrank", "serve", "--model", "model={folder}", "--port", "{port}")
     quiet = ("--log-level", "warning", "--threads", str(threads))
-    found = [
+    return [
+        Server("polyrank int8", own, (*serve, *quiet, "--compute", "int8"), is_float32=False),
         Server("polyrank float32", own, (*serve, *quiet, "--compute", "float32")),
-        Server("polyrank int8", own, (*serve, *quiet, "--compute", "int8")),
         Server(
             "FastAPI + sentence-transformers",
             own,
@@ -54,15 +85,49 @@ def servers(threads: int, infinity: Path | None) -> list[Server]:
             {"SERVED_FOLDER": "{folder}"},
         ),
     ]
-    if infinity is not None:
-        start = ("-m", "infinity_emb", "v2")
-        options = ("--model-id", "{folder}", "--port", "{port}", "--device", "cpu")
-        quiet = ("--log-level", "warning")
-        found += [
-            Server("infinity torch", infinity, (*start, *options, *quiet, "--engine", "torch")),
-            Server("infinity ONNX", infinity, (*start, *options, *quiet, "--engine", "optimum")),
-        ]
-    return found
+
+
+def infinity(python: Path) -> list[Server]:
+    """Return infinity under each of the settings tried.
+
+    Args:
+        python: Interpreter of an environment with infinity-emb.
+
+    Returns:
+        A server each. They run in the model's folder, where alone infinity 0.0.78 finds the ONNX
+        graph of a model that lies on disk.
+    """
+    start = ("-m", "infinity_emb.cli", "v2", "--model-id", ".", "--host", "127.0.0.1")
+    options = ("--port", "{port}", "--device", "cpu", "--log-level", "warning")
+    return [
+        Server(
+            name,
+            python.absolute(),
+            (*start, *options, *more),
+            reads_onnx="ONNX" in name,
+            in_folder=True,
+            is_float32="int8" not in name and "bfloat16" not in name,
+        )
+        for name, more in INFINITY.items()
+    ]
+
+
+def with_onnx(folder: Path, graph: Path, made: Path) -> Path:
+    """Link a checkpoint's files into a new folder, with an ONNX graph under infinity's name.
+
+    Args:
+        folder: The checkpoint.
+        graph: The graph.
+        made: Folder to make.
+
+    Returns:
+        `made`.
+    """
+    made.mkdir()
+    for path in folder.iterdir():
+        (made / path.name).symlink_to(path.resolve())
+    (made / "model_quantized.onnx").symlink_to(graph.resolve())
+    return made
 
 
 class Running:
@@ -76,6 +141,11 @@ class Running:
     def memory_mb(self) -> float:
         """Resident memory of the process and its children."""
         return memory_mb(self.process.pid)
+
+    def seconds_of_others(self) -> float:
+        """Return the processor time, since the machine started, of all but server and client."""
+        own = sum(_cpu_seconds(each) for each in (os.getpid(), *_tree(self.process.pid)))
+        return busy_seconds() - own
 
 
 @contextmanager
@@ -94,7 +164,11 @@ def running(server: Server, folder: Path, port: int, threads: int, log: Path) ->
     variables = {**os.environ, **limits, **environment, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [server.python, *filled], env=variables, stdout=out, stderr=subprocess.STDOUT
+            [server.python, *filled],
+            env=variables,
+            cwd=folder if server.in_folder else None,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             made = Running(process, port)
@@ -124,7 +198,7 @@ def _wait(made: Running, log: Path) -> None:
 
 def memory_mb(pid: int) -> float:
     """Return the resident memory of a process and its children; 0 where it has ended."""
-    return sum(_resident_kb(each) for each in (pid, *_children(pid))) / 1024
+    return sum(_resident_kb(each) for each in _tree(pid)) / 1024
 
 
 def num_open_files(pid: int) -> int:
@@ -132,10 +206,18 @@ def num_open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def _children(pid: int) -> list[int]:
+def _tree(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     found = [int(child) for child in path.read_text().split()] if path.is_file() else []
-    return [*found, *(deeper for child in found for deeper in _children(child))]
+    return [pid, *(deeper for child in found for deeper in _tree(child))]
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_kb(pid: int) -> int:
