@@ -189,7 +189,7 @@ def test_parts_hold_few_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     scorer, engine = scorer_of(folder)
     plan = scorer.prepare([(query, document) for query in TEXTS[:3] for document in TEXTS])
     num_pairs = []
-    for part, rows in pair_runs.run_pairs(engine, scorer, plan):
+    for _, part, rows in pair_runs.run_pairs(engine, scorer, plan):
         num_pairs.append(len(part.members))
         assert rows.shape == (part.batch.total_tokens, 64)
         assert len(rows) <= 150 or num_pairs[-1] == 1
@@ -214,6 +214,34 @@ def test_a_query_runs_once_however_many_parts(
     by_text = {}
     for hit in ranked:  # the same text, the same score
         assert by_text.setdefault(hit.document, hit.logit) == hit.logit
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_pairs_of_a_text_are_brought_together(
+    folder: Path, is_swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_runs, "PART_TOKENS", 150)
+    pairs = [(query, text) for query in ("cats", "dogs", "猫") for text in TEXTS]
+    if is_swapped:
+        pairs = [(text, query) for query, text in pairs]
+    reranker = Reranker(folder)
+    before, told = reranker.usage, list[tuple[int, int]]()
+    logits = reranker.score(pairs, logits=True, progress=lambda *counts: told.append(counts))
+    assert reranker.usage.num_sequences - before.num_sequences == len(TEXTS) + 3
+    assert told[-1] == (reranker.usage.num_tokens - before.num_tokens,) * 2
+    for pair, logit in zip(pairs, logits, strict=True):
+        assert reranker.score([pair], logits=True)[0] == logit
+
+
+def test_pairs_keep_their_order_where_another_runs_no_fewer_tokens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_runs, "PART_TOKENS", 150)
+    scorer, engine = scorer_of(folder)
+    plan = scorer.prepare([("cats", text) for text in TEXTS])
+    pairs = [pairs for pairs, _, _ in pair_runs.run_pairs(engine, scorer, plan)]
+    assert len(pairs) > 1
+    assert np.concatenate(pairs).tolist() == list(range(len(TEXTS)))
 
 
 def test_a_ranking_names_what_was_read(folder: Path) -> None:

@@ -23,7 +23,7 @@ from polyrank.evaluation.results import GroupResult, Report, StageFigures
 from polyrank.evaluation.run import EvaluationProgress, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
-from polyrank.inference.pair_runs import run_pairs
+from polyrank.inference.pair_runs import in_order, run_pairs
 from polyrank.tasks.choose import pair_scorer
 from polyrank.types import Float32Array, TaskName
 
@@ -217,11 +217,11 @@ class PairRun:
         The vectors are pooled rows: of the pairs, or of texts that are read apart.
         """
         scorer, vectors, found = self._scorer, [], []
-        for part, rows in run_pairs(self._engine, scorer, scorer.prepare(pairs)):
-            vectors.append(scorer.vectors(part, rows))
-            found.append(scorer.logits(part, rows))
-        logits = np.concatenate(found)
-        return np.concatenate(vectors), logits, scorer.activate(logits, None)
+        for which, part, rows in run_pairs(self._engine, scorer, scorer.prepare(pairs)):
+            vectors.append((which, scorer.vectors(part, rows)))
+            found.append((which, scorer.logits(part, rows)))
+        logits = in_order(found)
+        return in_order(vectors), logits, scorer.activate(logits, None)
 
 
 def measure_tasks(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
 from polyrank.errors import InputError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
-from polyrank.inference.pair_runs import run_pairs
+from polyrank.inference.pair_runs import pair_logits
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
@@ -136,12 +136,9 @@ class Classifier(Front):
         if members and isinstance(members[0], str):
             return self._run_texts(check_texts(members, "inputs"), progress)
         plan = self._scorer.prepare(check_pairs(members, "inputs"))
-        logits = [
-            self._scorer.logits(part, rows)
-            for part, rows in run_pairs(self._engine, self._scorer, plan, progress)
-        ]
+        logits = pair_logits(self._engine, self._scorer, plan, progress)
         self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
-        return np.concatenate(logits), plan.is_truncated
+        return logits, plan.is_truncated
 
     def _run_texts(
         self, texts: list[str], progress: Progress | None

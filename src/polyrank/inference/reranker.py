@@ -8,7 +8,7 @@ import numpy as np
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
 from polyrank.errors import ConfigError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
-from polyrank.inference.pair_runs import run_pairs
+from polyrank.inference.pair_runs import pair_logits
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.rerank import check_top_n, document_text, ranking
 from polyrank.tasks.scoring import (
@@ -193,9 +193,6 @@ class Reranker(Front):
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
     ) -> tuple[PairPlan, Float32Array]:
         plan = self._scorer.prepare(pairs)
-        logits = [
-            self._scorer.logits(part, rows)
-            for part, rows in run_pairs(self._engine, self._scorer, plan, progress)
-        ]
+        logits = pair_logits(self._engine, self._scorer, plan, progress)
         self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
-        return plan, np.concatenate(logits)
+        return plan, logits

@@ -42,12 +42,11 @@ class PairPlan:
     members: NDArray[np.intp]
     prompt: str = ""
 
-    def part(self, start: int, end: int, sequences: NDArray[np.intp]) -> "PairPlan":
-        """Return the plan of some of the pairs.
+    def part(self, pairs: NDArray[np.intp], sequences: NDArray[np.intp]) -> "PairPlan":
+        """Return the plan of some of the pairs, in the order named.
 
         Args:
-            start: First pair.
-            end: The one after the last.
+            pairs: The pairs.
             sequences: The sequences of the new plan, in order: at least those of `sequences`.
 
         Returns:
@@ -58,14 +57,14 @@ class PairPlan:
         return replace(
             self,
             batch=self.batch.select(sequences),
-            is_truncated=self.is_truncated[start:end],
-            num_kept_tokens=self.num_kept_tokens[start:end],
-            members=places[self.members[start:end]],
+            is_truncated=self.is_truncated[pairs],
+            num_kept_tokens=self.num_kept_tokens[pairs],
+            members=places[self.members[pairs]],
         )
 
-    def sequences(self, start: int, end: int) -> NDArray[np.intp]:
+    def sequences(self, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the sequences that some of the pairs need, ascending."""
-        return np.unique(self.members[start:end])
+        return np.unique(self.members[pairs])
 
 
 class PairScorer(Protocol):
