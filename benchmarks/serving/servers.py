@@ -65,7 +65,7 @@ INFINITY = {
 # of each kind the fastest
 LOADED = (
     "infinity ONNX int8, batches of 2",
-    "infinity torch bfloat16, batches of 8",
+    "infinity torch bfloat16, batches of 16",
     "infinity torch, batches of 8",
 )
 
