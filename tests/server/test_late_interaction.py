@@ -11,6 +11,7 @@ import pytest
 from polyrank import Classifier, Embedder, Reranker
 from tests.checkpoints import late_interaction
 from tests.server.running import Running, running
+from tests.server.test_limits import gauge
 from tests.texts import AWKWARD, SENTENCES
 from tests.unit.test_late_interaction import Checkpoint
 
@@ -50,6 +51,45 @@ def test_many_documents_in_one_request(server: Running, folder: Path) -> None:
     rows = server.post("/rerank", {"query": QUERY, "texts": texts})
     wanted = Reranker(folder).rank(QUERY, texts)
     assert [row["index"] for row in rows] == [hit.index for hit in wanted]
+
+
+def test_documents_that_come_again_are_not_read_again(folder: Path) -> None:
+    with running({"late": folder}, row_cache_bytes=10_000_000) as server:
+        served = server.site.registry.loaded[0]
+        texts = [*DOCUMENTS, DOCUMENTS[0]]
+        for k, query in enumerate(["cats?", "dogs?", "cats?"]):
+            before = served.engine.usage.num_sequences
+            rows = server.post("/rerank", {"query": query, "texts": texts, "raw_scores": True})
+            wanted = Reranker(folder).rank(query, texts)
+            assert [(row["index"], np.float32(row["score"])) for row in rows] == [
+                (hit.index, np.float32(hit.logit)) for hit in wanted
+            ]
+            num_run = served.engine.usage.num_sequences - before
+            assert num_run == [len(DOCUMENTS) + 1, 1, 0][k]
+        assert gauge(server, "polyrank_row_cache_hits_total") == 2 * len(DOCUMENTS) + 1
+        assert gauge(server, "polyrank_row_cache_misses_total") == len(DOCUMENTS) + 2
+        cache = served.engine.row_cache
+        assert cache is not None
+        assert gauge(server, "polyrank_row_cache_bytes") == cache.num_bytes > 0
+        # a probe shows that the encoder works, so that it runs whatever is kept
+        for _ in range(2):
+            before = served.engine.usage.num_batches
+            server.site.scheduler.forget_engine(served.engine)
+            assert server.call("/ready").status == 200
+            assert served.engine.usage.num_batches > before
+
+
+def test_rows_of_tokens_are_kept_too(folder: Path) -> None:
+    body = {"inputs": DOCUMENTS[:2]}
+    with running({"late": folder}, row_cache_bytes=10_000_000) as server:
+        first = server.post("/embed_all", body)
+        assert server.post("/embed_all", body) == first
+        assert gauge(server, "polyrank_row_cache_hits_total") == 2
+
+
+def test_no_rows_are_kept_unless_asked(server: Running) -> None:
+    assert "polyrank_row_cache_bytes" not in server.call("/metrics").body.decode()
+    assert server.site.registry.loaded[0].engine.row_cache is None
 
 
 def test_labels_of_pairs(server: Running, folder: Path) -> None:

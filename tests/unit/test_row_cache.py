@@ -119,6 +119,9 @@ def test_segments_tell_sequences_apart():
         assert rows[:, 0].tolist() == wanted
     # the bytes of two ids and their segments are those of four ids
     assert engine.run(batch_of([1, 2, 1, 1]), (), WIDTH)[:, 0].tolist() == [1, 2, 1, 1]
+    assert cache_of(engine).hits == 0
+    engine.run(batch_of([1, 2], types=[0, 0]), (), WIDTH)
+    assert cache_of(engine).hits == 1
 
 
 def test_kept_rows_are_copies_that_nobody_can_change():

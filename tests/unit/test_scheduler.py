@@ -1,7 +1,9 @@
 """Fair shares between requests, and the thread that runs them in shared batches."""
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from polyrank.encoder.base import Capabilities
 from polyrank.engine.engine import Engine
 from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.row_cache import RowCache
 from polyrank.engine.scheduler import BatchReport, Scheduler, join_batches
 from polyrank.errors import EncoderError, UnavailableError
 from polyrank.types import Float32Array, PackedBatch
@@ -142,6 +145,33 @@ def test_token_rows_come_back_by_sequence() -> None:
     scheduler.close()
 
 
+def test_token_rows_that_are_kept_are_not_queued() -> None:
+    encoder = Encoder()
+    engine, scheduler = Engine(encoder, 100, RowCache(1_000_000)), Scheduler()
+    batch = batch_of([1, 2, 3], [4], [5, 6])
+    assert scheduler.submit(Flow(), engine, batch, (), 1).result(5).num_known == 0
+    encoder.go.clear()  # what is known needs no encoder
+    encoder.begun.clear()
+    known = scheduler.submit(Flow(), engine, batch_of([4], [1, 2, 3]), (), 1).result(5)
+    assert [row[:, 0].tolist() for row in known.rows] == [[4], [1, 2, 3]]
+    assert (known.num_known, known.begun, known.ended) == (2, *[known.submitted] * 2)
+    first = scheduler.submit(Flow(), engine, batch_of([9]), (), 1)
+    assert encoder.begun.wait(5)
+    some = scheduler.submit(Flow(), engine, batch_of([5, 6], [7, 7, 7], [4], [8]), (), 1)
+    assert (scheduler.num_waiting_sequences, scheduler.num_waiting_tokens) == (2, 4)
+    encoder.go.set()
+    rows = [row[:, 0].tolist() for row in some.result(5).rows]
+    assert rows == [[5, 6], [7, 7, 7], [4], [8]]
+    assert some.result().num_known == 2
+    fresh = scheduler.submit(Flow(), engine, batch_of([4], [8]), (), 1, is_fresh=True)
+    assert [row[:, 0].tolist() for row in fresh.result(5).rows] == [[4], [8]]
+    assert encoder.batches == [[3, 2, 1], [1], [3, 1], [1, 1]]
+    assert first.result(5).num_known == fresh.result().num_known == 0
+    scheduler.submit(Flow(), engine, batch, POOLING, 1).result(5)  # of pooled rows nothing is kept
+    assert encoder.batches[-1] == [3, 2, 1]
+    scheduler.close()
+
+
 def test_batches_keep_their_segments_when_they_are_joined() -> None:
     plain, pair = batch_of([1, 2]), batch_of([3, 4, 5])
     typed = PackedBatch(pair.input_ids, pair.cu_seqlens, np.array([0, 1, 1], np.int32))
@@ -172,6 +202,20 @@ def test_cancelled_work_leaves_the_queue() -> None:
         waiting.result(0)
     scheduler.close()
     assert encoder.batches == [[1]]
+
+
+def test_what_was_answered_goes_without_a_garbage_collection() -> None:
+    scheduler = Scheduler()
+    future = scheduler.submit(Flow(), Engine(Encoder(), 100), batch_of([1, 2]), (), 1)
+    future.result(5)
+    scheduler.close()
+    rows = weakref.ref(future)
+    gc.disable()
+    try:
+        del future
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_one_request_cannot_spoil_the_others_of_its_batch() -> None:

@@ -127,6 +127,16 @@ def serve(
             "--cache-mb", help="Megabytes of results to keep; 0: none.", rich_help_panel=LIMITS
         ),
     ] = 0,
+    row_cache: Annotated[
+        int,
+        typer.Option(
+            "--row-cache-mb",
+            help="Megabytes of documents that each model may keep as it read them, where it reads "
+            "them apart from queries: they are not read again for another query. 0: none.",
+            min=0,
+            rich_help_panel=LIMITS,
+        ),
+    ] = 0,
     workers: Annotated[
         int,
         typer.Option(
@@ -243,6 +253,7 @@ def serve(
         certificate=tls_cert,
         private_key=tls_key,
         cache_bytes=cache * MEGABYTE,
+        row_cache_bytes=row_cache * MEGABYTE,
         num_workers=workers,
         encoder=encoder,
         max_batch_tokens=max_batch_tokens,

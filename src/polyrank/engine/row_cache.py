@@ -88,7 +88,11 @@ def _size(key: Key, rows: Float32Array) -> int:
 
 def _keys(batch: PackedBatch) -> list[Key]:
     ids, types = batch.input_ids, batch.token_type_ids
+    spans = pairwise(batch.cu_seqlens.tolist())
+    if types is None:
+        return [(ids[start:end].tobytes(), b"") for start, end in spans]
+    # no segments are segments of 0: what a batch has depends on who shares it
     return [
-        (ids[start:end].tobytes(), b"" if types is None else types[start:end].tobytes())
-        for start, end in pairwise(batch.cu_seqlens.tolist())
+        (ids[start:end].tobytes(), types[start:end].tobytes() if types[start:end].any() else b"")
+        for start, end in spans
     ]

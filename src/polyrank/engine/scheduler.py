@@ -8,6 +8,7 @@ of it out of the queue. Like the engine, it knows nothing of text or tasks.
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ class Ran:
         submitted: When they were submitted, on the monotonic clock.
         begun: When their first batch began.
         ended: When their last batch ended.
+        num_known: Sequences of which the engine had token rows, so that they did not run.
     """
 
     rows: list[Float32Array]
     submitted: float
     begun: float
     ended: float
+    num_known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,25 @@ class BatchReport:
 
 
 class _Work:
-    """What the scheduler keeps with a job."""
+    """What the scheduler keeps with a job: the sequences that must run, and rows of the others."""
 
     def __init__(
-        self, engine: Engine, batch: PackedBatch, pooling: tuple[PoolingMode, ...], width: int
+        self,
+        engine: Engine,
+        batch: PackedBatch,
+        pooling: tuple[PoolingMode, ...],
+        width: int,
+        known: list[Float32Array | None],
     ) -> None:
         self.engine = engine
-        self.batch = batch
+        self.rows = known
+        self.places = [i for i, rows in enumerate(known) if rows is None]
+        self.num_left = len(self.places)
+        self.num_known = len(batch) - self.num_left
+        self.batch = batch.select(np.array(self.places, np.intp)) if self.num_known else batch
         self.pooling = pooling
         self.width = width
         self.future: Future[Ran] = Future()
-        self.rows: list[Float32Array | None] = [None] * len(batch)
-        self.num_left = len(batch)
         self.submitted = time.monotonic()
         self.begun: float | None = None
 
@@ -85,15 +95,18 @@ class _Work:
 
     def give(self, indices: list[int], rows: list[Float32Array]) -> None:
         for index, row in zip(indices, rows, strict=True):
-            self.rows[index] = row
+            self.rows[self.places[index]] = row
         self.num_left -= len(indices)
         if self.num_left or self.future.cancelled():
             return
         assert self.begun is not None
-        whole = [row for row in self.rows if row is not None]
-        ran = Ran(whole, self.submitted, self.begun, time.monotonic())
+        ran = self.ran(self.begun, time.monotonic())
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(ran)
+
+    def ran(self, begun: float, ended: float) -> Ran:
+        whole = [row for row in self.rows if row is not None]
+        return Ran(whole, self.submitted, begun, ended, self.num_known)
 
 
 Share = tuple[_Work, list[int]]
@@ -165,8 +178,12 @@ class Scheduler:
         batch: PackedBatch,
         pooling: tuple[PoolingMode, ...],
         width: int,
+        *,
+        is_fresh: bool = False,
     ) -> "Future[Ran]":
         """Queue sequences and return at once.
+
+        Sequences of which the engine keeps the token rows are not queued.
 
         Args:
             flow: The request that they belong to.
@@ -174,6 +191,7 @@ class Scheduler:
             batch: Sequences of any number and length, none empty.
             pooling: Pooling modes; empty for token rows.
             width: Values in a row.
+            is_fresh: Whether all must run, whatever is kept.
 
         Returns:
             A future of the rows; cancelling it takes what waits out of the queue.
@@ -181,22 +199,26 @@ class Scheduler:
         Raises:
             UnavailableError: If the scheduler was closed.
         """
-        work = _Work(engine, batch, pooling, width)
-        if not len(batch):
-            now = time.monotonic()
-            work.future.set_result(Ran([], now, now, now))
+        known: list[Float32Array | None] = [None] * len(batch)
+        if not pooling and not is_fresh:
+            known = engine.find_rows(batch)
+        work = _Work(engine, batch, pooling, width, known)
+        if not work.num_left:
+            work.future.set_result(work.ran(work.submitted, work.submitted))
             return work.future
-        job = Job(flow, (id(engine), pooling, width), batch.lengths, work)
+        job = Job(flow, (id(engine), pooling, width), work.batch.lengths, work)
         with self._changed:
             if self._is_closing or not self._thread.is_alive():
                 raise UnavailableError("the server is stopping and takes no more work")
             self._queue.put(job)
             self._changed.notify()
-        work.future.add_done_callback(lambda future: self._forget(job, future))
+        # held by its future, the job would keep itself and its rows until a garbage collection
+        waiting = weakref.ref(job)
+        work.future.add_done_callback(lambda future: self._forget(waiting, future))
         return work.future
 
-    def _forget(self, job: Job, future: "Future[Ran]") -> None:
-        if future.cancelled():
+    def _forget(self, waiting: "weakref.ref[Job]", future: "Future[Ran]") -> None:
+        if future.cancelled() and (job := waiting()) is not None:
             with self._changed:
                 self._queue.remove(job)
 

@@ -79,6 +79,10 @@ class Site:
         if self.cache is not None:
             cache = self.cache
             self.metrics.gauge("polyrank_cache_bytes", "Bytes kept.", lambda: cache.num_bytes)
+        if settings.row_cache_bytes:
+            self.metrics.gauge(
+                "polyrank_row_cache_bytes", "Bytes of token rows kept.", registry.row_cache_bytes
+            )
         self._document = dump(describe(ROUTES))
         self._page = load_page()
         self.app = self._app()

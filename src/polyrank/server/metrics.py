@@ -82,6 +82,12 @@ class Metrics:
         self.truncated = self._counter("polyrank_truncated_texts", "Texts that were cut.")
         self.cache_hits = self._counter("polyrank_cache_hits", "Results from the cache.")
         self.cache_misses = self._counter("polyrank_cache_misses", "Results not in the cache.")
+        self.row_cache_hits = self._counter(
+            "polyrank_row_cache_hits", "Sequences of which token rows were kept."
+        )
+        self.row_cache_misses = self._counter(
+            "polyrank_row_cache_misses", "Sequences of which they were not."
+        )
         self.answers = Counter(
             "polyrank_responses", "Answers.", ["dialect", "status"], registry=self.registry
         )
@@ -152,6 +158,11 @@ class Metrics:
         """Count results that were, and were not, in the cache."""
         self.cache_hits.inc(hits)
         self.cache_misses.inc(misses)
+
+    def count_row_cache(self, *, hits: int, misses: int) -> None:
+        """Count sequences of which token rows were kept, and those that had to run."""
+        self.row_cache_hits.inc(hits)
+        self.row_cache_misses.inc(misses)
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

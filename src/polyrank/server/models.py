@@ -241,6 +241,11 @@ class Registry:
         loaded = self._loaded
         return tuple(loaded[name] for name in self._sources if name in loaded)
 
+    def row_cache_bytes(self) -> int:
+        """Return how many bytes of token rows the loaded models keep."""
+        caches = (served.engine.row_cache for served in self.loaded)
+        return sum(cache.num_bytes for cache in caches if cache is not None)
+
     def states(self) -> list[ModelState]:
         """Return the state of every model that was named at start."""
         found = []
@@ -395,6 +400,7 @@ class Registry:
             settings.num_threads,
             settings.device,
             settings.precision,  # type: ignore[arg-type] # EngineConfig checks it
+            settings.row_cache_bytes,
         )
         # not `load_model`, which would give back the model already loaded from this folder
         folder, name = resolve(source.model, revision=settings.revision)

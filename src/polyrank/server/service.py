@@ -299,7 +299,9 @@ class Service:
             computation = served.classifier(Cut())[0]
         else:
             computation = served.embedder(Cut())[0]
-        await self._compute(context, served, computation, items, Cut(), is_cached=False)
+        await self._compute(
+            context, served, computation, items, Cut(), is_cached=False, is_fresh=True
+        )
 
     async def _compute(
         self,
@@ -310,6 +312,7 @@ class Service:
         cut: Cut,
         *,
         is_cached: bool = True,
+        is_fresh: bool = False,
     ) -> "_Work":
         if not items:
             raise EmptyRequestError("the request holds no text; give one or more")
@@ -318,7 +321,7 @@ class Service:
         context.model = served.name
         context.num_characters += sum(sizes)
         context.num_texts += len(items)
-        work = _Work(self, context, served, computation, cut, items, sizes)
+        work = _Work(self, context, served, computation, cut, items, sizes, is_fresh=is_fresh)
         if self.cache is None or not is_cached:
             await work.run(range(len(items)))
             return work
@@ -347,6 +350,8 @@ class _Work:
         cut: Cut,
         items: Sequence[Item],
         sizes: list[int],
+        *,
+        is_fresh: bool,
     ) -> None:
         self.service = service
         self.context = context
@@ -356,6 +361,7 @@ class _Work:
         self.is_truncating = served.is_truncating if cut.is_allowed is None else cut.is_allowed
         self.items = items
         self.sizes = sizes
+        self.is_fresh = is_fresh
         self.results: list[Float32Array | None] = [None] * len(items)
         self.counts: dict[int, Counts] = {}
         self.counted_queries: set[str] = set()
@@ -403,6 +409,7 @@ class _Work:
                     prepared.batch,
                     self.computation.pooling,
                     self.computation.width,
+                    is_fresh=self.is_fresh,
                 )
                 waiting.append((part, prepared, asyncio.wrap_future(future)))
             while waiting:
@@ -443,6 +450,7 @@ class _Work:
 
     async def _finish(self, part: list[int], prepared: Prepared, ran: Ran) -> None:
         self.context.note_run(ran)
+        self._count_rows(ran)
         size = 0 if len(part) <= SMALL_ROWS else SMALL_CHARACTERS + 1
         rows = await self._call(size, self.computation.finish, prepared, ran.rows)
         for k, (i, row) in enumerate(zip(part, rows, strict=True)):
@@ -450,6 +458,12 @@ class _Work:
             queries = prepared.num_query_tokens
             own, shared = prepared.num_tokens[k], 0 if queries is None else queries[k]
             self._count(i, Counts(int(own), int(shared), bool(prepared.is_truncated[k])))
+
+    def _count_rows(self, ran: Ran) -> None:
+        is_kept = self.computation.engine.row_cache is not None and not self.computation.pooling
+        if is_kept and not self.is_fresh:
+            num_missed = len(ran.rows) - ran.num_known
+            self.service.metrics.count_row_cache(hits=ran.num_known, misses=num_missed)
 
     def _count(self, i: int, counts: Counts) -> None:
         self.counts[i] = counts

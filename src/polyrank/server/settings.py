@@ -91,6 +91,8 @@ class ServerSettings:
         certificate: TLS certificate chain, or None for plain HTTP.
         private_key: The certificate's key.
         cache_bytes: Size of the result cache; 0 switches it off.
+        row_cache_bytes: Size of the token rows that each model may keep, for texts that come
+            again under late interaction; 0 keeps none.
         num_workers: Threads that tokenise and finish, beside the one that encodes.
         encoder: As for `EngineConfig`; so are the next four.
         max_batch_tokens: Most tokens of a batch.
@@ -113,6 +115,7 @@ class ServerSettings:
     certificate: Path | None = None
     private_key: Path | None = None
     cache_bytes: int = 0
+    row_cache_bytes: int = 0
     num_workers: int = 2
     encoder: str = "auto"
     max_batch_tokens: int = 16_384
@@ -131,8 +134,8 @@ class ServerSettings:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if (self.certificate is None) != (self.private_key is None):
             raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")
-        if self.cache_bytes < 0 or self.num_workers < 1:
+        if min(self.cache_bytes, self.row_cache_bytes) < 0 or self.num_workers < 1:
             raise ConfigError(
-                f"cache_bytes must be 0 or more and num_workers 1 or more, not "
-                f"{self.cache_bytes} and {self.num_workers}"
+                "cache_bytes and row_cache_bytes must be 0 or more and num_workers 1 or more, not "
+                f"{self.cache_bytes}, {self.row_cache_bytes} and {self.num_workers}"
             )
