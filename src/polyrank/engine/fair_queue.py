@@ -39,7 +39,7 @@ class Flow:
         self.tag: float | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Job:
     """Sequences of one flow that run under the same key.
 
