@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-overhead soak-server bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -121,7 +121,7 @@ $(BENCH)/.ready: benchmarks/requirements.txt pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	@touch $@
 
-bench-server: $(BENCH)/.server $(INFINITY)/.ready model ## load on the server, beside infinity and plain FastAPI
+bench-server: $(BENCH)/.server $(INFINITY)/.ready model ## load on the server, beside infinity and plain FastAPI (OPTIONS="--only int8 --rates 4,5")
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m serving --data $(DATA) --infinity $(INFINITY)/bin/python $(OPTIONS)
 
 $(BENCH)/.server: benchmarks/serving/requirements.txt $(BENCH)/.ready
@@ -134,8 +134,14 @@ $(INFINITY)/.ready: benchmarks/serving/infinity.txt
 	$(INFINITY)/bin/python -m pip install --quiet --requirement benchmarks/serving/infinity.txt
 	@touch $@
 
+bench-infinity: $(BENCH)/.server $(INFINITY)/.ready model ## which of infinity's settings is its fastest (OPTIONS="--only bfloat16")
+	PYTHONPATH=benchmarks $(BENCH)/bin/python -m serving.settings --data $(DATA) --infinity $(INFINITY)/bin/python $(OPTIONS)
+
 bench-overhead: $(VENV)/.test model ## rank 100 documents by the server and by the library, in turns
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.overhead --data $(DATA) $(OPTIONS)
+
+bench-latency: $(VENV)/.test ## what one client waits for the default model (OPTIONS="--turns 10")
+	PYTHONPATH=benchmarks $(BIN)/python -m serving.latency --data $(DATA) $(OPTIONS)
 
 soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTIONS="--requests 10000")
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.soak $(OPTIONS)
