@@ -53,22 +53,19 @@ def merge(path: Path, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def held(levels: list[Row], limit_s: float) -> Row | None:
-    """Return the highest rate up to which every request was answered and p95 kept to a limit.
+    """Return the highest rate at which every request was answered and p95 kept to a limit.
 
     Args:
         levels: A server's, by rising rate.
         limit_s: Most seconds of p95.
 
     Returns:
-        The last level before the first that failed; None where the first did. Nothing is
-        interpolated.
+        That level; None where there is none. Nothing is interpolated.
     """
-    best = None
-    for level in levels:
-        if level["answered"] < level["sent"] or not level["p95_s"] <= limit_s:
-            break
-        best = level
-    return best
+    kept = (
+        each for each in levels if each["answered"] == each["sent"] and each["p95_s"] <= limit_s
+    )
+    return max(kept, key=lambda each: each["rate"], default=None)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -87,8 +84,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         "## What each server holds",
         "",
-        "Highest rate offered, in requests a second, up to which all were answered and p95 "
-        "stayed below a limit; in brackets the documents ranked a second there.",
+        "Highest rate offered, in requests a second, at which all were answered and p95 stayed "
+        "below a limit; in brackets the documents ranked a second there.",
         "",
         "| server | " + " | ".join(f"p95 ≤ {limit} s" for limit in LIMITS_S) + " |",
         "|---" * (len(LIMITS_S) + 1) + "|",
