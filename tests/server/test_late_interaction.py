@@ -3,14 +3,16 @@
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from polyrank import Classifier, Embedder, Reranker
+from polyrank.server.settings import Limits
 from tests.checkpoints import late_interaction
-from tests.server.running import Running, running
+from tests.server.running import Running, held, running, wait_until
 from tests.server.test_limits import gauge
 from tests.texts import AWKWARD, SENTENCES
 from tests.unit.test_late_interaction import Checkpoint
@@ -77,6 +79,27 @@ def test_documents_that_come_again_are_not_read_again(folder: Path) -> None:
             server.site.scheduler.forget_engine(served.engine)
             assert server.call("/ready").status == 200
             assert served.engine.usage.num_batches > before
+
+
+def test_what_is_known_counts_against_no_queue(folder: Path) -> None:
+    body = {"query": "cats?", "texts": DOCUMENTS}
+    limits = Limits(max_queued_tokens=60)
+    with (
+        running({"late": folder}, row_cache_bytes=10_000_000, limits=limits) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        wanted = server.post("/rerank", body)
+        with held(server, "late") as encoder:
+            waiting = []
+            for k, query in enumerate(["dogs?", "mice?"]):  # one that runs, one that waits
+                waiting.append(pool.submit(server.post, "/rerank", body | {"query": query}))
+                wait_until(lambda: encoder.num_begun == 1)
+                wait_until(lambda k=k: server.site.scheduler.num_waiting_sequences == k)
+            texts = [f"{text} again" for text in DOCUMENTS]
+            assert server.call("/rerank", body | {"texts": texts}).status == 429
+            assert server.post("/rerank", body) == wanted
+            encoder.go.set()
+            assert all(len(future.result()) == len(DOCUMENTS) for future in waiting)
 
 
 def test_rows_of_tokens_are_kept_too(folder: Path) -> None:

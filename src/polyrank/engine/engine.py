@@ -104,6 +104,12 @@ class Engine:
         """Return the token rows of each sequence that are kept, read-only, or None."""
         return [None] * len(batch) if self.row_cache is None else self.row_cache.find(batch)
 
+    def num_fresh_tokens(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> int:
+        """Return the tokens of those sequences that would have to run."""
+        if pooling or self.row_cache is None:
+            return batch.total_tokens
+        return batch.total_tokens - int(batch.lengths[self.row_cache.holds(batch)].sum())
+
     def token_rows(self, batch: PackedBatch) -> list[Float32Array]:
         """Return the token rows of each sequence apart; all are run, kept rows or not.
 

@@ -58,6 +58,11 @@ class RowCache:
             self.misses += missed
         return found
 
+    def holds(self, batch: PackedBatch) -> list[bool]:
+        """Return whether the rows of each sequence are kept; none counts as asked for."""
+        with self._lock:
+            return [key in self._rows for key in _keys(batch)]
+
     def keep(self, batch: PackedBatch, rows: Float32Array) -> None:
         """Keep a copy of the rows of each sequence, and drop the oldest until all fit.
 

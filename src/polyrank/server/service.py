@@ -433,9 +433,11 @@ class _Work:
         if is_first:
             # later parts are taken to be alike
             whole = sum(self.sizes[i] for i in indices)
-            num_tokens = prepared.batch.total_tokens * whole // max(size, 1)
-            self.service.admission.check_tokens(num_tokens)
-            num_rows = len(indices) if self.computation.pooling else num_tokens
+            batch, pooling = prepared.batch, self.computation.pooling
+            num_fresh = self.computation.engine.num_fresh_tokens(batch, pooling)
+            self.service.admission.check_tokens(num_fresh * whole // max(size, 1))
+            num_tokens = batch.total_tokens * whole // max(size, 1)
+            num_rows = len(indices) if pooling else num_tokens
             self.service.admission.check_values(num_rows * self.computation.num_values)
         return prepared
 
