@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -145,6 +145,9 @@ bench-latency: $(VENV)/.test ## what one client waits for the default model (OPT
 
 soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTIONS="--requests 10000")
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.soak $(OPTIONS)
+
+bench-rows: $(VENV)/.test ## pairs a second where documents come again, their rows kept or not
+	PYTHONPATH=. $(BIN)/python benchmarks/kept_rows.py
 
 bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
 	$(CMAKE) --build build/native --target bench_kernels
