@@ -6,7 +6,10 @@ from typing import Any
 
 from serving import load
 
-LIMITS_S = (1, 2, 5, 10)
+LIMITS_S = (1, 2, 3, 5)
+DISTURBED_CORES = 0.1
+ORDER = ("polyrank int8", "polyrank", "infinity torch bfloat16", "infinity ONNX", "infinity", "")
+FLOAT32 = "infinity torch, "
 Row = dict[str, Any]
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a marker each beside them
 LOOKS = (
@@ -26,7 +29,7 @@ def row(level: load.Level) -> Row:
         "refused": sum(each.status == 429 for each in level.sent),
         "memory_mb": max(level.memory_mb, default=0.0),
         "memory_begin_mb": level.memory_mb[0] if level.memory_mb else 0.0,
-        "other_cores": level.other_cores,
+        "other_cores": max(level.other_cores, 0.0),
     }
 
 
@@ -49,7 +52,13 @@ def merge(path: Path, found: dict[str, Any]) -> dict[str, Any]:
         rates |= {each["rate"]: each for each in part["levels"]}
         servers[name] = {**part, "levels": [rates[rate] for rate in sorted(rates)]}
         before["failed"].pop(name, None)
-    return {**found, "servers": servers, "failed": before["failed"] | found["failed"]}
+    names = sorted(servers, key=_place)
+    ordered = {name: servers[name] for name in names}
+    return {**found, "servers": ordered, "failed": before["failed"] | found["failed"]}
+
+
+def _place(name: str) -> int:
+    return next(i for i, start in enumerate(ORDER) if name.startswith(start))
 
 
 def held(levels: list[Row], limit_s: float) -> Row | None:
@@ -100,6 +109,8 @@ def table(found: dict[str, Any]) -> str:
         "",
         "![Latency by throughput](serving.png)",
         "",
+        f"Hollow: others kept more than {DISTURBED_CORES:g} of a core busy meanwhile.",
+        "",
         "## Every rate",
         "",
         "| server | requests/s offered | documents/s | p50 s | p95 s | p99 s | answered "
@@ -133,6 +144,7 @@ def _ratios(servers: dict[str, Any]) -> list[str]:
             continue
         for kind, others in (
             ("infinity's best", [each for each in servers if each.startswith("infinity")]),
+            ("infinity in float32", [each for each in servers if each.startswith(FLOAT32)]),
             ("the plain server", [each for each in servers if each.startswith("FastAPI")]),
         ):
             if not others:
@@ -158,11 +170,16 @@ def draw(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for (name, part), (colour, marker) in zip(found["servers"].items(), LOOKS, strict=False):
-        xs = [each["throughput"] for each in part["levels"]]
-        ys = [each["p95_s"] for each in part["levels"]]
-        style = "-" if name.startswith("polyrank") else "--"
-        axes.plot(xs, ys, style, color=colour, marker=marker, markersize=5, label=name)
+    for (label, part), (colour, marker) in zip(found["servers"].items(), LOOKS, strict=False):
+        levels = part["levels"]
+        xs, ys = ([row[name] for row in levels] for name in ("throughput", "p95_s"))
+        style = "-" if label.startswith("polyrank") else "--"
+        axes.plot(xs, ys, style, color=colour, marker=marker, markersize=5, label=label)
+        spoilt = [i for i, row in enumerate(levels) if row["other_cores"] > DISTURBED_CORES]
+        axes.plot(
+            [xs[i] for i in spoilt], [ys[i] for i in spoilt], linestyle="", color=colour,
+            marker=marker, markersize=5, markerfacecolor="white",
+        )  # fmt: skip
     for limit in LIMITS_S:
         axes.axhline(limit, color="#BBBBBB", linewidth=0.7, zorder=0)
     axes.set_xscale("log")
