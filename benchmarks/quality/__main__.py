@@ -2,7 +2,8 @@
 
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
 first stage is the baseline embedder, so that models are compared on the same candidates; BM25
-stands beside it. Writes quality.json and quality.md into benchmarks/results.
+stands beside it. Writes quality.json and quality.md into benchmarks/results; sets that were
+measured before on the same weights and as many queries stay, so that sets can be run in turns.
 """
 
 import argparse
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from polyrank import Classifier, Embedder, Reranker
-from polyrank.checkpoint.hub import base_model_folder
+from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.hub import DEFAULT_MODEL, base_model_folder, resolve
+from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.classify import macro_f1
 from polyrank.evaluation import (
     Bm25FirstStage,
@@ -34,6 +37,7 @@ from polyrank.training.monitor import RememberingFirstStage
 
 RESULTS = Path(__file__).parents[1] / "results"
 MEASURES = {"pool": "AP"}
+CACHE_BYTES = 6 << 30  # token rows of all documents of a language of the largest set
 SETS: tuple[tuple[str, Mode, int], ...] = (  # name, queries and documents, documents reranked
     ("xquad", "same", 50),
     ("xquad", "cross", 50),
@@ -158,7 +162,9 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     own = Embedder(given.model, precision=given.precision)
     heads = own.spec.heads
     stage = RememberingFirstStage(EmbedderFirstStage(baseline))
-    reranker = Reranker(given.model, precision=given.precision) if "rerank" in heads else None
+    reranker = None
+    if "rerank" in heads:
+        reranker = Reranker(given.model, precision=given.precision, row_cache_bytes=CACHE_BYTES)
     for name, mode, top_k in SETS:
         title = f"{name}-{mode}"
         if reranker is None or (given.sets and not {name, title} & set(given.sets)):
@@ -182,7 +188,7 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 def markdown(found: dict[str, dict[str, Any]], given: argparse.Namespace) -> str:
     """Return the figures as tables: the means of all sets, then each set by language."""
     sample = f"{given.max_queries} queries a group" if given.max_queries else "all queries"
-    lines = ["# Quality", "", f"{Path(given.model or 'default').name}, {sample}.", ""]
+    lines = ["# Quality", "", f"{Path(given.model or DEFAULT_MODEL).name}, {sample}.", ""]
     for title, entry in found.items():
         names = list(entry["mean"])
         lines += [f"## {title}: {entry['measure']}", "", f"| | {' | '.join(names)} |"]
@@ -209,12 +215,22 @@ def main() -> None:
     """Measure and write."""
     given = options()
     RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{given.name}.json"
+    facts = {
+        "model": Path(given.model or DEFAULT_MODEL).name,
+        "weights_sha256": fingerprint(read_checkpoint(resolve(given.model)[0]).weights.paths),
+        "precision": given.precision,
+        "max_queries": given.max_queries,
+    }
     found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        before = json.loads(path.read_text("utf8"))
+        if all(before.get(key) == value for key, value in facts.items()):
+            found = before["sets"]
     for title, entry in tasks(given):
         found[title] = entry
         say(f"{title}: " + ", ".join(f"{k} {v:.4f}" for k, v in entry["mean"].items()))
-        facts = {"model": Path(given.model or "default").name, "max_queries": given.max_queries}
-        (RESULTS / f"{given.name}.json").write_text(
+        path.write_text(
             json.dumps({**facts, "sets": found}, indent=1, ensure_ascii=False) + "\n", "utf8"
         )
         (RESULTS / f"{given.name}.md").write_text(markdown(found, given), "utf8")

@@ -25,6 +25,7 @@ from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.run import EvaluationProgress
 
 DEFAULT_TOLERANCE = 0.002
+ROW_CACHE_BYTES = 512 << 20  # of each precision: documents of a language that comes again
 PAIRS_PER_QUERY = 10  # of a sample: a label is right or wrong, so that few say little
 Data = Sequence[Dataset | LabelledSet]
 """What to measure on: sets to rank, labelled pairs, or one of each for several heads."""
@@ -64,7 +65,12 @@ class GateConfig:
     @property
     def exact(self) -> EngineConfig:
         """How the float32 side runs."""
-        return EngineConfig("native", num_threads=self.num_threads, precision="float32")
+        return EngineConfig(
+            "native",
+            num_threads=self.num_threads,
+            precision="float32",
+            row_cache_bytes=ROW_CACHE_BYTES,
+        )
 
 
 @dataclass(frozen=True, slots=True)
