@@ -12,6 +12,7 @@ from typing import Any
 
 from polyrank._files import replacing
 from polyrank.checkpoint.hub import DEFAULT_MODEL
+from polyrank.checkpoint.layouts import GATE_FILE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -61,6 +62,15 @@ def quality_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {line}" for line in others)])
 
 
+def label_figures(gate: dict[str, Any]) -> str:
+    """Return what the gate measured of the three labels, in words."""
+    (figures,) = [task for task in gate["tasks"] if task["task"] == "classify"]
+    return (
+        f"{figures['num_rows']:,} rows of relevance3, {len(figures['languages'])} languages: "
+        f"accuracy {figures['accuracy_int8']:.3f}, macro-F1 {figures['f1_int8']:.3f}"
+    )
+
+
 def main() -> None:
     """Copy the folder, write the card, check the size."""
     parser = argparse.ArgumentParser(prog="release", description=__doc__)
@@ -75,8 +85,10 @@ def main() -> None:
     card = card.replace("{data}", data_table(record)).replace("{quality}", quality_table(found))
     card = card.replace(
         "{sample}",
-        f"{sample} queries a group, a fifth of that across languages" if sample else "all queries",
+        f"{sample} queries a group, a fifth of that across languages" if sample else "All queries",
     )
+    gate = json.loads((given.folder / GATE_FILE).read_text("utf8"))
+    card = card.replace("{labels}", label_figures(gate))
     target = ROOT / "src" / "polyrank" / "models" / DEFAULT_MODEL
     if target.exists():
         shutil.rmtree(target)
