@@ -38,7 +38,7 @@ from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.folders import copy_rest
 from polyrank.encoder.checks import check_weights
-from polyrank.encoder.native import LINEARS
+from polyrank.encoder.native_linears import LINEARS
 from polyrank.encoder.smoothing import MIGRATION, input_multipliers
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.types import Float32Array

@@ -5,7 +5,7 @@ count change nothing.
 """
 
 import os
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,29 @@ from numpy.typing import NDArray
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
 from polyrank.checkpoint.mixed import is_mixed
-from polyrank.checkpoint.panels import PANELS_NDIM
-from polyrank.checkpoint.quantization import multiplier_name, scale_name
+from polyrank.checkpoint.quantization import scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
-from polyrank.encoder.checks import check_batch, check_rows, check_weights
+from polyrank.encoder.checks import check_batch, check_rows
+from polyrank.encoder.native_linears import (
+    LINEARS,
+    Float32Linears,
+    Int4Linears,
+    Int8Linears,
+    Linears,
+    QuantisedLinears,
+    read_float32,
+    read_steps,
+)
 from polyrank.encoder.pooling import pool
 from polyrank.encoder.precision import choose_precision
-from polyrank.encoder.smoothing import input_multipliers, random_pieces
+from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import (
     CapabilityError,
     ConfigError,
-    CorruptWeightsError,
     EncoderError,
-    MissingWeightError,
 )
 from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
@@ -39,13 +46,6 @@ TABLES = (
     "embeddings.position_embeddings.weight",
     "embeddings.token_type_embeddings.weight",
 )
-# Linear layers of the C++ body in its order, and the layers of the checkpoint they consist of.
-LINEARS = {
-    "qkv": tuple(f"attention.self.{part}" for part in ("query", "key", "value")),
-    "out": ("attention.output.dense",),
-    "inner": ("intermediate.dense",),
-    "outer": ("output.dense",),
-}
 NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
 
 
@@ -150,21 +150,21 @@ class NativeEncoder:
             raise EncoderError("this native encoder was closed. Load the checkpoint again.")
         return _measure(self._body, batch, self._checkpoint)
 
-    def _linears(self) -> "_Linears":
+    def _linears(self) -> "Linears":
         """Return how linear layers are loaded: as stored, quantised here, or float32."""
         checkpoint = self._checkpoint
         if not self._is_int8:
-            return _Float32(checkpoint, self._num_threads)
+            return Float32Linears(checkpoint, self._num_threads)
         if checkpoint.spec.quantization is not None:
             is_int8 = checkpoint.spec.quantization.linears == "int8"
             return (
-                _StoredInt8(checkpoint) if is_int8 else _StoredInt4(checkpoint, self._num_threads)
+                Int8Linears(checkpoint) if is_int8 else Int4Linears(checkpoint, self._num_threads)
             )
         batch = random_pieces(checkpoint.spec.body)
-        exact = self._load(_Float32(checkpoint, self._num_threads))
-        return _QuantisedHere(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
+        exact = self._load(Float32Linears(checkpoint, self._num_threads))
+        return QuantisedLinears(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
 
-    def _load(self, linears: "_Linears") -> _native.NativeBody:
+    def _load(self, linears: "Linears") -> _native.NativeBody:
         spec = self._checkpoint.spec.body
         try:
             body = _native.NativeBody(
@@ -213,7 +213,7 @@ class NativeEncoder:
 
     def _norm(self, name: str) -> tuple[Float32Array, Float32Array]:
         checkpoint = self._checkpoint
-        return _float32(checkpoint, f"{name}.weight"), _float32(checkpoint, f"{name}.bias")
+        return read_float32(checkpoint, f"{name}.weight"), read_float32(checkpoint, f"{name}.bias")
 
     def _word_scales(self) -> NDArray[Any] | None:
         """Return the scales of int8 rows, or those of 4-bit blocks as their bits."""
@@ -222,7 +222,7 @@ class NativeEncoder:
             return None
         if self._checkpoint.body_tensors[TABLES[0]].dtype == "U8":
             return self._table(name)[0]
-        return _steps(self._checkpoint, name)
+        return read_steps(self._checkpoint, name)
 
     def _table(self, name: str) -> tuple[NDArray[Any], str]:
         """Return a table in the file's own type, 16-bit types as their bits."""
@@ -234,144 +234,12 @@ class NativeEncoder:
             return np.require(weights.get_int8(info.name), requirements=["A", "C"]), "F16"
         if info.dtype == "U8":
             return np.require(weights.get_uint8(info.name), requirements=["A", "C"]), "F16"
-        return _float32(self._checkpoint, name), "F16"
-
-
-class _Linears(Protocol):
-    """Loads one linear layer of the C++ body after the other."""
-
-    @property
-    def is_int8(self) -> bool: ...
-
-    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None: ...
-
-
-class _Float32:
-    is_int8 = False
-
-    def __init__(self, checkpoint: Checkpoint, num_threads: int) -> None:
-        self.checkpoint = checkpoint
-        self.num_threads = num_threads
-
-    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
-        names = [f"{part}.weight" for part in _parts(layer, name)]
-        matrices = [_float32(self.checkpoint, weight) for weight in names]
-        biases = [_float32(self.checkpoint, f"{part}.bias") for part in _parts(layer, name)]
-        multipliers = self.multipliers(names, matrices, layer, number)
-        body.set_linear(layer, name, matrices, biases, multipliers, self.num_threads)
-
-    def multipliers(
-        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
-    ) -> Float32Array | None:
-        return None
-
-
-class _QuantisedHere(_Float32):
-    is_int8 = True
-
-    def __init__(self, checkpoint: Checkpoint, num_threads: int, widths: Float32Array) -> None:
-        super().__init__(checkpoint, num_threads)
-        self.widths = widths
-
-    def multipliers(
-        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
-    ) -> Float32Array | None:
-        check_weights(self.checkpoint, names, matrices)
-        return input_multipliers(matrices, self.widths[layer, number, : matrices[0].shape[1]])
-
-
-class _StoredInt8:
-    is_int8 = True
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-
-    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
-        checkpoint, parts = self.checkpoint, _parts(layer, name)
-        weights = [f"{part}.weight" for part in parts]
-        steps = [
-            checkpoint.weights.get_int8(checkpoint.body_tensors[weight].name) for weight in weights
-        ]
-        scales = [_steps(checkpoint, scale_name(weight)) for weight in weights]
-        biases = [_float32(checkpoint, f"{part}.bias") for part in parts]
-        multipliers = _stored_multipliers(checkpoint, weights)
-        if len({part.ndim for part in steps}) > 1:
-            raise CorruptWeightsError(
-                f"{weights} in {checkpoint.spec.folder} lie partly in panels, partly in rows; "
-                "layers that read the same input must agree. Quantise the checkpoint again."
-            )
-        if steps[0].ndim == PANELS_NDIM:
-            body.set_linear_panels(
-                layer, name, steps, _joined(scales), _joined(biases), multipliers
-            )
-            return
-        joined = np.require(_joined(steps), requirements=["A", "C"])
-        body.set_linear_s8(layer, name, joined, _joined(scales), _joined(biases), multipliers)
-
-
-class _StoredInt4(_Float32):
-    """4-bit blocks, from which the int8 steps of quantising at load are made."""
-
-    is_int8 = True
-
-    def multipliers(
-        self, names: list[str], matrices: list[Float32Array], layer: int, number: int
-    ) -> Float32Array | None:
-        check_weights(self.checkpoint, names, matrices)
-        found = _stored_multipliers(self.checkpoint, names)
-        if found is not None and not found.all():
-            raise CorruptWeightsError(
-                f"{multiplier_name(names[0])!r} in {self.checkpoint.spec.folder} holds 0; weights "
-                "are divided by it. Quantise the checkpoint again."
-            )
-        return found
-
-
-def _stored_multipliers(checkpoint: Checkpoint, weights: list[str]) -> Float32Array | None:
-    names = [multiplier_name(weight) for weight in weights]
-    if all(name not in checkpoint.body_tensors for name in names):
-        return None
-    found = [_steps(checkpoint, name) for name in names]
-    if any(not np.array_equal(found[0], other) for other in found[1:]):
-        raise CorruptWeightsError(
-            f"{names[0]!r} in {checkpoint.spec.folder} differs from {names[1:]}: layers "
-            "that read the same input share its multipliers. Quantise the checkpoint again."
-        )
-    return found[0]
+        return read_float32(self._checkpoint, name), "F16"
 
 
 def _in_place(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array as C++ reads it: where it is, or a copy if it is not aligned."""
     return np.require(array, requirements=["A", "C"])
-
-
-def _parts(layer: int, name: str) -> list[str]:
-    return [LAYER.format(layer) + part for part in LINEARS[name]]
-
-
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _float32(checkpoint: Checkpoint, name: str) -> Float32Array:
-    return np.require(checkpoint.body_float32(name), requirements=["A", "C"])
-
-
-def _steps(checkpoint: Checkpoint, name: str) -> Float32Array:
-    """Return scales or multipliers, which must be finite and not negative."""
-    if name not in checkpoint.body_tensors:
-        raise MissingWeightError(
-            f"{name!r} is not in {checkpoint.spec.folder}, though its neighbours have one. "
-            "Quantise the checkpoint again."
-        )
-    values = _float32(checkpoint, name)
-    if not (np.isfinite(values).all() and (values >= 0).all()):
-        info = checkpoint.body_tensors[name]
-        raise CorruptWeightsError(
-            f"tensor {info.name!r} in {info.path} holds NaN, infinity or a negative value; it must "
-            "hold the sizes of int8 steps. Quantise the checkpoint again."
-        )
-    return values
 
 
 def _measure(body: _native.NativeBody, batch: PackedBatch, checkpoint: Checkpoint) -> Float32Array:
