@@ -155,17 +155,15 @@ def locate_body(
             packed, scales = _int4_shapes(name, shape, weights)
             places[name] = weights.info(stored, packed, UINT8_DTYPES)
             places[scale_name(name)] = weights.info(scale_name(stored), scales, ("F16",))
-            if multiplier_name(stored) in weights:
-                places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
         elif kind == "mixed":
             places.update(locate_mixed(name, stored, shape, weights))
         elif kind == "int8":
             places[name] = _int8_info(stored, shape, weights)
             places[scale_name(name)] = weights.info(scale_name(stored), shape[:1])
-            if multiplier_name(stored) in weights:
-                places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
         else:
             places[name] = weights.info(stored, shape)
+        if kind in ("int8", "int4") and multiplier_name(stored) in weights:
+            places[multiplier_name(name)] = weights.info(multiplier_name(stored), shape[1:])
     return places
 
 

@@ -18,7 +18,6 @@ TableType = Literal["mixed", "int4", "int8", "float16", "float32"]
 TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
 
 LinearType = Literal["int8", "int4"]
-LINEAR_TYPES: tuple[LinearType, ...] = get_args(LinearType)
 
 MatchFeature = Literal[
     "match",
@@ -43,7 +42,7 @@ class QuantizationSpec:
     """
 
     embeddings: TableType
-    linears: LinearType = "int8"
+    linears: LinearType
 
 
 @dataclass(frozen=True, slots=True)

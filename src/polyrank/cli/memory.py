@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from polyrank.encoder.threads import parse_groups, upwards
+from polyrank.encoder.threads import parse_groups, read_or_empty, upwards
 
 MEGABYTE = 1_000_000
 MOST_ROW_CACHE_BYTES = 4096 * MEGABYTE
@@ -36,14 +36,14 @@ def free_bytes(root: Path = Path("/")) -> int | None:
         The smallest of what the kernel calls available and the limits of the process's control
         group and its ancestors, version 1 or 2; in bytes.
     """
-    known = [_available(_read(root / "proc/meminfo"))]
+    known = [_available(read_or_empty(root / "proc/meminfo"))]
     mount = root / "sys/fs/cgroup"
-    for controllers, group in parse_groups(_read(root / "proc/self/cgroup")):
+    for controllers, group in parse_groups(read_or_empty(root / "proc/self/cgroup")):
         if not controllers:
-            known += [_number(_read(at / "memory.max")) for at in upwards(mount, group)]
+            known += [_number(read_or_empty(at / "memory.max")) for at in upwards(mount, group)]
         elif "memory" in controllers:
             for at in upwards(mount / "memory", group):
-                known.append(_number(_read(at / "memory.limit_in_bytes")))
+                known.append(_number(read_or_empty(at / "memory.limit_in_bytes")))
     return min((size for size in known if size is not None), default=None)
 
 
@@ -58,10 +58,3 @@ def _available(meminfo: str) -> int | None:
 
 def _number(text: str) -> int | None:
     return int(text) if text.strip().isdecimal() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("ascii", errors="replace")
-    except OSError:
-        return ""

@@ -157,8 +157,10 @@ def _tensors(
         for number, parts in enumerate(LINEARS.values()):
             names = [f"{LAYER.format(layer)}{part}.weight" for part in parts]
             done |= {checkpoint.body_tensors[name].name for name in names}
+            matrices = [checkpoint.body_float32(name) for name in names]
+            check_weights(checkpoint, names, matrices)
             make = _int8_linears if linears == "int8" else _int4_linears
-            yield from make(checkpoint, names, widths[layer, number])
+            yield from make(checkpoint, names, matrices, widths[layer, number])
     weights = checkpoint.weights
     if mixed is not None:  # where bytes are counted, positions are worth half of theirs
         places = checkpoint.body_tensors[POSITION_TABLE].name
@@ -173,11 +175,9 @@ def _tensors(
 
 
 def _int8_linears(
-    checkpoint: Checkpoint, names: list[str], widths: Float32Array
+    checkpoint: Checkpoint, names: list[str], matrices: list[Float32Array], widths: Float32Array
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Quantise matrices that read the same input, and so share its multipliers."""
-    matrices = [checkpoint.body_float32(name) for name in names]
-    check_weights(checkpoint, names, matrices)
     multipliers = input_multipliers(matrices, widths[: matrices[0].shape[1]])
     for name, matrix in zip(names, matrices, strict=True):
         stored = checkpoint.body_tensors[name].name
@@ -188,11 +188,9 @@ def _int8_linears(
 
 
 def _int4_linears(
-    checkpoint: Checkpoint, names: list[str], widths: Float32Array
+    checkpoint: Checkpoint, names: list[str], matrices: list[Float32Array], widths: Float32Array
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Put matrices that read the same input into 4-bit blocks, with its multipliers."""
-    matrices = [checkpoint.body_float32(name) for name in names]
-    check_weights(checkpoint, names, matrices)
     if max(np.abs(matrix).max() for matrix in matrices) > np.finfo(np.float16).max:
         raise CapabilityError(
             f"{names[0]!r} of {checkpoint.spec.name}, or one that reads the same input, is wider "

@@ -32,11 +32,7 @@ from polyrank.encoder.pooling import pool
 from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
-from polyrank.errors import (
-    CapabilityError,
-    ConfigError,
-    EncoderError,
-)
+from polyrank.errors import CapabilityError, ConfigError, EncoderError
 from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
 ISA_VARIABLE = "POLYRANK_ISA"
@@ -150,21 +146,20 @@ class NativeEncoder:
             raise EncoderError("this native encoder was closed. Load the checkpoint again.")
         return _measure(self._body, batch, self._checkpoint)
 
-    def _linears(self) -> "Linears":
+    def _linears(self) -> Linears:
         """Return how linear layers are loaded: as stored, quantised here, or float32."""
         checkpoint = self._checkpoint
         if not self._is_int8:
             return Float32Linears(checkpoint, self._num_threads)
         if checkpoint.spec.quantization is not None:
-            is_int8 = checkpoint.spec.quantization.linears == "int8"
-            return (
-                Int8Linears(checkpoint) if is_int8 else Int4Linears(checkpoint, self._num_threads)
-            )
+            if checkpoint.spec.quantization.linears == "int8":
+                return Int8Linears(checkpoint)
+            return Int4Linears(checkpoint, self._num_threads)
         batch = random_pieces(checkpoint.spec.body)
         exact = self._load(Float32Linears(checkpoint, self._num_threads))
         return QuantisedLinears(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
 
-    def _load(self, linears: "Linears") -> _native.NativeBody:
+    def _load(self, linears: Linears) -> _native.NativeBody:
         spec = self._checkpoint.spec.body
         try:
             body = _native.NativeBody(

@@ -48,13 +48,16 @@ def cgroup_quota(root: Path) -> float | None:
     """
     mount = root / "sys/fs/cgroup"
     quotas: list[float | None] = []
-    for controllers, group in parse_groups(_read(root / "proc/self/cgroup")):
+    for controllers, group in parse_groups(read_or_empty(root / "proc/self/cgroup")):
         if not controllers:
-            quotas += [parse_cpu_max(_read(at / "cpu.max")) for at in upwards(mount, group)]
+            quotas += [parse_cpu_max(read_or_empty(at / "cpu.max")) for at in upwards(mount, group)]
         elif "cpu" in controllers:
             for name in V1_CONTROLLER_FOLDERS:
                 quotas += [
-                    parse_cfs(_read(at / "cpu.cfs_quota_us"), _read(at / "cpu.cfs_period_us"))
+                    parse_cfs(
+                        read_or_empty(at / "cpu.cfs_quota_us"),
+                        read_or_empty(at / "cpu.cfs_period_us"),
+                    )
                     for at in upwards(mount / name, group)
                 ]
     return min((quota for quota in quotas if quota is not None), default=None)
@@ -102,7 +105,8 @@ def upwards(mount: Path, group: PurePosixPath) -> Iterator[Path]:
         yield mount.joinpath(*parts[:depth])
 
 
-def _read(path: Path) -> str:
+def read_or_empty(path: Path) -> str:
+    """Return what a file of the system holds, "" where it cannot be read."""
     try:
         return path.read_text("ascii", errors="replace")
     except OSError:
