@@ -28,6 +28,13 @@ InputType = Literal["query", "document"]
 Document = str | Mapping[str, Any]
 """A document: its text, or a mapping whose ``"text"`` holds it (other fields pass through)."""
 
+LayerWeights = tuple[tuple[int, float], ...]
+"""What each layer counts for where token rows are a sum over several, ascending by layer.
+
+Layer 0 is what enters the first layer, after the norm of the embeddings; layer n is what leaves the
+n-th, after its last norm. Empty for the last layer's rows alone, as they are.
+"""
+
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all) as work goes on."""
 

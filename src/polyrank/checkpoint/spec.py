@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from polyrank.errors import CapabilityError
-from polyrank.types import Activation, PoolingMode, TaskName
+from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
 
 Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
 
@@ -118,12 +118,15 @@ class LateInteractionSpec:
         weight: From a query's clean row to what its token counts for before softplus, one output;
             None lets all tokens count alike.
         features: What the linear layers are given of a pair, in order.
+        layers: Layers whose token rows are summed up to the rows that are compared, with their
+            weights; empty for the last layer's rows.
     """
 
     center: str
     directions: str | None
     weight: DenseSpec | None
     features: tuple[MatchFeature, ...]
+    layers: LayerWeights = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,12 @@ class ModelSpec:
     def tasks(self) -> tuple[TaskName, ...]:
         """Tasks that the checkpoint has a head for."""
         return tuple(self.heads)
+
+    @property
+    def summed_layers(self) -> tuple[int, ...]:
+        """Layers whose token rows some head sums up, ascending."""
+        late = [head.late_interaction for head in self.heads.values()]
+        return tuple(sorted({layer for spec in late if spec for layer, _ in spec.layers}))
 
     def head(self, task: TaskName) -> HeadSpec:
         """Return the head of a task.

@@ -8,7 +8,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.encoder.base import segments_in_range
 from polyrank.errors import CorruptWeightsError, EncoderError
-from polyrank.types import Float32Array, PackedBatch
+from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
 
 
 def check_batch(batch: PackedBatch, body: BodySpec) -> None:
@@ -38,6 +38,29 @@ def check_batch(batch: PackedBatch, body: BodySpec) -> None:
         raise EncoderError(
             f"a sequence has {batch.max_seqlen:,} tokens; the checkpoint has positions for "
             f"{body.max_seqlen:,}. Truncate it, or split the document into passages."
+        )
+
+
+def check_layers(pooling: tuple[PoolingMode, ...], layers: LayerWeights, body: BodySpec) -> None:
+    """Raise unless the layers can be summed up.
+
+    Args:
+        pooling: Modes asked for beside them.
+        layers: Layers with their weights; none is in order.
+        body: The body that would run.
+
+    Raises:
+        EncoderError: If rows are to be pooled too, a layer is out of range, or they do not ascend.
+    """
+    if layers and pooling:
+        raise EncoderError(
+            f"layers are summed up of token rows, not of rows pooled by {' + '.join(pooling)}."
+        )
+    numbers = [layer for layer, _ in layers]
+    if numbers != sorted(set(numbers)) or not set(numbers) <= set(range(body.num_layers + 1)):
+        raise EncoderError(
+            f"layers must ascend from 0 to {body.num_layers} at most, each named once, not "
+            f"{numbers}."
         )
 
 

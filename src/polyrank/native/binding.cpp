@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -337,7 +338,7 @@ class NativeBody {
 
     Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
              Vector<int32_t> positions, Vector<int32_t> cu_seqlens, const std::string& pooling,
-             int num_threads) {
+             const std::vector<std::pair<int, float>>& layers, int num_threads) {
         const Pooling how = choose<Pooling>({{"tokens", Pooling::kTokens},
                                              {"cls", Pooling::kCls},
                                              {"mean", Pooling::kMean},
@@ -351,6 +352,8 @@ class NativeBody {
         check(cu_seqlens.data()[0] == 0 &&
                   static_cast<size_t>(cu_seqlens.data()[num_sequences]) == tokens,
               "cu_seqlens must begin with 0 and end with the number of tokens");
+        const polyrank::LayerWeights summed = layer_weights(layers);
+        check(summed.empty() || how == Pooling::kTokens, "layers are summed of token rows only");
         const size_t rows = how == Pooling::kTokens ? tokens : num_sequences;
         const size_t width = shape_.hidden_size;
         float* out = new float[rows * width];
@@ -359,7 +362,7 @@ class NativeBody {
             nb::gil_scoped_release release;
             body_.run({input_ids.data(), token_types ? token_types->data() : nullptr,
                        positions.data(), cu_seqlens.data(), num_sequences},
-                      how, num_threads, out);
+                      how, num_threads, out, summed);
         }
         return Rows(out, {rows, width}, owner);
     }
@@ -430,6 +433,16 @@ class NativeBody {
         return made;
     }
 
+    polyrank::LayerWeights layer_weights(const std::vector<std::pair<int, float>>& given) const {
+        polyrank::LayerWeights layers;
+        for (const auto& [layer, weight] : given) {
+            check(layer > (layers.empty() ? -1 : layers.back().layer) && layer <= shape_.num_layers,
+                  "layers must be ones that the body has, ascending");
+            layers.push_back({layer, weight});
+        }
+        return layers;
+    }
+
     void check_layer(int layer) const {
         check(layer >= 0 && layer < shape_.num_layers, "there is no such layer");
     }
@@ -487,7 +500,7 @@ NB_MODULE(_native, m) {
         .def("set_linear_panels", &NativeBody::set_linear_panels, nb::arg("layer"), nb::arg("name"),
              nb::arg("parts"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
-             nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
+             nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"), nb::arg("layers"),
              nb::arg("num_threads"))
         .def("measure_inputs", &NativeBody::measure_inputs, nb::arg("input_ids"),
              nb::arg("positions"), nb::arg("cu_seqlens"))

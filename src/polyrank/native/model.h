@@ -56,6 +56,15 @@ struct PackedLinear {
   std::vector<float> multipliers;  // of the inputs before they are quantised; may be empty
 };
 
+// What the rows of a layer count for in a sum of layers. Layer 0 is what enters the first one, after
+// the norm of the embeddings; layer n is what leaves the n-th, after its last norm.
+struct LayerWeight {
+  int layer;
+  float weight;
+};
+// Ascending by layer, none named twice; empty for the last layer's rows as they are.
+using LayerWeights = std::vector<LayerWeight>;
+
 struct Batch {
   const int32_t* input_ids;     // (total_tokens,)
   const int32_t* token_types;   // (total_tokens,) or null
@@ -86,9 +95,11 @@ class Body {
   // which: 0 after attention, 1 after the feed-forward part.
   void set_norm(int layer, int which, const float* gamma, const float* beta);
 
-  // Writes one row per sequence, or per token for kTokens, of hidden_size floats. Safe to call
-  // from several threads.
-  void run(const Batch& batch, Pooling pooling, int num_threads, float* out) const;
+  // Writes one row per sequence, or per token for kTokens, of hidden_size floats. With `layers`,
+  // for kTokens only, a row is the weighted sum of those layers' rows; later layers do not run.
+  // Safe to call from several threads.
+  void run(const Batch& batch, Pooling pooling, int num_threads, float* out,
+           const LayerWeights& layers = {}) const;
 
   // Runs a batch and writes the largest magnitude of each input of each linear layer:
   // (num_layers, kNumLinears, max(hidden_size, intermediate_size)) floats.
@@ -118,8 +129,9 @@ class Body {
   void feed_forward(const Pack& pack, int layer, int begin, int end, Scratch& scratch) const;
   void apply(const Pack& pack, int layer, Linear which, const float* x, size_t ld, int rows,
              Scratch& scratch, const Output& out) const;
+  void add_layer(const Pack& pack, int layer, int begin, int end) const;
   void run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
-                 float* widths) const;
+                 const LayerWeights& layers, float* widths) const;
   size_t width_stride() const;
   void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
 
