@@ -258,7 +258,7 @@ class Broken:
     def __init__(self, capabilities: object) -> None:
         self.capabilities = capabilities
 
-    def run(self, batch: object, pooling: object) -> None:
+    def run(self, batch: object, pooling: object, layers: object = ()) -> None:
         raise MemoryError("broken")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
 from polyrank.errors import ConfigError
 from polyrank.inference import pair_runs
-from polyrank.types import Float32Array, PackedBatch
+from polyrank.types import Float32Array, LayerWeights, PackedBatch
 from tests.checkpoints import late_interaction
 from tests.texts import AWKWARD, SENTENCES
 from tests.unit.test_evaluation_command import call, report_of
@@ -38,10 +38,14 @@ class Rows:
     def __init__(self) -> None:
         self.num_sequences = 0
 
-    def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
+    def run(
+        self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
+    ) -> Float32Array:
         self.num_sequences += len(batch)
         types = 0 if batch.token_type_ids is None else batch.token_type_ids
         rows = np.repeat(batch.input_ids + 1000 * types, WIDTH).reshape(-1, WIDTH)
+        if layers:
+            rows = rows * sum(layer * weight for layer, weight in layers)
         if pooling:
             return np.add.reduceat(rows, batch.cu_seqlens[:-1]).astype(np.float32)
         return rows.astype(np.float32)

@@ -17,7 +17,7 @@ from polyrank.engine.fair_queue import FairQueue, Flow, Job
 from polyrank.engine.row_cache import RowCache
 from polyrank.engine.scheduler import BatchReport, Scheduler, join_batches
 from polyrank.errors import EncoderError, UnavailableError
-from polyrank.types import Float32Array, PackedBatch
+from polyrank.types import Float32Array, LayerWeights, PackedBatch
 
 POOLING = ("mean",)
 
@@ -33,7 +33,9 @@ class Encoder:
         self.begun = threading.Event()
         self.batches: list[list[int]] = []
 
-    def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
+    def run(
+        self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
+    ) -> Float32Array:
         self.begun.set()
         assert self.go.wait(10)
         if 666 in batch.input_ids:
@@ -247,9 +249,11 @@ def test_closing_runs_what_waits_and_takes_no_more() -> None:
 
 def test_batches_shrink_to_what_the_engine_does_in_the_target_time() -> None:
     class Slow(Encoder):
-        def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
+        def run(
+            self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
+        ) -> Float32Array:
             time.sleep(batch.total_tokens / 20_000)  # 20,000 tokens a second
-            return super().run(batch, pooling)
+            return super().run(batch, pooling, layers)
 
     encoder = Slow()
     scheduler = Scheduler(target_batch_s=0.02)

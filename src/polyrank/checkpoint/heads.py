@@ -26,9 +26,11 @@ from polyrank.checkpoint.spec import (
     LateInteractionSpec,
 )
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
-from polyrank.types import Activation, PoolingMode, TaskName
+from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
 
 EXTRA_HEADS_KEY = "polyrank_heads"
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 Heads = dict[TaskName, HeadSpec]
 
@@ -166,7 +168,7 @@ def read_heads(
         assumptions = (
             "The folder describes no head: vectors are the mean of the token rows, not normalised.",
         )
-    heads.update(_extra_heads(config, path))
+    heads.update(_extra_heads(config, path, body))
     _check_late_interaction(heads, path)
     _check_similarity(heads, path)
     return heads, assumptions
@@ -233,7 +235,7 @@ def _labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         ) from exc
 
 
-def _extra_heads(config: Mapping[str, Any], path: Path) -> Heads:
+def _extra_heads(config: Mapping[str, Any], path: Path, body: BodySpec) -> Heads:
     """Heads beyond what transformers can describe: several tasks on one body.
 
     ``"polyrank_heads": {"classify": {"pooling": "mean", "layers": [{"weight": …, "bias": …,
@@ -255,7 +257,7 @@ def _extra_heads(config: Mapping[str, Any], path: Path) -> Heads:
                 entry.get("activation", "identity"),
                 tuple(entry.get("labels", ())),
                 float(entry.get("similarity_weight", 0.0)),
-                None if late is None else _late_interaction(late),
+                None if late is None else _late_interaction(late, body.num_layers),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise CheckpointError(
@@ -268,7 +270,7 @@ def _dense(entry: Mapping[str, Any]) -> DenseSpec:
     return DenseSpec(entry["weight"], entry.get("bias"), entry.get("nonlinearity", "identity"))
 
 
-def _late_interaction(entry: Mapping[str, Any]) -> LateInteractionSpec:
+def _late_interaction(entry: Mapping[str, Any], num_layers: int) -> LateInteractionSpec:
     features = tuple(entry["features"])
     unknown = [name for name in features if name not in MATCH_FEATURES]
     if unknown or not features or len(set(features)) < len(features):
@@ -279,12 +281,32 @@ def _late_interaction(entry: Mapping[str, Any]) -> LateInteractionSpec:
     for name in (entry["center"], "" if directions is None else directions):
         if not isinstance(name, str):
             raise TypeError(f"center and directions are names of tensors, not {name!r}")
+    layers = _layer_weights(entry["layers"], num_layers) if "layers" in entry else ()
+    if layers and "cosine" in features:
+        raise ValueError(
+            "the feature cosine needs the last layer's rows, which are not at hand where layers "
+            "are summed up; take clean_cosine"
+        )
     return LateInteractionSpec(
         entry["center"],
         directions,
         None if weight is None else DenseSpec(weight["weight"], weight.get("bias"), "identity"),
         features,
+        layers,
     )
+
+
+def _layer_weights(entry: Any, num_layers: int) -> LayerWeights:
+    if not isinstance(entry, dict) or not entry:
+        raise ValueError(f"layers must give the weight of one layer or more, not {entry!r}")
+    numbers = {str(number): number for number in range(num_layers + 1)}
+    for name, weight in entry.items():
+        if name not in numbers:
+            raise ValueError(f"layers are numbered 0 to {num_layers}, not {name!r}")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not abs(weight) <= _LARGEST_FLOAT32:
+            raise ValueError(f"the weight of layer {name} must be a finite number, not {weight!r}")
+    return tuple(sorted((numbers[name], float(weight)) for name, weight in entry.items()))
 
 
 def _check_late_interaction(heads: Heads, path: Path) -> None:

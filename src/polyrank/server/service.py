@@ -409,6 +409,7 @@ class _Work:
                     prepared.batch,
                     self.computation.pooling,
                     self.computation.width,
+                    layers=self.computation.layers,
                     is_fresh=self.is_fresh,
                 )
                 waiting.append((part, prepared, asyncio.wrap_future(future)))
@@ -434,7 +435,9 @@ class _Work:
             # later parts are taken to be alike
             whole = sum(self.sizes[i] for i in indices)
             batch, pooling = prepared.batch, self.computation.pooling
-            num_fresh = self.computation.engine.num_fresh_tokens(batch, pooling)
+            num_fresh = self.computation.engine.num_fresh_tokens(
+                batch, pooling, self.computation.layers
+            )
             self.service.admission.check_tokens(num_fresh * whole // max(size, 1))
             num_tokens = batch.total_tokens * whole // max(size, 1)
             num_rows = len(indices) if pooling else num_tokens

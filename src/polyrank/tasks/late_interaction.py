@@ -16,7 +16,7 @@ from polyrank.tasks.heads import Dense, Head, LateInteraction
 from polyrank.tasks.matching import Spans, choose_matcher
 from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
 from polyrank.text.pairs import SequenceBuilder
-from polyrank.types import Activation, Float32Array, Int32Array, PoolingMode
+from polyrank.types import Activation, Float32Array, Int32Array, LayerWeights, PoolingMode
 
 _LEAST_SHARE = 4  # least_match is over one in so many of a query's tokens
 
@@ -25,9 +25,10 @@ class LateInteractionScorer:
     """Compares each token of the query with those of the document, and the other way round.
 
     Of each text the rows of its own tokens count, without special tokens and the prompt's; all
-    rows where it has none. The head's center and directions are taken out of them (c = r - center,
-    then c - (c D^T) D) and they are scaled to unit length. With s_ij the product of query row i
-    and document row j, and m_i = max_j s_ij, the features are:
+    rows where it has none. Rows are the last layer's, or the sum of several layers' that the head
+    names, each times its weight. The head's center and directions are taken out of them
+    (c = r - center, then c - (c D^T) D) and they are scaled to unit length. With s_ij the product
+    of query row i and document row j, and m_i = max_j s_ij, the features are:
 
     - match: mean of m_i weighted by w_i = softplus(weight . q_i + bias)
     - plain_match: mean of m_i
@@ -67,6 +68,12 @@ class LateInteractionScorer:
         asked = (self._texts.query_prompt.strip(), self._texts.document_prompt.strip())
         # the space at a prompt's end belongs to the first piece of what follows
         self._prompt_ids = builder.tokenizer.encode(asked)
+
+    @property
+    def layers(self) -> LayerWeights:
+        """Which layers' rows the head wants summed up."""
+        assert self.head.spec.late_interaction is not None
+        return self.head.spec.late_interaction.layers
 
     @property
     def width(self) -> int:

@@ -17,7 +17,14 @@ from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.tasks.heads import Head, normalize
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch, PoolingMode
+from polyrank.types import (
+    Activation,
+    Float32Array,
+    Int32Array,
+    LayerWeights,
+    PackedBatch,
+    PoolingMode,
+)
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -78,6 +85,11 @@ class PairScorer(Protocol):
         ...
 
     @property
+    def layers(self) -> LayerWeights:
+        """Which layers' token rows the engine must sum up; empty for the last layer's rows."""
+        ...
+
+    @property
     def width(self) -> int:
         """Values of a row that the engine gives."""
         ...
@@ -127,6 +139,7 @@ class _PooledScorer:
     """What scorers of pooled rows share."""
 
     head: Head
+    layers: LayerWeights = ()
 
     @property
     def pooling(self) -> tuple[PoolingMode, ...]:
