@@ -253,6 +253,8 @@ def late_interaction(folder: Path, **changes: object) -> Path:
     """
     path = folder / "model.safetensors"
     generator = torch.Generator().manual_seed(6)
+    named = changes.get("features")
+    width = len(named) if isinstance(named, list) else len(LATE_FEATURES)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
@@ -264,10 +266,10 @@ def late_interaction(folder: Path, **changes: object) -> Path:
             "heads.match.directions": torch.linalg.qr(random(64, 5))[0].T.contiguous(),
             "heads.match.weight": 3 * random(1, 64),
             "heads.match.bias": random(1),
-            "heads.rerank.0.weight": random(6, 8),
+            "heads.rerank.0.weight": random(6, width),
             "heads.rerank.0.bias": random(6),
             "heads.rerank.1.weight": random(1, 6),
-            "heads.classify.weight": random(3, 8),
+            "heads.classify.weight": random(3, width),
             "heads.classify.bias": random(3),
         },
         path,

@@ -353,6 +353,37 @@ void test_mixed_table(const char* name) {
   check(found == wanted, "rows of mixed tables are added");
 }
 
+// Sums of a body of two layers: of one layer its own rows, and the same bits whatever the mates and
+// threads.
+void test_layer_sums(const Body& body, const Batch& batch, const std::vector<float>& last) {
+  std::vector<float> rows[3], sum(last.size()), again(last.size());
+  for (int layer : {0, 1, 2}) {
+    rows[layer].resize(last.size());
+    body.run(batch, Pooling::kTokens, 2, rows[layer].data(), {{layer, 1.0f}});
+  }
+  check(rows[2] == last, "the last layer alone has its own bits");
+  check(rows[0] != rows[1] && rows[1] != rows[2], "layers differ");
+  const LayerWeights layers{{0, 0.5f}, {1, -1.25f}, {2, 0.1f}};
+  body.run(batch, Pooling::kTokens, 1, sum.data(), layers);
+  for (size_t i = 0; i < sum.size(); ++i) {
+    const double wanted = 0.5 * rows[0][i] - 1.25 * rows[1][i] + 0.1 * rows[2][i];
+    if (std::fabs(sum[i] - wanted) > 1e-5) check(false, "layers are summed", static_cast<int>(i));
+  }
+  for (int threads : {2, 3, 5}) {
+    body.run(batch, Pooling::kTokens, threads, again.data(), layers);
+    check(sum == again, "threads change no bit of a sum", threads);
+  }
+  for (int s = 0; s < batch.num_sequences; ++s) {
+    const int32_t first = batch.cu_seqlens[s], length = batch.cu_seqlens[s + 1] - first;
+    const int32_t bounds[2] = {0, length};
+    body.run({batch.input_ids + first, nullptr, batch.positions + first, bounds, 1}, Pooling::kTokens,
+             3, again.data(), layers);
+    check(std::memcmp(&sum[static_cast<size_t>(first) * 64], again.data(),
+                      static_cast<size_t>(length) * 256) == 0,
+          "batch mates change no bit of a sum", length);
+  }
+}
+
 // The same rows whatever the mates and threads, bit for bit.
 void test_body(const char* name, bool is_int8) {
   const Kernels* k = choose_kernels(name);
@@ -409,6 +440,7 @@ void test_body(const char* name, bool is_int8) {
             "batch mates change no bit", lengths[s]);
     }
   }
+  test_layer_sums(body, batch, together);
   std::vector<float> cls(lengths.size() * 64), last(cls.size()), mean(cls.size());
   body.run(batch, Pooling::kCls, 2, cls.data());
   body.run(batch, Pooling::kLast, 2, last.data());

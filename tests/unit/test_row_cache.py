@@ -128,6 +128,24 @@ def test_segments_tell_sequences_apart():
     assert cache_of(engine).hits == 1
 
 
+def test_layers_tell_rows_apart():
+    engine, batch = engine_of(), batch_of([1, 2], [3])
+    sums = ((), ((1, 1.0),), ((1, 2.0),), ((2, 1.0),), ((1, 1.0), (2, 3.0)))
+    for found_before in (0, 2):
+        for factor, layers in zip((1, 1, 2, 2, 7), sums, strict=True):
+            num_hits = cache_of(engine).hits
+            num_fresh = engine.num_fresh_tokens(batch, (), layers)
+            rows = engine.run(batch, (), WIDTH, layers=layers)
+            assert rows[:, 0].tolist() == [factor, 2 * factor, 3 * factor]
+            assert cache_of(engine).hits - num_hits == found_before
+            assert num_fresh == (0 if found_before else 3)
+            kept = engine.find_rows(batch, layers)
+            assert [found[-1, 0] for found in kept if found is not None] == [2 * factor, 3 * factor]
+    assert len(cache_of(engine)) == 2 * len(sums)
+    fresh = engine.token_rows(batch, ((1, 4.0),))
+    assert [part[:, 0].tolist() for part in fresh] == [[4, 8], [12]]
+
+
 def test_kept_rows_are_copies_that_nobody_can_change():
     engine = engine_of(max_batch_tokens=100)
     batch = batch_of([1, 2], [3])

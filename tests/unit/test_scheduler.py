@@ -32,6 +32,7 @@ class Encoder:
         self.go.set()
         self.begun = threading.Event()
         self.batches: list[list[int]] = []
+        self.layers: list[LayerWeights] = []
 
     def run(
         self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
@@ -41,8 +42,10 @@ class Encoder:
         if 666 in batch.input_ids:
             raise EncoderError("six hundred and sixty-six")
         self.batches.append(batch.lengths.tolist())
+        self.layers.append(layers)
         if not pooling:
-            return batch.input_ids[:, None].astype(np.float32)
+            factor = sum(weight for _, weight in layers) if layers else 1
+            return factor * batch.input_ids[:, None].astype(np.float32)
         sums = np.add.reduceat(batch.input_ids, batch.cu_seqlens[:-1])
         return sums[:, None].astype(np.float32)
 
@@ -171,6 +174,28 @@ def test_token_rows_that_are_kept_are_not_queued() -> None:
     assert first.result(5).num_known == fresh.result().num_known == 0
     scheduler.submit(Flow(), engine, batch, POOLING, 1).result(5)  # of pooled rows nothing is kept
     assert encoder.batches[-1] == [3, 2, 1]
+    scheduler.close()
+
+
+def test_jobs_of_other_layers_do_not_share_a_batch() -> None:
+    encoder = Encoder()
+    engine, scheduler = Engine(encoder, 1000, RowCache(1_000_000)), Scheduler()
+    encoder.go.clear()
+    scheduler.submit(Flow(), engine, batch_of([9]), POOLING, 1)
+    assert encoder.begun.wait(5)
+    sums: list[LayerWeights] = [(), ((1, 2.0),), ((1, 5.0),), ((2, 2.0),)]
+    waiting = [
+        scheduler.submit(Flow(), engine, batch_of([1, 2], [i]), (), 1, layers=layers)
+        for i in (3, 4)
+        for layers in sums
+    ]
+    encoder.go.set()
+    rows = [[row[-1, 0] for row in future.result(5).rows] for future in waiting]
+    assert rows == [[factor * 2, factor * i] for i in (3, 4) for factor in (1, 2, 5, 2)]
+    assert sorted(encoder.layers[1:]) == sorted(sums)  # one batch each
+    again = scheduler.submit(Flow(), engine, batch_of([1, 2], [7]), (), 1, layers=sums[1]).result(5)
+    assert again.num_known == 1
+    assert [row[:, 0].tolist() for row in again.rows] == [[2, 4], [14]]
     scheduler.close()
 
 

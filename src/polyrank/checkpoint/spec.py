@@ -128,6 +128,11 @@ class LateInteractionSpec:
     features: tuple[MatchFeature, ...]
     layers: LayerWeights = ()
 
+    @property
+    def sum_in_words(self) -> str:
+        """The sum of layers for people, such as "0.41 x layer 9 + 1 x layer 12"; or ""."""
+        return " + ".join(f"{weight:.4g} x layer {layer}" for layer, weight in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:

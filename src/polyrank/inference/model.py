@@ -269,4 +269,6 @@ def _late_interaction(head: Head) -> tuple[str, ...]:
     late = head.spec.late_interaction
     if late is None:
         return ()
-    return (f"Texts are read apart and compared token by token, by {', '.join(late.features)}.",)
+    rows = f" A token's row is {late.sum_in_words}." if late.layers else ""
+    how = f"Texts are read apart and compared token by token, by {', '.join(late.features)}."
+    return (how + rows,)
