@@ -212,7 +212,7 @@ def test_fitting_finds_what_tells_relevant_passages_apart():
 
 
 def test_translations_and_mined_negatives_have_no_class(checkpoint, toys):
-    config = MatchingConfig(lists=30, hard_negatives=1, random_negatives=1, neutrals=1)
+    config = MatchingConfig(lists=30, hard_negatives=1, random_negatives=1, neutrals=1, shortened=0)
     sources = read_mixture([DataSource(toys / n) for n in ("rows.jsonl", "translations.jsonl")])
     schedule = plan_draws(sources, config.drawing)
     reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
@@ -220,7 +220,7 @@ def test_translations_and_mined_negatives_have_no_class(checkpoint, toys):
     drawer = Drawer(sources, schedule, config.drawing)
     translated = np.array([source.is_translation for source in sources])[schedule.source_of]
     assert 0 < translated.sum() < 30
-    found = collect(drawer, translated, reader, scorer, 1, lambda *_: None)
+    found = collect(drawer, translated, reader, scorer, config, lambda *_: None)
     num_labelled = 0
     for is_translation, (start, end) in zip(translated, pairwise(found.list_starts), strict=True):
         grades, is_labelled = found.grades[start:end], found.is_labelled[start:end]
@@ -233,6 +233,77 @@ def test_translations_and_mined_negatives_have_no_class(checkpoint, toys):
             num_labelled += 1
     assert num_labelled
     assert np.isfinite(found.features).all()
+
+
+def test_lists_come_a_second_time_with_short_passages(checkpoint, toys):
+    reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
+    scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
+    found = {}
+    for share in (0.0, 1.0):
+        config = MatchingConfig(lists=8, hard_negatives=0, shortened=share)
+        sources = read_mixture([DataSource(toys / "rows.jsonl")])
+        schedule = plan_draws(sources, config.drawing)
+        drawer = Drawer(sources, schedule, config.drawing)
+        arguments = (drawer, np.zeros(8, bool), reader, scorer, config, lambda *_: None)
+        found[share] = collect(*arguments)
+    assert np.array_equal(found[1.0].grades, np.tile(found[0.0].grades, 2))
+    assert np.array_equal(found[1.0].is_labelled, np.tile(found[0.0].is_labelled, 2))
+    assert np.array_equal(found[1.0].features[: len(found[0.0].grades)], found[0.0].features)
+
+
+def test_layers_are_weighed_by_the_spread_of_their_rows(checkpoint, toys, tmp_path):
+    start = checkpoint("multilingual-e5-small")
+    last = read_checkpoint(start).spec.body.num_layers
+    train_matching(job_for(toys, start, tmp_path / "out", layers=((last, 1.0), (0, 0.5))))
+    spec = read_checkpoint(tmp_path / "out").spec
+    layers = dict(spec.heads["rerank"].late_interaction.layers)
+    assert layers.keys() == {0, last}
+    assert layers[last] == 1
+    assert spec.heads["classify"].late_interaction.layers == tuple(sorted(layers.items()))
+    model = load_model(start, EngineConfig(precision="float32"))
+    texts = [text for row in marked_rows(60) for text in row["positives"]]
+    spreads = [
+        np.concatenate(RowReader(model, 24, ((layer, 1.0),)).own_rows(texts)).std(axis=0)
+        for layer in (0, last)
+    ]
+    ratio = np.linalg.norm(spreads[1]) / np.linalg.norm(spreads[0])
+    assert layers[0] == pytest.approx(0.5 * ratio, rel=0.5)
+    with pytest.raises(ConfigError, match=f"different ones of 0 to {last}"):
+        train_matching(job_for(toys, start, tmp_path / "no", layers=((last + 1, 1.0),)))
+
+
+def test_what_all_queries_share_is_taken_out(checkpoint, trained):
+    """Queries and passages of the same words are as far apart as their prompts move them."""
+    folder, _ = trained
+    head = Head.load(read_checkpoint(folder), read_checkpoint(folder).spec.heads["rerank"])
+    directions = head.late_interaction.directions
+    np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-5)
+    model = load_model(checkpoint("multilingual-e5-small"), EngineConfig(precision="float32"))
+    reader = RowReader(model, 24)
+    means = [
+        np.concatenate(reader.own_rows(WORDS, are_queries=asked)).mean(axis=0)
+        for asked in (False, True)
+    ]
+    apart = means[1] - means[0]
+    left = apart - (apart @ directions.T) @ directions
+    assert np.linalg.norm(left) < 0.5 * np.linalg.norm(apart)
+
+
+def test_classes_weigh_the_same_however_often_they_occur():
+    generator = np.random.default_rng(2)
+    grades = np.array([2] + [1] * 3 + [0] * 12)
+    examples = Examples(
+        features=generator.normal(size=(16, len(FEATURES) - 1)).astype(np.float32),
+        matches=generator.uniform(size=(16, 2)).astype(np.float32),
+        grades=grades,
+        is_labelled=grades < 2,
+        list_starts=np.array([0, 16]),
+        query_rows=np.ones((2, 4), np.float32),
+        query_starts=np.array([0, 2]),
+    )
+    weights = _Heads(examples, 0).class_weights.numpy()
+    assert weights[1] * 3 == pytest.approx(weights[0] * 12)
+    assert np.isfinite(weights).all()
 
 
 def test_what_cannot_be_trained_is_said(checkpoint, toys, tmp_path):

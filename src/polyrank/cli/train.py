@@ -25,6 +25,7 @@ from polyrank.cli.train_options import (
     SETTINGS,
     parameters,
 )
+from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.training.config import TrainTask
@@ -248,6 +249,15 @@ def matching(
     lists: Annotated[
         int, typer.Option(help="Queries with their passages to learn from.", min=1)
     ] = 24_000,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBER:WEIGHT",
+            help="Layer whose rows are compared; several are summed up, each times its weight. "
+            "Left out: the last alone.",
+            show_default=False,
+        ),
+    ] = None,
     directions: Annotated[
         int,
         typer.Option(
@@ -290,7 +300,12 @@ def matching(
     from polyrank.training.matching import MatchingConfig, MatchingJob, train_matching
 
     config = MatchingConfig(
-        lists=lists, directions=directions, epochs=epochs, precision=precision, seed=seed
+        lists=lists,
+        layers=tuple(_layer_weight(text) for text in layer or ()),
+        directions=directions,
+        epochs=epochs,
+        precision=precision,
+        seed=seed,
     )
     sources = tuple(DataSource.parse(text) for text in data)
     target = output.absolute()
@@ -306,6 +321,14 @@ def matching(
         facts = {"folder": str(target), "num_pairs": record["num_pairs"], **last}
         sys.stdout.write(json.dumps(facts) + "\n")
     screen.remark(f"wrote {target}; training.json there tells how it went", quiet=quiet)
+
+
+def _layer_weight(text: str) -> tuple[int, float]:
+    number, _, weight = text.partition(":")
+    try:
+        return int(number), float(weight or 1)
+    except ValueError as exc:
+        raise ConfigError(f"--layer must be like 9:0.4, not {text!r}") from exc
 
 
 def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 A rerank and a classify head are made that compare the token rows of two texts, each read on its
 own (`polyrank.tasks.late_interaction`). What is learnt is little, so that it holds in languages
-without training data too: the mean row and the directions that tell languages apart, the weight of
-a query's token, and small layers on a few features of a pair. The body is not touched; rows are
-computed once.
+without training data too: the mean row, the directions that tell languages and queries from
+passages, the weight of a query's token, and small layers on a few features of a pair. The body is
+not touched; rows are computed once.
 
 References: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Xie et al., EMNLP 2022,
 arXiv:2401.05792 (language directions found by singular values of the languages' means).
@@ -12,6 +12,7 @@ arXiv:2401.05792 (language directions found by singular values of the languages'
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -29,7 +30,7 @@ from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.layouts import CONFIG_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
-from polyrank.checkpoint.spec import MATCH_FEATURES, HeadSpec, LateInteractionSpec, MatchFeature
+from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
 from polyrank.compress.corpus import StepProgress
 from polyrank.compress.folders import building, check_free, copy_rest
 from polyrank.config import EngineConfig, TruncationConfig
@@ -43,20 +44,30 @@ from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
 from polyrank.training.negatives import Miner, make_miner
 from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
-from polyrank.training.schedule import plan_draws
+from polyrank.training.schedule import Schedule, plan_draws
+from polyrank.training.shortening import shortened
 from polyrank.training.source import Source
-from polyrank.types import Activation, Float32Array, Precision
+from polyrank.types import Activation, Float32Array, LayerWeights, Precision
 
-FEATURES = MATCH_FEATURES[:6]
-"""What the classify head is given; the first alone makes the score of the rerank head.
+FEATURES: tuple[MatchFeature, ...] = (
+    "match",
+    "plain_match",
+    "least_match",
+    "reverse_match",
+    "clean_cosine",
+    "document_length",
+)
+"""What the classify head is given; the first alone makes the score of the rerank head."""
 
-Lengths are left out: what they tell in the training data is where a pair is from."""
+_Sums = dict[str, tuple[NDArray[np.float64], int]]  # of rows, by language
 
 PREFIX = "heads.matching"
 _LISTS_PER_BLOCK = 64
-_CENTER_LISTS = 1_000
+_CENTER_LISTS = 1_000  # at most
+_SCALE_LISTS = 64
 _TEXTS_PER_LANGUAGE = 30  # of each source
-_LEAST_TEXTS = 5
+_LEAST_TEXTS = 5  # of a language in a source
+_LEAST_TEXTS_IN_ALL = 100  # of a language; embedders know those with fewer too badly
 _LONGEST_QUERY = 64  # tokens
 
 
@@ -66,6 +77,8 @@ class MatchingConfig:
 
     Attributes:
         lists: Queries with their passages to learn from.
+        layers: Layers whose rows are summed up to those that are compared, with what each weighs
+            when all have the same spread; empty for the last layer alone.
         directions: Language directions to take out of token rows; 0 leaves them in.
         epochs: Passes over the lists.
         batch_size: Lists an update.
@@ -76,6 +89,8 @@ class MatchingConfig:
         mine_pool: Passages of a source and language that are searched, a random sample.
         cross_language: Share of lists whose query and passages are in different languages.
         mixed_languages: Share of lists whose negatives are in several languages.
+        shortened: Share of lists that come a second time, with each passage cut to the sentences
+            that fit the query best, so that short texts are judged well too.
         precision: Of the body's products; rows should be what will be shipped.
         seed: Of the draws and of the first weights.
 
@@ -84,6 +99,7 @@ class MatchingConfig:
     """
 
     lists: int = 24_000
+    layers: LayerWeights = ()
     directions: int = 24
     epochs: int = 5
     batch_size: int = 64
@@ -94,6 +110,7 @@ class MatchingConfig:
     mine_pool: int = 1_500
     cross_language: float = 0.5
     mixed_languages: float = 0.5
+    shortened: float = 0.25
     precision: Precision = "auto"
     seed: int = 0
 
@@ -101,6 +118,8 @@ class MatchingConfig:
         for name, least in (("lists", 1), ("directions", 0), ("epochs", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        if not 0 <= self.shortened <= 1:
+            raise ConfigError(f"shortened must be between 0 and 1, not {self.shortened}")
         _ = self.drawing  # checks the rest
 
     @property
@@ -204,13 +223,17 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     sources, config = read_mixture(job.data), job.config
     schedule = plan_draws(sources, config.drawing)
     engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
-    reader = RowReader(load_model(str(folder), engine), config.max_length)
+    model = load_model(str(folder), engine)
+    _check_layers(config.layers, model)
     drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
-    directions = language_directions(sources, reader, config.directions, config.seed, report)
-    center = _center(drawer, reader, min(_CENTER_LISTS, len(schedule)), report)
+    layers = _scaled(config, drawer, model, report)
+    reader = RowReader(model, config.max_length, layers)
+    languages = language_directions(sources, reader, config.directions, config.seed, report)
+    center, role = _centers(drawer, reader, _central(sources, schedule), report)
+    directions = _orthonormal(languages, role)
     scorer = reader.scorer(center, directions)
     translated = np.array([source.is_translation for source in sources])[schedule.source_of]
-    examples = collect(drawer, translated, reader, scorer, config.random_negatives, report)
+    examples = collect(drawer, translated, reader, scorer, config, report)
     heads, course = fit_heads(examples, config, report)
     drawn = np.bincount(schedule.source_of, minlength=len(sources)).tolist()
     record = {
@@ -219,7 +242,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         "start_sha256": fingerprint(checkpoint.weights.paths),
         "precision": reader.model.engine.encoder.capabilities.precision,
         "versions": versions(),
-        "settings": asdict(config),
+        "settings": {**asdict(config), "layers": _layers_by_name(config.layers)},
         "miner": Path(job.miner or "default").name,
         "data": describe_sources(sources, schedule.num_usable, drawn),
         "num_pairs": len(examples.grades),
@@ -227,15 +250,16 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         "seconds": round(time.monotonic() - begun, 1),
     }
     tensors = {f"{PREFIX}.center": center, f"{PREFIX}.directions": directions, **heads}
-    _publish(checkpoint, tensors, job.output, record)
+    _publish(checkpoint, tensors, layers, job.output, record)
     return record
 
 
 class RowReader:
     """Reads token rows of texts with a body that stays as it is."""
 
-    def __init__(self, model: Model, max_length: int) -> None:
+    def __init__(self, model: Model, max_length: int, layers: LayerWeights = ()) -> None:
         self.model = model
+        self.layers = layers
         self._builder = model.builder(TruncationConfig(min(max_length, model.spec.max_length)))
         self.width = model.spec.body.hidden_size
 
@@ -249,7 +273,8 @@ class RowReader:
         Returns:
             A scorer that gives all of `FEATURES` but the first.
         """
-        spec = HeadSpec((), late_interaction=LateInteractionSpec("", None, None, FEATURES[1:]))
+        late = LateInteractionSpec("", None, None, FEATURES[1:], self.layers)
+        spec = HeadSpec((), late_interaction=late)
         head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
         return LateInteractionScorer(
             self._builder, head, self.model.head("embed"), self.model.spec.prompts
@@ -260,14 +285,16 @@ class RowReader:
     ) -> tuple[Any, Float32Array]:
         """Return the plan of some pairs, one or more, and the token rows of their texts."""
         plan = scorer.prepare(pairs)
-        return plan, self.model.engine.run(plan.batch, (), self.width)
+        return plan, self.model.engine.run(plan.batch, (), self.width, layers=self.layers)
 
-    def own_rows(self, texts: Sequence[str]) -> list[Float32Array]:
-        """Return the rows of each document's own tokens, shape (num_tokens, hidden_size) each."""
+    def own_rows(self, texts: Sequence[str], *, are_queries: bool = False) -> list[Float32Array]:
+        """Return the rows of each text's own tokens, shape (num_tokens, hidden_size) each."""
         scorer = self.scorer(np.zeros(self.width, np.float32), np.empty((0, self.width), "f4"))
-        plan, rows = self.rows(scorer, [("", text) for text in texts])
-        documents = scorer.compare(plan, rows).given.documents
-        return [rows[start:end] for start, end in documents]
+        pairs = [(text, "") if are_queries else ("", text) for text in texts]
+        plan, rows = self.rows(scorer, pairs)
+        given = scorer.compare(plan, rows).given
+        spans = given.queries if are_queries else given.documents
+        return [rows[start:end] for start, end in spans]
 
 
 def language_directions(
@@ -280,7 +307,9 @@ def language_directions(
     """Return the directions in which the mean rows of languages differ most.
 
     Languages are compared where they say the same: within sources whose passages have versions in
-    several languages, each language as it differs from the mean of the languages there.
+    several languages, each language as it differs from the mean of the languages there. Those with
+    few texts in all are left out: embedders know them little, and hundreds of them would drown
+    what tells the others apart.
 
     Args:
         sources: The training data.
@@ -294,12 +323,16 @@ def language_directions(
     """
     generator = np.random.default_rng((seed, 11))
     offsets: dict[str, list[tuple[Float32Array, int]]] = {}
+    parallel = [source for source in sources if source.is_parallel and count]
+    num_texts = Counter[str]()
+    for source in parallel:
+        num_texts.update({code: len(rows) for code, rows in source.by_language.items()})
+    least = min(_LEAST_TEXTS_IN_ALL, max(num_texts.values(), default=0))
     work = [
         (source, language, positions)
-        for source in sources
-        if source.is_parallel and count
+        for source in parallel
         for language, positions in source.by_language.items()
-        if len(positions) >= _LEAST_TEXTS
+        if len(positions) >= _LEAST_TEXTS and num_texts[language] >= least
     ]
     means: dict[int, list[tuple[str, Float32Array, int]]] = {}
     for done, (source, language, positions) in enumerate(work):
@@ -326,18 +359,91 @@ def language_directions(
     return np.ascontiguousarray(directions[: min(count, rank)], np.float32)
 
 
-def _center(
-    drawer: Drawer, reader: RowReader, num_lists: int, progress: StepProgress
-) -> Float32Array:
-    """Return the mean row of the tokens of passages."""
-    total, count = np.zeros(reader.width), 0
+def _blocks(drawer: Drawer, num_lists: int) -> Iterator[list[RankedList]]:
     for start in range(0, num_lists, _LISTS_PER_BLOCK):
-        drawn = drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
-        for rows in reader.own_rows([entry.passages[0] for entry in drawn]):
-            total += rows.sum(axis=0)
-            count += len(rows)
-        progress("center", min(start + _LISTS_PER_BLOCK, num_lists), num_lists)
-    return (total / count).astype(np.float32)
+        yield drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
+
+
+def _check_layers(layers: LayerWeights, model: Model) -> None:
+    numbers = [layer for layer, _ in layers]
+    most = model.spec.body.num_layers
+    if len(set(numbers)) < len(numbers) or not all(0 <= number <= most for number in numbers):
+        raise ConfigError(
+            f"layers must be different ones of 0 to {most} for {model.spec.name}, not {numbers}"
+        )
+
+
+def _scaled(
+    config: MatchingConfig, drawer: Drawer, model: Model, progress: StepProgress
+) -> LayerWeights:
+    """Return the layers with their weights divided by the spread of their rows.
+
+    The spread is the root mean square distance of passages' rows from their mean; the last layer's
+    weight is left as large as it was.
+    """
+    if not config.layers:
+        return ()
+    drawn = next(_blocks(drawer, min(_SCALE_LISTS, config.lists)))
+    texts = [entry.passages[0] for entry in drawn]
+    layers, spreads = sorted(config.layers), []
+    for done, (layer, _) in enumerate(layers):
+        reader = RowReader(model, config.max_length, ((layer, 1.0),))
+        rows = np.concatenate(reader.own_rows(texts)).astype(np.float64)
+        spreads.append(float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())))
+        progress("spread of layers", done + 1, len(layers))
+    return tuple(
+        (layer, round(weight * spreads[-1] / spread, 6))
+        for (layer, weight), spread in zip(layers, spreads, strict=True)
+    )
+
+
+def _orthonormal(languages: Float32Array, role: Float32Array) -> Float32Array:
+    """Return orthonormal rows that span the directions of languages and that of the role."""
+    left = role.astype(np.float64)
+    for _ in range(2):  # once more for what rounding left
+        left -= (left @ languages.T) @ languages
+    length = float(np.linalg.norm(left))
+    if length <= 1e-6 * float(np.linalg.norm(role)):
+        return languages
+    return np.concatenate([languages, (left / length)[None]]).astype(np.float32)
+
+
+def _centers(
+    drawer: Drawer, reader: RowReader, indices: Sequence[int], progress: StepProgress
+) -> tuple[Float32Array, Float32Array]:
+    """Return the mean row of passages' tokens, and how that of their queries' differs from it.
+
+    Prompts, and that questions are no statements, move all rows of a query the same way. Each
+    language counts the same.
+    """
+    sums: tuple[_Sums, _Sums] = ({}, {})
+    for start in range(0, len(indices), _LISTS_PER_BLOCK):
+        drawn = drawer.draw(indices[start : start + _LISTS_PER_BLOCK])
+        queries = [(entry.query_language, entry.query) for entry in drawn]
+        passages = [(entry.passage_language, entry.passages[0]) for entry in drawn]
+        for role, texts in enumerate((passages, queries)):
+            found = reader.own_rows([text for _, text in texts], are_queries=bool(role))
+            for (language, _), rows in zip(texts, found, strict=True):
+                total, count = sums[role].get(language, (np.zeros(reader.width), 0))
+                sums[role][language] = (
+                    total + rows.sum(axis=0, dtype=np.float64),
+                    count + len(rows),
+                )
+        progress("center", min(start + _LISTS_PER_BLOCK, len(indices)), len(indices))
+    center, asked = (
+        np.mean([total / count for total, count in found.values()], axis=0) for found in sums
+    )
+    return center.astype(np.float32), (asked - center).astype(np.float32)
+
+
+def _central(sources: Sequence[Source], schedule: Schedule) -> list[int]:
+    """Return the lists to take centers from: of questions, where there are some.
+
+    In parallel sources queries are headings or translations, which are worded as passages are.
+    """
+    asks = np.array([not source.is_parallel for source in sources])[schedule.source_of]
+    chosen = np.flatnonzero(asks) if asks.any() else np.arange(len(schedule))
+    return chosen[:_CENTER_LISTS].tolist()
 
 
 def collect(
@@ -345,7 +451,7 @@ def collect(
     is_translation: NDArray[np.bool_],
     reader: RowReader,
     scorer: LateInteractionScorer,
-    num_random: int,
+    config: MatchingConfig,
     progress: StepProgress,
 ) -> Examples:
     """Return the pairs of the drawn lists as numbers.
@@ -355,7 +461,7 @@ def collect(
         is_translation: Whether the passages of a list are translations, shape (num_lists,).
         reader: Reads rows.
         scorer: Compares them.
-        num_random: Random negatives of a list, which come last.
+        config: Random negatives of a list, which come last; share of shortened lists; seed.
         progress: Called with the step "lists".
 
     Returns:
@@ -364,15 +470,31 @@ def collect(
     Raises:
         DataError: If there is no such list.
     """
+
+    def fit(pairs: Sequence[tuple[str, str]]) -> Float32Array:
+        features = scorer.features_of(scorer.compare(*reader.rows(scorer, pairs)))
+        return features[:, FEATURES.index("plain_match") - 1]
+
     parts: list[tuple[Any, ...]] = []
-    num_lists = len(is_translation)
-    for start in range(0, num_lists, _LISTS_PER_BLOCK):
-        drawn = drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
+    num_lists, start = len(is_translation), 0
+    for drawn in _blocks(drawer, num_lists):
         several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
         lists = [drawn[i] for i in several]
-        labelled = [~_mined(drawn[i], num_random) & ~is_translation[start + i] for i in several]
+        labelled = [
+            ~_mined(drawn[i], config.random_negatives) & ~is_translation[start + i] for i in several
+        ]
         parts += _numbers(lists, labelled, reader, scorer)
-        progress("lists", min(start + _LISTS_PER_BLOCK, num_lists), num_lists)
+        generators = {i: np.random.default_rng((config.seed, 13, start + i)) for i in several}
+        short = [
+            place
+            for place, i in enumerate(several)
+            if not is_translation[start + i] and generators[i].random() < config.shortened
+        ]
+        chosen = [generators[several[place]] for place in short]
+        shorter = shortened([lists[place] for place in short], fit, chosen)
+        parts += _numbers(shorter, [labelled[place] for place in short], reader, scorer)
+        start += len(drawn)
+        progress("lists", start, num_lists)
     if not parts:
         raise DataError("no query of the data has two passages to tell apart.")
     features, matches, grades, is_labelled, rows = zip(*parts, strict=True)
@@ -444,6 +566,7 @@ def _miner(job: MatchingJob, progress: StepProgress) -> Miner | None:
 def _publish(
     checkpoint: Checkpoint,
     tensors: Mapping[str, Float32Array],
+    layers: LayerWeights,
     output: Path,
     record: Mapping[str, Any],
 ) -> None:
@@ -458,8 +581,8 @@ def _publish(
         config = json.loads((target / CONFIG_FILE).read_text("utf8"))
         config[EXTRA_HEADS_KEY] = {
             **config.get(EXTRA_HEADS_KEY, {}),
-            "rerank": _describe("rerank", FEATURES[:1], 1, "sigmoid", ("relevant",)),
-            "classify": _describe("classify", FEATURES, 2, "softmax", RELEVANCE_LABELS),
+            "rerank": _describe("rerank", layers, FEATURES[:1], 1, "sigmoid", ("relevant",)),
+            "classify": _describe("classify", layers, FEATURES, 2, "softmax", RELEVANCE_LABELS),
         }
         for path, content in ((target / CONFIG_FILE, config), (folder / RECORD_FILE, record)):
             with replacing(path) as written:
@@ -468,8 +591,13 @@ def _publish(
         folder.rename(output)
 
 
+def _layers_by_name(layers: LayerWeights) -> dict[str, float]:
+    return {str(number): weight for number, weight in sorted(layers)}
+
+
 def _describe(
     task: str,
+    layers: LayerWeights,
     features: Sequence[MatchFeature],
     num_layers: int,
     activation: Activation,
@@ -478,17 +606,20 @@ def _describe(
     def layer(name: str) -> dict[str, str]:
         return {"weight": f"{PREFIX}.{name}.weight", "bias": f"{PREFIX}.{name}.bias"}
 
-    layers: list[dict[str, str]] = [layer(f"{task}.{i}") for i in range(num_layers)]
-    for hidden in layers[:-1]:
+    dense: list[dict[str, str]] = [layer(f"{task}.{i}") for i in range(num_layers)]
+    for hidden in dense[:-1]:
         hidden["nonlinearity"] = "gelu"
+    late: dict[str, Any] = {
+        "center": f"{PREFIX}.center",
+        "directions": f"{PREFIX}.directions",
+        "weight": layer("tokens"),
+        "features": list(features),
+    }
+    if layers:
+        late["layers"] = _layers_by_name(layers)
     return {
-        "late_interaction": {
-            "center": f"{PREFIX}.center",
-            "directions": f"{PREFIX}.directions",
-            "weight": layer("tokens"),
-            "features": list(features),
-        },
-        "layers": layers,
+        "late_interaction": late,
+        "layers": dense,
         "activation": activation,
         "labels": list(labels),
     }

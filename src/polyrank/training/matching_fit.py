@@ -19,12 +19,14 @@ _WIDTH = 24  # of the classifier's hidden layer
 _TOKEN_RATE, _LAYER_RATE = 3e-3, 1e-2
 _BCE, _CLASSES = 0.3, 0.5
 _POSITIVE_WEIGHT = 4.0
-_CLASS_WEIGHTS = (1.0, 1.6, 1.6)  # lists hold more irrelevant passages
 _HELD_OUT = 0.06  # share of the lists
 
 
 class _Heads(nn.Module):
-    """Token weights, and layers on features that are scaled to unit variance."""
+    """Token weights, and layers on features that are scaled to unit variance.
+
+    Classes weigh as much as each other, however often they occur.
+    """
 
     def __init__(self, examples: Examples, seed: int) -> None:
         super().__init__()
@@ -34,6 +36,9 @@ class _Heads(nn.Module):
         self.mean = scaled.mean(dim=0)
         self.scale = scaled.std(dim=0).clamp_min(1e-6)
         generator = torch.Generator().manual_seed(seed)
+        counts = np.bincount(examples.grades[examples.is_labelled], minlength=len(RELEVANCE_LABELS))
+        weights = counts.sum() / np.maximum(counts, 1) / len(counts)
+        self.class_weights = torch.from_numpy(weights.astype(np.float32))
         self.tokens = nn.Linear(examples.query_rows.shape[1], 1)
         self.rerank = nn.Linear(1, 1)
         self.hidden = nn.Linear(scaled.shape[1], _WIDTH)
@@ -161,7 +166,7 @@ def _losses(model: _Heads, examples: Examples, lists: NDArray[np.int64]) -> dict
     of_classes = classes.sum() * 0
     if is_labelled.any():
         of_classes = functional.cross_entropy(
-            classes[is_labelled], grades[is_labelled], weight=torch.tensor(_CLASS_WEIGHTS)
+            classes[is_labelled], grades[is_labelled], weight=model.class_weights
         )
     return {
         "ranking": _ranking_loss(logits, is_relevant, sizes),
