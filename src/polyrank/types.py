@@ -24,6 +24,7 @@ TruncationStrategy = Literal["longest_first", "only_second"]
 EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Precision = Literal["auto", "float32", "int8"]
 InputType = Literal["query", "document"]
+FirstStageKind = Literal["lexical", "dense"]
 
 Document = str | Mapping[str, Any]
 """A document: its text, or a mapping whose ``"text"`` holds it (other fields pass through)."""
@@ -128,7 +129,7 @@ class RankedDocument:
         index: Position of the document in the input.
         score: Relevance after the model's activation, 0 to 1 for sigmoid heads; the cosine,
             -1 to 1, where an embedding checkpoint ranks.
-        logit: The raw value before the activation.
+        logit: The raw value before the activation, with what first-stage scores add to it.
         document: The document as it was given.
         passage: The part of the text that the model read; shorter than the text when
             `is_truncated`.

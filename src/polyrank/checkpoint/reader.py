@@ -7,6 +7,7 @@ from typing import Any
 
 from polyrank.checkpoint.body import locate_body, read_body, tensor_shapes
 from polyrank.checkpoint.files import read_object, read_optional
+from polyrank.checkpoint.first_stage import read_first_stage_weights
 from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.heads import Modules, read_heads
 from polyrank.checkpoint.int4 import unpack_int4
@@ -169,6 +170,7 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
         is_lowercased=bool(settings.get("do_lower_case", False)),
         assumptions=assumptions,
         quantization=quantization,
+        first_stage_weights=read_first_stage_weights(config, path),
     )
     tensors = locate_body(body, weights, quantization)
     return Checkpoint(spec, weights, tensors, _tokenizer_file(folder, modules.body_folder))

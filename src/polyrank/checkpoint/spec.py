@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from polyrank.errors import CapabilityError
-from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
+from polyrank.types import Activation, FirstStageKind, LayerWeights, PoolingMode, TaskName
 
 Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
 
@@ -200,6 +200,8 @@ class ModelSpec:
         is_lowercased: Whether texts are lowercased before the tokenizer sees them.
         assumptions: What the folder leaves open and polyrank filled in, one sentence each.
         quantization: How the weights are stored, or None where they are floating-point numbers.
+        first_stage_weights: What a standard deviation of first-stage scores counts for in the
+            logit of a pair, by the kind of first stage; only where the caller gives such scores.
     """
 
     name: str
@@ -211,6 +213,7 @@ class ModelSpec:
     is_lowercased: bool = False
     assumptions: tuple[str, ...] = ()
     quantization: QuantizationSpec | None = None
+    first_stage_weights: Mapping[FirstStageKind, float] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:

@@ -91,6 +91,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "max_length": spec.max_length,
         "tasks": {task: _head(head) for task, head in spec.heads.items()},
         "reranks_by": _reranks_by(spec.heads),
+        "first_stage_weights": dict(spec.first_stage_weights),
         "prompts": dict(spec.prompts.by_name),
         "prompts_from": spec.prompts.origin,
         "assumptions": list(spec.assumptions),

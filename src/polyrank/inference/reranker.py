@@ -10,6 +10,11 @@ from polyrank.errors import ConfigError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.tasks.choose import pair_scorer
+from polyrank.tasks.first_stage import (
+    check_first_stage_scores,
+    first_stage_weight,
+    with_first_stage,
+)
 from polyrank.tasks.rerank import check_top_n, document_text, ranking
 from polyrank.tasks.scoring import (
     BlendedScorer,
@@ -22,6 +27,7 @@ from polyrank.text.inputs import as_list, check_pairs, check_text
 from polyrank.types import (
     Activation,
     Document,
+    FirstStageKind,
     Float32Array,
     Precision,
     Progress,
@@ -138,6 +144,8 @@ class Reranker(Front):
         documents: Iterable[Document],
         *,
         top_n: int | None = None,
+        first_stage_scores: Sequence[float] | None = None,
+        first_stage: FirstStageKind | float = "lexical",
         progress: Progress | None = None,
     ) -> list[RankedDocument]:
         """Return documents by relevance to a query, best first.
@@ -146,21 +154,35 @@ class Reranker(Front):
             query: What is looked for.
             documents: Strings, or mappings whose "text" holds the text. Any number.
             top_n: How many to return; None returns all.
+            first_stage_scores: What the search that found the documents gave each, in any unit:
+                standardised over the documents, they are added to the logits. None leaves them
+                out.
+            first_stage: What made those scores, for the weight that the checkpoint has learnt:
+                "lexical" (BM25 and its like) or "dense" (vectors); or a weight, in logits for a
+                standard deviation.
             progress: Called with tokens done and tokens in all.
 
         Returns:
             At most `top_n` results; documents with equal logits keep their order.
 
         Raises:
-            InputError: If the query or a document cannot be read.
-            ConfigError: If `top_n` is below 1.
+            InputError: If the query or a document cannot be read, or first-stage scores are not
+                one finite number a document.
+            ConfigError: If `top_n` is below 1, or `first_stage` is no kind or weight.
+            CapabilityError: If the checkpoint has no weight for the kind of first stage.
             EncoderError: If the encoder fails.
         """
         check_text(query, "query")
         documents = as_list(documents, "documents", "strings or mappings")
         texts = [document_text(entry, f"documents[{i}]") for i, entry in enumerate(documents)]
         top_n = check_top_n(top_n)
+        found, weight = None, 0.0
+        if first_stage_scores is not None:
+            found = check_first_stage_scores(first_stage_scores, len(texts))
+            weight = self.first_stage_weight(first_stage)
         plan, logits = self._run([(query, text) for text in texts], progress)
+        if found is not None:
+            logits = with_first_stage(logits[:, 0], found, weight)[:, None]
         scores = self._scorer.activate(logits, self._activation)
         tokenizer = self._model.tokenizer
         return ranking(documents, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)
@@ -188,6 +210,21 @@ class Reranker(Front):
         """
         _, raw = self._run(check_pairs(pairs), progress)
         return raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
+
+    def first_stage_weight(self, first_stage: FirstStageKind | float) -> float:
+        """Return what a standard deviation of first-stage scores adds to a logit.
+
+        Args:
+            first_stage: The kind of first stage, for the checkpoint's own weight, or a weight.
+
+        Returns:
+            The weight, 0 or more.
+
+        Raises:
+            ConfigError: If it is neither a kind nor a finite number from 0 upwards.
+            CapabilityError: If the checkpoint has no weight for that kind.
+        """
+        return first_stage_weight(self.spec, first_stage)
 
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
