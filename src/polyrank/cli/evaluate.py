@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.console import Console
 from polyrank._extras import require
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.memory import row_cache_bytes
+from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.evaluation import FirstStage, LogitReranker, Provenance
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from polyrank.evaluation.results import Report
     from polyrank.inference.embedder import Embedder
     from polyrank.inference.reranker import Reranker
+    from polyrank.types import FirstStageKind
 
 DEFAULT = "default"
+AUTO = "auto"
 DEFAULT_TOP_K = 100
 
 
@@ -62,6 +65,15 @@ def evaluate_command(
         typer.Option(
             help="Checkpoint that orders what was found anew: folder, Hub id, or default. "
             "Left out: the first stage alone is measured.",
+            show_default=False,
+        ),
+    ] = None,
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            help="Add the first stage's scores to the reranker's, by the weight that the "
+            "reranker has learnt: auto (lexical for bm25, dense for an embedder), lexical or "
+            "dense; or by a weight, in logits for a standard deviation.",
             show_default=False,
         ),
     ] = None,
@@ -134,6 +146,7 @@ def evaluate_command(
 
         polyrank eval data/xquad
         polyrank eval data/xquad --first-stage bm25 --reranker FOLDER --output report
+        polyrank eval data/xquad --first-stage bm25 --reranker default --blend auto
         polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
@@ -149,6 +162,7 @@ def evaluate_command(
         with_titles=titles,
         seed=seed,
     )
+    counts_for = _blend(blend, first_stage, reranker)
     if output is not None:
         prepare_folder(output)
     dataset = load_dataset(dataset_dir)
@@ -163,12 +177,28 @@ def evaluate_command(
     judge = None
     if reranker is not None:
         judge = models.reranker(reranker, row_cache_bytes(row_cache))
+        if counts_for is not None:
+            weight = models.first_stage_weight(counts_for)
+            config = replace(config, first_stage_weight=weight)
     with measuring.step_progress(quiet=quiet) as progress:
         report = evaluate(
             dataset, first_stage=stage, reranker=judge, config=config, progress=progress
         )
     _show(report, models.provenance(first_stage), output, as_json=as_json, quiet=quiet)
     models.note_truncated(quiet=quiet)
+
+
+def _blend(
+    blend: str | None, first_stage: FirstStageName, reranker: str | None
+) -> "FirstStageKind | float | None":
+    """Return what the first stage's scores count for, as `Reranker.first_stage_weight` takes it."""
+    if blend is None:
+        return None
+    if reranker is None:
+        raise ConfigError("--blend adds to a reranker's scores. Name one with --reranker.")
+    if blend == AUTO:
+        return "lexical" if first_stage is FirstStageName.BM25 else "dense"
+    return options.first_stage(blend)
 
 
 def _codes(listed: str | None) -> tuple[str, ...] | None:
@@ -197,6 +227,7 @@ class _Models:
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
         self._loaded: dict[str, Embedder | Reranker] = {}
+        self._reranker: Reranker | None = None
         self._row_cache_bytes = 0
 
     def first_stage(self, kind: FirstStageName, name: str) -> "FirstStage[Any, Any]":
@@ -219,7 +250,12 @@ class _Models:
         )
         self._loaded["reranker"] = model
         self._row_cache_bytes = row_cache_bytes
+        self._reranker = model
         return LogitReranker(model)
+
+    def first_stage_weight(self, first_stage: "FirstStageKind | float") -> float:
+        assert self._reranker is not None
+        return self._reranker.first_stage_weight(first_stage)
 
     def provenance(self, kind: FirstStageName) -> "Provenance":
         from polyrank.evaluation import Provenance

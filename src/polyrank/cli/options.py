@@ -1,12 +1,13 @@
 """Options that several commands share, with the words that explain them."""
 
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from polyrank.cli.inputs import InputFormat
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS
-from polyrank.types import Precision
+from polyrank.errors import ConfigError
+from polyrank.types import FirstStageKind, Precision
 
 Model = Annotated[
     str | None,
@@ -28,6 +29,13 @@ File = Annotated[
 Format = Annotated[
     InputFormat,
     typer.Option("--format", help="How FILE is laid out; auto goes by its name or first line."),
+]
+FirstStage = Annotated[
+    str,
+    typer.Option(
+        help="What gave the scores: lexical (BM25 and its like) or dense (vectors), for the "
+        "weight that the model has learnt; or a weight, in logits for a standard deviation."
+    ),
 ]
 TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
 MaxLength = Annotated[
@@ -67,5 +75,28 @@ Output = Annotated[
         "--output", "-o", help="Write here instead of to standard output.", show_default=False
     ),
 ]
+
+
+def first_stage(text: str) -> FirstStageKind | float:
+    """Return a kind of first stage, or a weight, as it was typed.
+
+    Args:
+        text: "lexical", "dense" or a number.
+
+    Returns:
+        What `Reranker.first_stage_weight` takes.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    for kind in get_args(FirstStageKind):
+        if text == kind:
+            return cast(FirstStageKind, kind)
+    try:
+        return float(text)
+    except ValueError as exc:
+        kinds = ", ".join(get_args(FirstStageKind))
+        raise ConfigError(f"a first stage is {kinds} or a weight, not {text!r}") from exc
+
 
 MAX_BATCH_TOKENS = DEFAULT_MAX_BATCH_TOKENS

@@ -1,5 +1,6 @@
 """`polyrank rerank`: documents by relevance to a query."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.errors import DataError
 from polyrank.types import RankedDocument, TruncationStrategy
 
 
@@ -22,6 +24,15 @@ def rerank(
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
     text_field: options.TextField = "text",
+    first_stage_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Field or column that holds what a search gave each document: such scores then "
+            "count beside the model's.",
+            show_default=False,
+        ),
+    ] = None,
+    first_stage: options.FirstStage = "lexical",
     max_length: options.MaxLength = None,
     truncation: Annotated[
         TruncationStrategy,
@@ -50,10 +61,13 @@ def rerank(
         polyrank rerank "How long do cats live?" articles.txt --top-n 5
         cat answers.jsonl | polyrank rerank "猫の寿命" -m BAAI/bge-reranker-v2-m3 > best.jsonl
         polyrank rerank "capital of France" pages.csv --text-field body
+        polyrank rerank "cats" hits.jsonl --first-stage-field bm25 --first-stage lexical
     """
     from polyrank.inference.reranker import Reranker
 
     records = list(Source(file, input_format, text_field).records())
+    kind = options.first_stage(first_stage)
+    found = None if first_stage_field is None else _scores(records, first_stage_field)
     timer = screen.Timer()
     with screen.loading(model, quiet=quiet):
         reranker = Reranker(
@@ -67,10 +81,19 @@ def rerank(
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )
+    if found is not None:
+        kind = reranker.first_stage_weight(kind)  # fails before the work where there is none
     timer.lap()
     texts = [record.text for record in records]
     with screen.progress_bar("ranking", quiet=quiet) as progress:
-        ranked = reranker.rank(query, texts, top_n=top_n, progress=progress)
+        ranked = reranker.rank(
+            query,
+            texts,
+            top_n=top_n,
+            first_stage_scores=found,
+            first_stage=kind,
+            progress=progress,
+        )
     timer.lap()
     if screen.is_table_wanted(as_json, output):
         console = Console()
@@ -82,6 +105,26 @@ def rerank(
             screen.write_lines(_rows(ranked, records), out)
     limit = reranker.info.max_length
     screen.note_truncated(reranker.num_truncated, len(records), limit, quiet=quiet)
+
+
+def _scores(records: Sequence[Record], field: str) -> list[float]:
+    """Return the number that each document has in a field; cells of CSV files hold texts."""
+    scores = []
+    for record in records:
+        value = record.fields.get(field)
+        try:
+            if isinstance(value, bool) or not isinstance(value, int | float | str):
+                raise ValueError("no number")
+            score = float(value)
+            if not math.isfinite(score):
+                raise ValueError("not finite")
+        except (ValueError, OverflowError) as exc:
+            raise DataError(
+                f"{record.where}: field {field!r} holds {value!r}, where the score of a first "
+                f"stage should be ({exc}). The row has {', '.join(map(str, record.fields))}."
+            ) from exc
+        scores.append(score)
+    return scores
 
 
 def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[dict[str, Any]]:

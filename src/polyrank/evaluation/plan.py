@@ -1,5 +1,6 @@
 """What is measured against what: the settings of an evaluation and the groups they make."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -34,6 +35,8 @@ class EvaluationConfig:
         max_queries: Queries of each group at most, a random sample; None takes all. Groups
             with equally many queries are sampled at the same places, so that sets with the
             same questions in every language stay parallel.
+        first_stage_weight: What a standard deviation of the first stage's scores of a query's
+            candidates adds to a reranker's; 0 leaves them out.
         with_titles: Whether a document's title is put before its text.
         seed: Of the sample and of the intervals.
         num_resamples: Resamples for the confidence intervals.
@@ -47,6 +50,7 @@ class EvaluationConfig:
     query_languages: tuple[str, ...] | None = None
     document_languages: tuple[str, ...] | None = None
     max_queries: int | None = None
+    first_stage_weight: float = 0.0
     with_titles: bool = True
     seed: int = 0
     num_resamples: int = 1000
@@ -58,6 +62,11 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be {least} or more, not {value}")
+        if not 0 <= self.first_stage_weight < math.inf:
+            raise ConfigError(
+                "first_stage_weight must be a finite number, 0 or more, not "
+                f"{self.first_stage_weight}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

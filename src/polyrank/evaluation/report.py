@@ -115,7 +115,7 @@ def report_markdown(report: Report, provenance: Provenance) -> str:
     settings = report_dict(report, provenance)["settings"]
     facts = [
         f"First stage: {provenance.first_stage}, top {report.config.top_k}",
-        f"Reranker: {provenance.reranker or 'none'}",
+        f"Reranker: {provenance.reranker or 'none'}{_blend(report)}",
         *([f"Date: {provenance.date}"] if provenance.date else []),
         *dropped_line(report),
         *timing_lines(report),
@@ -131,6 +131,13 @@ def report_markdown(report: Report, provenance: Provenance) -> str:
         "\n".join(f"- {fact}" for fact in facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _blend(report: Report) -> str:
+    weight = report.config.first_stage_weight
+    if not weight or not report.is_reranked:
+        return ""
+    return f", plus {weight:.4g} times the first stage's standardised scores"
 
 
 def _markdown_table(cells: Cells) -> str:

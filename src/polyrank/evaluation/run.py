@@ -19,6 +19,7 @@ from polyrank.evaluation.first_stage import Advance, Candidates, FirstStage, Ind
 from polyrank.evaluation.measures import measure, measures_for
 from polyrank.evaluation.plan import EvaluationConfig, Group, Plan, make_plan
 from polyrank.evaluation.results import GroupResult, Report, StageFigures, Timing
+from polyrank.tasks.first_stage import with_first_stage
 from polyrank.types import Float32Array
 
 EvaluationProgress = Callable[[str, int, int], None]
@@ -67,7 +68,8 @@ def evaluate(
         dataset: The evaluation set.
         first_stage: Finds `config.top_k` documents for each query.
         reranker: Orders them anew; equal scores keep the order of the first stage. Wrap a
-            `polyrank.Reranker` in `LogitReranker`.
+            `polyrank.Reranker` in `LogitReranker`. `config.first_stage_weight` adds the scores
+            that the first stage gave them.
         config: The settings.
         progress: Called as work goes on.
 
@@ -187,7 +189,7 @@ class _Run(Generic[QueriesT, IndexT]):
             ]
             with self._timed("rerank", "pairs", len(pairs)):
                 scores = _score(reranker, pairs)
-            orders.extend(_reorder(hits, scores))
+            orders.extend(_reorder(hits, scores, self.config.first_stage_weight))
             advance(len(hits))
         return orders
 
@@ -223,10 +225,17 @@ def _score(reranker: RerankerLike, pairs: list[tuple[str, str]]) -> Float32Array
     return scores
 
 
-def _reorder(hits: Sequence[Candidates], scores: Float32Array) -> list[NDArray[np.intp]]:
-    """Return the documents of each query by new scores, laid end to end, ties as they were."""
+def _reorder(
+    hits: Sequence[Candidates], scores: Float32Array, weight: float
+) -> list[NDArray[np.intp]]:
+    """Return the documents of each query by new scores, laid end to end, ties as they were.
+
+    The scores that the first stage gave are added with a weight.
+    """
     ends = np.cumsum([len(candidates.doc_indices) for candidates in hits])
     return [
-        candidates.doc_indices[np.argsort(-own, kind="stable")]
+        candidates.doc_indices[
+            np.argsort(-with_first_stage(own, candidates.scores, weight), kind="stable")
+        ]
         for candidates, own in zip(hits, np.split(scores, ends[:-1]), strict=True)
     ]
