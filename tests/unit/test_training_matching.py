@@ -15,6 +15,7 @@ from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.model import load_model
 from polyrank.tasks.heads import Head
 from polyrank.tasks.late_interaction import LateInteractionScorer
+from polyrank.training import matching
 from polyrank.training.config import DataSource
 from polyrank.training.drawing import Drawer
 from polyrank.training.matching import (
@@ -211,16 +212,19 @@ def test_fitting_finds_what_tells_relevant_passages_apart():
     assert course[-1]["ranking"] < 0.5 * course[0]["ranking"]
 
 
-def test_translations_and_mined_negatives_have_no_class(checkpoint, toys):
+def test_translations_and_mined_negatives_have_no_class(checkpoint, toys, monkeypatch):
+    monkeypatch.setattr(matching, "_ONE_TOPIC", 2.0)
     config = MatchingConfig(lists=30, hard_negatives=1, random_negatives=1, neutrals=1, shortened=0)
     sources = read_mixture([DataSource(toys / n) for n in ("rows.jsonl", "translations.jsonl")])
     schedule = plan_draws(sources, config.drawing)
     reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
     scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
     drawer = Drawer(sources, schedule, config.drawing)
-    translated = np.array([source.is_translation for source in sources])[schedule.source_of]
+    of_sources = np.array([source.is_translation for source in sources])
+    translated = of_sources[schedule.source_of]
     assert 0 < translated.sum() < 30
-    found = collect(drawer, translated, reader, scorer, config, lambda *_: None)
+    given = (drawer, schedule.source_of, of_sources, reader, scorer, config)
+    found = collect(*given, lambda *_: None)
     num_labelled = 0
     for is_translation, (start, end) in zip(translated, pairwise(found.list_starts), strict=True):
         grades, is_labelled = found.grades[start:end], found.is_labelled[start:end]
@@ -244,11 +248,27 @@ def test_lists_come_a_second_time_with_short_passages(checkpoint, toys):
         sources = read_mixture([DataSource(toys / "rows.jsonl")])
         schedule = plan_draws(sources, config.drawing)
         drawer = Drawer(sources, schedule, config.drawing)
-        arguments = (drawer, np.zeros(8, bool), reader, scorer, config, lambda *_: None)
-        found[share] = collect(*arguments)
+        given = (drawer, schedule.source_of, np.zeros(1, bool), reader, scorer, config)
+        found[share] = collect(*given, lambda *_: None)
     assert np.array_equal(found[1.0].grades, np.tile(found[0.0].grades, 2))
     assert np.array_equal(found[1.0].is_labelled, np.tile(found[0.0].is_labelled, 2))
     assert np.array_equal(found[1.0].features[: len(found[0.0].grades)], found[0.0].features)
+
+
+@pytest.mark.parametrize("limit", [-2.0, 2.0])
+def test_irrelevant_passages_of_one_topic_have_no_class(checkpoint, toys, monkeypatch, limit):
+    monkeypatch.setattr(matching, "_ONE_TOPIC", limit)
+    reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
+    scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
+    config = MatchingConfig(lists=8, hard_negatives=0)
+    sources = read_mixture([DataSource(toys / "rows.jsonl")])
+    schedule = plan_draws(sources, config.drawing)
+    drawer = Drawer(sources, schedule, config.drawing)
+    given = (drawer, schedule.source_of, np.zeros(1, bool), reader, scorer, config)
+    found = collect(*given, lambda *_: None)
+    is_one_topic = limit < 0  # the mean cosine of all sources is above it
+    assert found.is_labelled[found.grades == 0].any() == (not is_one_topic)
+    assert found.is_labelled[found.grades != 0].all()
 
 
 def test_layers_are_weighed_by_the_spread_of_their_rows(checkpoint, toys, tmp_path):

@@ -69,6 +69,7 @@ _TEXTS_PER_LANGUAGE = 30  # of each source
 _LEAST_TEXTS = 5  # of a language in a source
 _LEAST_TEXTS_IN_ALL = 100  # of a language; embedders know those with fewer too badly
 _LONGEST_QUERY = 64  # tokens
+_ONE_TOPIC = 0.18  # mean clean cosine of random pairs; near 0 where topics are many
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,9 @@ class Examples:
         matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
         grades: As in `polyrank.training.drawing`, shape (num_pairs,).
         is_labelled: Whether the grade is a class too, shape (num_pairs,): not where a negative was
-            chosen for its nearness, since it may be on the topic, nor where the texts are
-            translations of each other, which answer nothing.
+            chosen for its nearness, or comes from a source of one topic, such as the help of a
+            program, since it may be on the topic; nor where the texts are translations of each
+            other, which answer nothing.
         list_starts: First pair of each list, and the end, shape (num_lists + 1,).
         query_rows: Clean rows of the queries' tokens, shape (total query tokens, hidden_size).
         query_starts: First row of each list's query, and the end, shape (num_lists + 1,).
@@ -232,8 +234,8 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     center, role = _centers(drawer, reader, _central(sources, schedule), report)
     directions = _orthonormal(languages, role)
     scorer = reader.scorer(center, directions)
-    translated = np.array([source.is_translation for source in sources])[schedule.source_of]
-    examples = collect(drawer, translated, reader, scorer, config, report)
+    translated = np.array([source.is_translation for source in sources])
+    examples = collect(drawer, schedule.source_of, translated, reader, scorer, config, report)
     heads, course = fit_heads(examples, config, report)
     drawn = np.bincount(schedule.source_of, minlength=len(sources)).tolist()
     record = {
@@ -448,6 +450,7 @@ def _central(sources: Sequence[Source], schedule: Schedule) -> list[int]:
 
 def collect(
     drawer: Drawer,
+    source_of: NDArray[np.integer[Any]],
     is_translation: NDArray[np.bool_],
     reader: RowReader,
     scorer: LateInteractionScorer,
@@ -458,7 +461,8 @@ def collect(
 
     Args:
         drawer: Gives the lists.
-        is_translation: Whether the passages of a list are translations, shape (num_lists,).
+        source_of: Source of each list, shape (num_lists,).
+        is_translation: Whether a source's passages are translations, shape (num_sources,).
         reader: Reads rows.
         scorer: Compares them.
         config: Random negatives of a list, which come last; share of shortened lists; seed.
@@ -476,29 +480,38 @@ def collect(
         return features[:, FEATURES.index("plain_match") - 1]
 
     parts: list[tuple[Any, ...]] = []
-    num_lists, start = len(is_translation), 0
+    sources: list[int] = []  # of the parts
+    num_lists, start = len(source_of), 0
     for drawn in _blocks(drawer, num_lists):
         several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
         lists = [drawn[i] for i in several]
+        owners = [int(source_of[start + i]) for i in several]
         labelled = [
-            ~_mined(drawn[i], config.random_negatives) & ~is_translation[start + i] for i in several
+            ~_mined(entry, config.random_negatives) & ~is_translation[owner]
+            for entry, owner in zip(lists, owners, strict=True)
         ]
-        parts += _numbers(lists, labelled, reader, scorer)
+        for place, numbers in _numbers(lists, labelled, reader, scorer):
+            parts.append(numbers)
+            sources.append(owners[place])
         generators = {i: np.random.default_rng((config.seed, 13, start + i)) for i in several}
         short = [
             place
             for place, i in enumerate(several)
-            if not is_translation[start + i] and generators[i].random() < config.shortened
+            if not is_translation[owners[place]] and generators[i].random() < config.shortened
         ]
         chosen = [generators[several[place]] for place in short]
         shorter = shortened([lists[place] for place in short], fit, chosen)
-        parts += _numbers(shorter, [labelled[place] for place in short], reader, scorer)
+        of_short = [labelled[place] for place in short]
+        for place, numbers in _numbers(shorter, of_short, reader, scorer):
+            parts.append(numbers)
+            sources.append(owners[short[place]])
         start += len(drawn)
         progress("lists", start, num_lists)
     if not parts:
         raise DataError("no query of the data has two passages to tell apart.")
     features, matches, grades, is_labelled, rows = zip(*parts, strict=True)
     longest = max(part.shape[1] for part in matches)
+    _unlabel_one_topic(features, grades, is_labelled, sources)
     return Examples(
         features=np.concatenate(features),
         matches=np.concatenate([_widened(part, longest) for part in matches]),
@@ -515,8 +528,8 @@ def _numbers(
     labelled: Sequence[NDArray[np.bool_]],
     reader: RowReader,
     scorer: LateInteractionScorer,
-) -> Iterator[tuple[Any, ...]]:
-    """Yield features, matches, grades, which are labels, and the query's rows of each list."""
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield a list's place with features, matches, grades, which are labels, the query's rows."""
     pairs = [(entry.query, text) for entry in lists for text in entry.passages]
     if not pairs:
         return
@@ -525,19 +538,32 @@ def _numbers(
     features = scorer.features_of(compared)
     bounds = np.cumsum([0, *compared.sizes])
     ends = np.cumsum([0, *(len(entry.passages) for entry in lists)])
-    for entry, labels, (first, last) in zip(lists, labelled, pairwise(ends), strict=True):
+    bounded = enumerate(zip(lists, labelled, pairwise(ends), strict=True))
+    for place, (entry, labels, (first, last)) in bounded:
         size = int(compared.sizes[first])
         if size > _LONGEST_QUERY:
             continue
         matches = compared.by_query[bounds[first] : bounds[last]].reshape(last - first, size).copy()
         start, end = compared.given.queries[first]
-        yield (
-            features[first:last],
-            matches,
-            np.array(entry.grades),
-            labels,
-            compared.given.clean[start:end].copy(),  # a view would hold the rows of all texts
-        )
+        clean = compared.given.clean[start:end].copy()  # a view would hold the rows of all texts
+        yield place, (features[first:last], matches, np.array(entry.grades), labels, clean)
+
+
+def _unlabel_one_topic(
+    features: Sequence[Float32Array],
+    grades: Sequence[NDArray[np.int64]],
+    is_labelled: Sequence[NDArray[np.bool_]],
+    sources: Sequence[int],
+) -> None:
+    """Take the class from irrelevant passages of sources whose passages are all on one topic."""
+    column = FEATURES.index("clean_cosine") - 1
+    cosines: dict[int, list[float]] = {}
+    for own, grade, labels, source in zip(features, grades, is_labelled, sources, strict=True):
+        random_ones = labels & (grade == IRRELEVANT)
+        cosines.setdefault(source, []).extend(own[random_ones, column].tolist())
+    for grade, labels, source in zip(grades, is_labelled, sources, strict=True):
+        if cosines[source] and np.mean(cosines[source]) > _ONE_TOPIC:
+            labels[grade == IRRELEVANT] = False
 
 
 def _mined(entry: RankedList, num_random: int) -> NDArray[np.bool_]:
