@@ -350,9 +350,14 @@ def test_the_command_trains(checkpoint, toys, tmp_path):
     start = str(checkpoint("multilingual-e5-small"))
     arguments = ["train", "matching", start, "-d", str(toys / "rows.jsonl"), "--lists", "40"]
     arguments += ["-o", str(tmp_path / "out"), "--miner", start, "--epochs", "1", "--json"]
-    found = subprocess.run(
-        [sys.executable, "-m", "polyrank", *arguments], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "polyrank", *arguments]
+    refused = subprocess.run([*command, "--layer", "last"], capture_output=True, text=True)
+    assert refused.returncode
+    assert "--layer must be like 9:0.4, not 'last'" in refused.stderr
+    command += ["--layer", "0:0.5", "--layer", "1"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(found.stdout)
+    late = read_checkpoint(tmp_path / "out").spec.heads["rerank"].late_interaction
+    assert [number for number, _ in late.layers] == [0, 1]
     assert facts["folder"] == str(tmp_path / "out")
     assert Reranker(facts["folder"]).rank("cats", ["dogs", "cats eat"])[0].document
