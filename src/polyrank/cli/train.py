@@ -444,3 +444,106 @@ def _progress(*, quiet: bool) -> Iterator["TrainingProgress | None"]:
             shown.update(tasks[step], completed=done, total=total, note=note)
 
         yield progress
+
+
+@train_app.command()
+def blend(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="PATH[:WEIGHT]",
+            help="Training data; may be given several times. WEIGHT is what a source counts for.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder of a checkpoint that reranks. With --dry-run also a Hub id, or left out: "
+            "the default model.",
+            show_default=False,
+        ),
+    ] = None,
+    queries: Annotated[
+        int, typer.Option(help="Questions of each source in each language.", min=1)
+    ] = 100,
+    candidates: Annotated[
+        int, typer.Option(help="Passages that a first stage hands on.", min=2)
+    ] = 50,
+    passages: Annotated[
+        int, typer.Option(help="Passages of each source and language to search.", min=2)
+    ] = 1_500,
+    first_stage_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Embedding checkpoint of the dense first stage. Left out: the folder's own embed "
+            "head, if it has one.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only look.")] = False,
+    precision: options.ComputePrecision = "auto",
+    seed: Annotated[int, typer.Option(help="Of the choice of questions.", min=0)] = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn how much a first stage's scores should count beside a reranker's.
+
+    Where the search that finds documents is strong, reranking should add to it, not replace it.
+    Questions of your data are searched by words (BM25) and by vectors, what is found is scored,
+    and one weight for each goes into FOLDER/config.json; `polyrank rerank --first-stage-field`,
+    `polyrank eval --blend` and Reranker.rank(first_stage_scores=...) use it. Shows nDCG@10 of
+    each source with weights learnt on the others.
+
+    For example:
+
+        polyrank train blend mine -d qa -d more.jsonl:2
+        polyrank train blend -d qa --dry-run --queries 60
+    """
+    from polyrank.cli.memory import row_cache_bytes
+    from polyrank.training.blending import BLEND_FILE, BlendConfig, BlendJob, train_blend
+    from polyrank.training.config import DataSource
+
+    job = BlendJob(
+        model,
+        tuple(DataSource.parse(text) for text in data),
+        BlendConfig(queries, candidates, passages, precision=precision, seed=seed),
+        first_stage_model,
+        threads,
+        row_cache_bytes(None),
+        dry_run,
+    )
+    with _progress(quiet=quiet) as progress:
+        record = train_blend(job, progress=progress)
+    if screen.is_table_wanted(as_json, None):
+        _show_blend(record)
+    else:
+        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    wrote = f"wrote the weights into {model}; {BLEND_FILE} there tells how they were found"
+    screen.remark("a dry run: nothing was written" if dry_run else wrote, quiet=quiet)
+
+
+def _show_blend(record: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    for kind, found in record["first_stages"].items():
+        table = Table(box=None, pad_edge=False, title=f"{kind} first stage, {found['measure']}")
+        table.add_column("")
+        for title in ("questions", "first stage", "reranked", "both", "weight"):
+            table.add_column(title, justify="right")
+        for row in (*found["groups"], {"source": "mean", **found["mean"]}):
+            weight = row.get("held_out_weight")
+            table.add_row(
+                " ".join(filter(None, (row["source"], row.get("language")))),
+                str(row.get("num_questions", "")),
+                *(f"{row[stage]:.4f}" for stage in ("first_stage", "reranked", "blended")),
+                "" if weight is None else f"{weight:.3f}",
+            )
+        console.print(table)
+        console.print(
+            f"weight {found['weight']:.3f}, learnt on all; those above without the row's "
+            f"{found['held_out_by']}\n",
+            style="dim",
+        )

@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import AutoModel, TrainerControl, TrainerState
 
 from polyrank._files import replacing
+from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
 from polyrank.checkpoint.layouts import CONFIG_FILE
 from polyrank.checkpoint.reader import Checkpoint
@@ -152,6 +153,7 @@ class JointStart:
                 "labels": list(RELEVANCE_LABELS),
             },
         }
+        config.pop(FIRST_STAGE_KEY, None)  # learnt for the checkpoint as it was
         with replacing(folder / CONFIG_FILE) as path:
             path.write_text(json.dumps(config, indent=2) + "\n", "utf8")
 

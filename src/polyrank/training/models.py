@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
+from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
 from polyrank.checkpoint.layouts import CONFIG_FILE, TOKENIZER_FILE
 from polyrank.checkpoint.reader import Checkpoint
@@ -98,6 +99,8 @@ def load_start(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> S
         start = _load_embedder(checkpoint, device)
     else:
         start = _load_cross_encoder(checkpoint, config, device)
+    # learnt for the checkpoint as it was (`polyrank train blend`)
+    vars(start.model[0].model.config).pop(FIRST_STAGE_KEY, None)
     start.model.max_seq_length = min(config.max_length, checkpoint.spec.max_length)
     for module in start.model.modules():
         if isinstance(module, nn.Dropout):
