@@ -2,8 +2,10 @@
 
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
 first stage is the baseline embedder, so that models are compared on the same candidates; BM25
-stands beside it. Writes quality.json and quality.md into benchmarks/results; sets that were
-measured before on the same weights and as many queries stay, so that sets can be run in turns.
+stands beside it, with what the model makes of its candidates where the model says what lexical
+scores count for (`polyrank train blend`). Writes quality.json and quality.md into
+benchmarks/results; sets that were measured before on the same weights and as many queries stay, so
+that sets can be run in turns.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +94,36 @@ def ranking(
         ),
     }
     if config.mode == "same":
-        bm25 = evaluate(dataset, first_stage=Bm25FirstStage(), config=config)
-        reports = {"BM25": (bm25, "first_stage"), **reports}
+        reports = {**_behind_bm25(dataset, config, reranker), **reports}
     columns = {name: _column(report, at, measure) for name, (report, at) in reports.items()}
     groups = {
         group: {name: column[group] for name, column in columns.items()}
         for group in columns["first stage"]
     }
     return {"measure": measure, "groups": groups, "mean": _means(groups)}
+
+
+def _behind_bm25(
+    dataset: Dataset, config: EvaluationConfig, reranker: Reranker
+) -> dict[str, tuple[Report, str]]:
+    """Return BM25 alone and, where the model says what its scores count for, behind it."""
+    stage, weights = Bm25FirstStage(), reranker.spec.first_stage_weights
+    if "lexical" not in weights:
+        return {"BM25": (evaluate(dataset, first_stage=stage, config=config), "first_stage")}
+    plain, blended = (
+        evaluate(
+            dataset,
+            first_stage=stage,
+            reranker=LogitReranker(reranker),
+            config=replace(config, first_stage_weight=weight),
+        )
+        for weight in (0.0, weights["lexical"])
+    )
+    return {
+        "BM25": (plain, "first_stage"),
+        "BM25 reranked": (plain, "reranked"),
+        "BM25 blended": (blended, "reranked"),
+    }
 
 
 def _column(report: Report, stage: str, measure: str) -> dict[str, float]:
@@ -216,12 +241,15 @@ def main() -> None:
     given = options()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{given.name}.json"
-    facts = {
+    checkpoint = read_checkpoint(resolve(given.model)[0])
+    facts: dict[str, Any] = {
         "model": Path(given.model or DEFAULT_MODEL).name,
-        "weights_sha256": fingerprint(read_checkpoint(resolve(given.model)[0]).weights.paths),
+        "weights_sha256": fingerprint(checkpoint.weights.paths),
         "precision": given.precision,
         "max_queries": given.max_queries,
     }
+    if weights := checkpoint.spec.first_stage_weights:
+        facts["first_stage_weights"] = dict(weights)
     found: dict[str, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text("utf8"))
