@@ -68,6 +68,21 @@ def test_rerank_from_standard_input(checkpoint: Checkpoint) -> None:
     assert {row["text"] for row in lines(done.stdout)} == {"one", "猫", "three"}
 
 
+def test_rerank_adds_what_a_search_found(checkpoint: Checkpoint) -> None:
+    folder, texts = checkpoint("bge-reranker-base"), list(SENTENCES.values())
+    found = [{"text": text, "bm25": 3.5 * (i % 4)} for i, text in enumerate(texts)]
+    given = "\n".join(json.dumps(row) for row in found)
+    options = ["--model", folder, "--first-stage-field", "bm25"]
+    done = run("rerank", "how long?", *options, "--first-stage", "2", stdin=given)
+    scores = [row["bm25"] for row in found]
+    expected = Reranker(folder).rank("how long?", texts, first_stage_scores=scores, first_stage=2.0)
+    assert [row["index"] for row in lines(done.stdout)] == [hit.index for hit in expected]
+    assert all(row["bm25"] == scores[row["index"]] for row in lines(done.stdout))
+    refused = run("rerank", "how long?", *options, stdin=given, check=False)
+    assert refused.returncode == 1
+    assert "polyrank train blend" in " ".join(refused.stderr.split())
+
+
 def test_rerank_on_a_terminal_shows_a_table(checkpoint: Checkpoint, documents: Path) -> None:
     arguments = ["rerank", "how long?", documents, "--model", checkpoint("bge-reranker-base")]
     shown = on_terminal([*COMMAND, *map(str, arguments)])
