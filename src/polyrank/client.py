@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from polyrank import errors
 from polyrank.errors import OverloadedError, PolyrankError, ServingError, UnavailableError
-from polyrank.types import Classification, Document, EmbeddingPrecision, InputType
+from polyrank.tasks.first_stage import check_first_stage_scores
+from polyrank.types import (
+    Classification,
+    Document,
+    EmbeddingPrecision,
+    FirstStageKind,
+    InputType,
+)
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LONGEST_WAIT_S = 30.0
@@ -55,8 +62,23 @@ class _Call:
     body: Mapping[str, Any]
 
 
-def _rank(query: str, documents: list[Document], top_n: int | None, model: str | None) -> _Call:
-    fields = {"query": query, "documents": documents, "top_n": top_n, "model": model}
+def _rank(
+    query: str,
+    documents: list[Document],
+    top_n: int | None,
+    found: Sequence[float] | None,
+    first_stage: FirstStageKind | float,
+    model: str | None,
+) -> _Call:
+    fields: dict[str, Any] = {
+        "query": query,
+        "documents": documents,
+        "top_n": top_n,
+        "model": model,
+    }
+    if found is not None:
+        scores = check_first_stage_scores(found, len(documents)).tolist()
+        fields |= {"first_stage_scores": scores, "first_stage": first_stage}
     return _Call("/polyrank/rank", fields)
 
 
@@ -209,6 +231,8 @@ class Client:
         documents: Iterable[Document],
         *,
         top_n: int | None = None,
+        first_stage_scores: Sequence[float] | None = None,
+        first_stage: FirstStageKind | float = "lexical",
         model: str | None = None,
     ) -> list[RankedHit]:
         """Return documents by relevance to a query, best first.
@@ -217,6 +241,10 @@ class Client:
             query: What is looked for.
             documents: Strings, or mappings whose "text" holds the text.
             top_n: How many to return; None returns all.
+            first_stage_scores: What the search that found the documents gave each, to be added,
+                standardised, to the logits; None leaves them out.
+            first_stage: "lexical" or "dense", for the weight that the model has learnt; or a
+                weight, in logits for a standard deviation.
             model: Name of a served model; None takes the first that ranks.
 
         Returns:
@@ -226,7 +254,8 @@ class Client:
             PolyrankError: Of the class that the library would raise, or ServingError.
         """
         members = list(documents)
-        return _checked(_hits, self._send(_rank(query, members, top_n, model)), members)
+        call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
+        return _checked(_hits, self._send(call), members)
 
     def embed(
         self,
@@ -325,11 +354,14 @@ class AsyncClient:
         documents: Iterable[Document],
         *,
         top_n: int | None = None,
+        first_stage_scores: Sequence[float] | None = None,
+        first_stage: FirstStageKind | float = "lexical",
         model: str | None = None,
     ) -> list[RankedHit]:
         """Return documents by relevance to a query, best first; see `Client.rank`."""
         members = list(documents)
-        return _checked(_hits, await self._send(_rank(query, members, top_n, model)), members)
+        call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
+        return _checked(_hits, await self._send(call), members)
 
     async def embed(
         self,

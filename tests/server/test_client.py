@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from polyrank import Classifier, Embedder, Reranker
-from polyrank.client import AsyncClient, Client
+from polyrank.client import AsyncClient, Client, RankedHit, _Call
 from polyrank.errors import (
     CapabilityError,
     ConfigError,
     DeadlineExceededError,
+    InputError,
     OverloadedError,
     ServingError,
     UnauthorizedError,
@@ -76,6 +77,34 @@ def test_async_results_are_the_same(server: Running) -> None:
         assert hits == client.rank(QUERY, DOCUMENTS)
         np.testing.assert_array_equal(vectors, client.embed(DOCUMENTS))  # type: ignore[call-overload]
         assert labels == client.classify(DOCUMENTS, model="classifier")
+
+
+def test_first_stage_scores_count(server: Running, folders: Folders) -> None:
+    found = [float(i % 5) for i in range(len(DOCUMENTS))]
+    expected = Reranker(folders["reranker"]).rank(
+        QUERY, DOCUMENTS, first_stage_scores=found, first_stage=1.5
+    )
+    wanted = [(hit.index, np.float32(hit.logit), np.float32(hit.score)) for hit in expected]
+
+    async def ask() -> list[RankedHit]:
+        async with AsyncClient(server.url) as client:
+            return await client.rank(QUERY, DOCUMENTS, first_stage_scores=found, first_stage=1.5)
+
+    with Client(server.url) as client:
+        hits = client.rank(QUERY, DOCUMENTS, first_stage_scores=found, first_stage=1.5)
+        assert hits == asyncio.run(ask())
+        assert [(h.index, np.float32(h.logit), np.float32(h.score)) for h in hits] == wanted
+        with pytest.raises(InputError, match="one number a document"):
+            client.rank(QUERY, DOCUMENTS, first_stage_scores=[1.0])
+        with pytest.raises(InputError, match="is nan"):
+            client.rank(QUERY, ["cats"], first_stage_scores=[float("nan")])
+        unchecked = {"query": QUERY, "documents": ["a", "b"], "first_stage_scores": [1]}
+        with pytest.raises(InputError, match="one number a document"):
+            client._send(_Call("/polyrank/rank", unchecked))
+        with pytest.raises(CapabilityError, match="train blend"):
+            client.rank(QUERY, DOCUMENTS, first_stage_scores=found)
+        with pytest.raises(ConfigError, match="-1"):
+            client.rank(QUERY, DOCUMENTS, first_stage_scores=found, first_stage=-1)
 
 
 def test_errors_are_the_librarys(server: Running, folders: Folders) -> None:

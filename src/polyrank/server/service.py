@@ -26,8 +26,13 @@ from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.tracing import NO_TRACE, Trace
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
+from polyrank.tasks.first_stage import (
+    check_first_stage_scores,
+    first_stage_weight,
+    with_first_stage,
+)
 from polyrank.text.inputs import check_text
-from polyrank.types import EmbeddingPrecision, Float32Array, InputType
+from polyrank.types import EmbeddingPrecision, FirstStageKind, Float32Array, InputType
 
 PART_CHARACTERS = 50_000
 PART_ITEMS = 256
@@ -103,6 +108,19 @@ class RequestContext:
         self.submitted = min(self.submitted, ran.submitted)
         self.inference_begun = min(self.inference_begun, ran.begun)
         self.inference_ended = max(self.inference_ended, ran.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """What a search gave the documents of one query.
+
+    Attributes:
+        scores: One for each document, in any unit.
+        kind: The kind of search, for the weight that the model has learnt, or a weight.
+    """
+
+    scores: Sequence[float]
+    kind: FirstStageKind | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +229,20 @@ class Service:
         *,
         model: str | None,
         cut: Cut,
+        first_stage: FirstStage | None = None,
     ) -> Scored:
-        """Return the relevance of (query, document) pairs."""
+        """Return the relevance of (query, document) pairs, of one query with `first_stage`."""
         served = self.registry.find(model, "rerank")
         context.task = "rerank"
+        found, weight = None, 0.0
+        if first_stage is not None:
+            found = check_first_stage_scores(first_stage.scores, len(pairs))
+            weight = first_stage_weight(served.spec, first_stage.kind)
         computation, scorer = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
         logits = np.stack(work.rows)
+        if found is not None:
+            logits = with_first_stage(logits[:, 0], found, weight)[:, None]
         scores = scorer.activate(logits, None)
         return Scored(
             served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens

@@ -12,6 +12,7 @@ from polyrank.server.models import Registry
 from polyrank.server.service import (
     Classified,
     Embedded,
+    FirstStage,
     RequestContext,
     Scored,
     Service,
@@ -60,10 +61,17 @@ class Api:
         self.tokens = TokenTools(service)
 
     async def score(
-        self, pairs: Sequence[tuple[str, str]], *, model: str | None = None, cut: Cut | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        model: str | None = None,
+        cut: Cut | None = None,
+        first_stage: FirstStage | None = None,
     ) -> Scored:
         """Return the relevance of (query, document) pairs, in input order."""
-        return await self.service.score(self.context, pairs, model=model, cut=cut or Cut())
+        return await self.service.score(
+            self.context, pairs, model=model, cut=cut or Cut(), first_stage=first_stage
+        )
 
     async def classify(
         self,

@@ -14,9 +14,9 @@ from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, texts_of
 from polyrank.server.failures import Failure
-from polyrank.server.service import Vectors
+from polyrank.server.service import FirstStage, Vectors
 from polyrank.tasks.rerank import check_top_n, order_by_logit
-from polyrank.types import EmbeddingPrecision, InputType
+from polyrank.types import EmbeddingPrecision, FirstStageKind, InputType
 
 
 def _error(failure: Failure, status: int) -> dict[str, Any]:
@@ -32,6 +32,8 @@ class RankBody(Body):
     query: str
     documents: Documents
     top_n: int | None = None
+    first_stage_scores: list[float] | None = None
+    first_stage: FirstStageKind | float = "lexical"
     model: str | None = None
     truncate: bool | None = None
 
@@ -61,7 +63,10 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, with scores and logits."""
     check_top_n(body.top_n)
     pairs = [(body.query, text) for text in texts_of(body.documents)]
-    scored = await api.score(pairs, model=body.model, cut=Cut(body.truncate))
+    found = None
+    if body.first_stage_scores is not None:
+        found = FirstStage(body.first_stage_scores, body.first_stage)
+    scored = await api.score(pairs, model=body.model, cut=Cut(body.truncate), first_stage=found)
     return {
         "model": scored.model,
         "results": [
