@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polyrank.checkpoint.hub import base_model_folder
+from polyrank.training.blending import BLEND_FILE
 
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
@@ -85,6 +86,14 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     run(arguments, given.threads)
 
 
+def blend(given: argparse.Namespace, trained: Path) -> None:
+    """Learn what first-stage scores count for, on questions."""
+    arguments = ["train", "blend", str(trained), "--compute", "int8", "--seed", given.seed]
+    for name in QUESTIONS:
+        arguments += ["--data", str(given.data / "train" / "qa" / f"{name}.jsonl.gz")]
+    run(arguments, given.threads)
+
+
 def quantize(given: argparse.Namespace, table: Path, trained: Path, output: Path) -> None:
     """Write the int8 folder through the gate."""
     evaluation = given.data / "eval"
@@ -108,6 +117,8 @@ def main() -> None:
         run(["compress", "table", str(base_model_folder()), str(table), *text], None)
     if not trained.is_dir():
         train(given, table, trained)
+    if not (trained / BLEND_FILE).is_file():
+        blend(given, trained)
     if not released.is_dir():
         quantize(given, table, trained, released)
     size = sum(path.stat().st_size for path in released.rglob("*") if path.is_file())
