@@ -19,16 +19,14 @@ from polyrank.training import matching
 from polyrank.training.config import DataSource
 from polyrank.training.drawing import Drawer
 from polyrank.training.matching import (
-    FEATURES,
     Examples,
     MatchingConfig,
     MatchingJob,
-    RowReader,
     collect,
-    language_directions,
     train_matching,
 )
 from polyrank.training.matching_fit import _Heads, fit_heads
+from polyrank.training.matching_rows import FEATURES, RowReader, language_directions
 from polyrank.training.reading import read_mixture
 from polyrank.training.schedule import plan_draws
 from tests.toys import MARK, marked_rows, write_lines
@@ -290,6 +288,8 @@ def test_layers_are_weighed_by_the_spread_of_their_rows(checkpoint, toys, tmp_pa
     assert layers[0] == pytest.approx(0.5 * ratio, rel=0.5)
     with pytest.raises(ConfigError, match=f"different ones of 0 to {last}"):
         train_matching(job_for(toys, start, tmp_path / "no", layers=((last + 1, 1.0),)))
+    with pytest.raises(ConfigError, match="finite and above 0"):
+        train_matching(job_for(toys, start, tmp_path / "no", layers=((last, float("nan")),)))
 
 
 def test_what_all_queries_share_is_taken_out(checkpoint, trained):

@@ -12,7 +12,6 @@ arXiv:2401.05792 (language directions found by singular values of the languages'
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,50 +23,42 @@ from numpy.typing import NDArray
 
 from polyrank._extras import require
 from polyrank._files import replacing
+from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.layouts import CONFIG_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
-from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
+from polyrank.checkpoint.spec import MatchFeature
 from polyrank.compress.corpus import StepProgress
 from polyrank.compress.folders import building, check_free, copy_rest
-from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.config import EngineConfig
 from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.embedder import Embedder
-from polyrank.inference.model import Model, load_model
-from polyrank.tasks.heads import Head, LateInteraction
+from polyrank.inference.model import load_model
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.config import RELEVANCE_LABELS, DataSource, TrainingConfig
 from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
+from polyrank.training.matching_rows import (
+    FEATURES,
+    RowReader,
+    centers,
+    check_layers,
+    in_blocks,
+    language_directions,
+    lists_of_questions,
+    orthonormal,
+    scaled_layers,
+)
 from polyrank.training.negatives import Miner, make_miner
 from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
-from polyrank.training.schedule import Schedule, plan_draws
+from polyrank.training.schedule import plan_draws
 from polyrank.training.shortening import shortened
-from polyrank.training.source import Source
 from polyrank.types import Activation, Float32Array, LayerWeights, Precision
 
-FEATURES: tuple[MatchFeature, ...] = (
-    "match",
-    "plain_match",
-    "least_match",
-    "reverse_match",
-    "clean_cosine",
-    "document_length",
-)
-"""What the classify head is given; the first alone makes the score of the rerank head."""
-
-_Sums = dict[str, tuple[NDArray[np.float64], int]]  # of rows, by language
-
 PREFIX = "heads.matching"
-_LISTS_PER_BLOCK = 64
-_CENTER_LISTS = 1_000  # at most
-_SCALE_LISTS = 64
-_TEXTS_PER_LANGUAGE = 30  # of each source
-_LEAST_TEXTS = 5  # of a language in a source
-_LEAST_TEXTS_IN_ALL = 100  # of a language; embedders know those with fewer too badly
 _LONGEST_QUERY = 64  # tokens
 _ONE_TOPIC = 0.18  # mean clean cosine of random pairs; near 0 where topics are many
 
@@ -226,13 +217,14 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     schedule = plan_draws(sources, config.drawing)
     engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
     model = load_model(str(folder), engine)
-    _check_layers(config.layers, model)
+    check_layers(config.layers, model)
     drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
-    layers = _scaled(config, drawer, model, report)
+    texts = [entry.passages[0] for entry in next(in_blocks(drawer, config.lists))]
+    layers = scaled_layers(config.layers, texts, model, config.max_length, report)
     reader = RowReader(model, config.max_length, layers)
     languages = language_directions(sources, reader, config.directions, config.seed, report)
-    center, role = _centers(drawer, reader, _central(sources, schedule), report)
-    directions = _orthonormal(languages, role)
+    center, role = centers(drawer, reader, lists_of_questions(sources, schedule), report)
+    directions = orthonormal(languages, role)
     scorer = reader.scorer(center, directions)
     translated = np.array([source.is_translation for source in sources])
     examples = collect(drawer, schedule.source_of, translated, reader, scorer, config, report)
@@ -254,198 +246,6 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     tensors = {f"{PREFIX}.center": center, f"{PREFIX}.directions": directions, **heads}
     _publish(checkpoint, tensors, layers, job.output, record)
     return record
-
-
-class RowReader:
-    """Reads token rows of texts with a body that stays as it is."""
-
-    def __init__(self, model: Model, max_length: int, layers: LayerWeights = ()) -> None:
-        self.model = model
-        self.layers = layers
-        self._builder = model.builder(TruncationConfig(min(max_length, model.spec.max_length)))
-        self.width = model.spec.body.hidden_size
-
-    def scorer(self, center: Float32Array, directions: Float32Array) -> LateInteractionScorer:
-        """Return what compares rows, all tokens weighing the same.
-
-        Args:
-            center: Shape (hidden_size,).
-            directions: Shape (num_directions, hidden_size).
-
-        Returns:
-            A scorer that gives all of `FEATURES` but the first.
-        """
-        late = LateInteractionSpec("", None, None, FEATURES[1:], self.layers)
-        spec = HeadSpec((), late_interaction=late)
-        head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
-        return LateInteractionScorer(
-            self._builder, head, self.model.head("embed"), self.model.spec.prompts
-        )
-
-    def rows(
-        self, scorer: LateInteractionScorer, pairs: Sequence[tuple[str, str]]
-    ) -> tuple[Any, Float32Array]:
-        """Return the plan of some pairs, one or more, and the token rows of their texts."""
-        plan = scorer.prepare(pairs)
-        return plan, self.model.engine.run(plan.batch, (), self.width, layers=self.layers)
-
-    def own_rows(self, texts: Sequence[str], *, are_queries: bool = False) -> list[Float32Array]:
-        """Return the rows of each text's own tokens, shape (num_tokens, hidden_size) each."""
-        scorer = self.scorer(np.zeros(self.width, np.float32), np.empty((0, self.width), "f4"))
-        pairs = [(text, "") if are_queries else ("", text) for text in texts]
-        plan, rows = self.rows(scorer, pairs)
-        given = scorer.compare(plan, rows).given
-        spans = given.queries if are_queries else given.documents
-        return [rows[start:end] for start, end in spans]
-
-
-def language_directions(
-    sources: Sequence[Source],
-    reader: RowReader,
-    count: int,
-    seed: int,
-    progress: StepProgress,
-) -> Float32Array:
-    """Return the directions in which the mean rows of languages differ most.
-
-    Languages are compared where they say the same: within sources whose passages have versions in
-    several languages, each language as it differs from the mean of the languages there. Those with
-    few texts in all are left out: embedders know them little, and hundreds of them would drown
-    what tells the others apart.
-
-    Args:
-        sources: The training data.
-        reader: Reads rows.
-        count: How many directions.
-        seed: Of the choice of texts.
-        progress: Called with the step "languages".
-
-    Returns:
-        Orthonormal rows, shape (at most `count`, hidden_size); none where no source is parallel.
-    """
-    generator = np.random.default_rng((seed, 11))
-    offsets: dict[str, list[tuple[Float32Array, int]]] = {}
-    parallel = [source for source in sources if source.is_parallel and count]
-    num_texts = Counter[str]()
-    for source in parallel:
-        num_texts.update({code: len(rows) for code, rows in source.by_language.items()})
-    least = min(_LEAST_TEXTS_IN_ALL, max(num_texts.values(), default=0))
-    work = [
-        (source, language, positions)
-        for source in parallel
-        for language, positions in source.by_language.items()
-        if len(positions) >= _LEAST_TEXTS and num_texts[language] >= least
-    ]
-    means: dict[int, list[tuple[str, Float32Array, int]]] = {}
-    for done, (source, language, positions) in enumerate(work):
-        chosen = generator.permutation(positions)[:_TEXTS_PER_LANGUAGE]
-        texts = [source.passages[position].versions[language] for position in chosen]
-        rows = np.concatenate(reader.own_rows(texts))
-        means.setdefault(id(source), []).append((language, rows.mean(axis=0), len(rows)))
-        progress("languages", done + 1, len(work))
-    for entries in means.values():
-        middle = np.mean([mean for _, mean, _ in entries], axis=0)
-        for language, mean, size in entries:
-            offsets.setdefault(language, []).append((mean - middle, size))
-    if len(offsets) < 2:
-        return np.empty((0, reader.width), np.float32)
-    table = np.stack(
-        [
-            sum(offset * size for offset, size in found) / sum(size for _, size in found)
-            for found in offsets.values()
-        ]
-    )
-    table -= table.mean(axis=0)
-    _, values, directions = np.linalg.svd(table.astype(np.float64), full_matrices=False)
-    rank = int((values > values[0] * 1e-6).sum())
-    return np.ascontiguousarray(directions[: min(count, rank)], np.float32)
-
-
-def _blocks(drawer: Drawer, num_lists: int) -> Iterator[list[RankedList]]:
-    for start in range(0, num_lists, _LISTS_PER_BLOCK):
-        yield drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
-
-
-def _check_layers(layers: LayerWeights, model: Model) -> None:
-    numbers = [layer for layer, _ in layers]
-    most = model.spec.body.num_layers
-    if len(set(numbers)) < len(numbers) or not all(0 <= number <= most for number in numbers):
-        raise ConfigError(
-            f"layers must be different ones of 0 to {most} for {model.spec.name}, not {numbers}"
-        )
-
-
-def _scaled(
-    config: MatchingConfig, drawer: Drawer, model: Model, progress: StepProgress
-) -> LayerWeights:
-    """Return the layers with their weights divided by the spread of their rows.
-
-    The spread is the root mean square distance of passages' rows from their mean; the last layer's
-    weight is left as large as it was.
-    """
-    if not config.layers:
-        return ()
-    drawn = next(_blocks(drawer, min(_SCALE_LISTS, config.lists)))
-    texts = [entry.passages[0] for entry in drawn]
-    layers, spreads = sorted(config.layers), []
-    for done, (layer, _) in enumerate(layers):
-        reader = RowReader(model, config.max_length, ((layer, 1.0),))
-        rows = np.concatenate(reader.own_rows(texts)).astype(np.float64)
-        spreads.append(float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())))
-        progress("spread of layers", done + 1, len(layers))
-    return tuple(
-        (layer, round(weight * spreads[-1] / spread, 6))
-        for (layer, weight), spread in zip(layers, spreads, strict=True)
-    )
-
-
-def _orthonormal(languages: Float32Array, role: Float32Array) -> Float32Array:
-    """Return orthonormal rows that span the directions of languages and that of the role."""
-    left = role.astype(np.float64)
-    for _ in range(2):  # once more for what rounding left
-        left -= (left @ languages.T) @ languages
-    length = float(np.linalg.norm(left))
-    if length <= 1e-6 * float(np.linalg.norm(role)):
-        return languages
-    return np.concatenate([languages, (left / length)[None]]).astype(np.float32)
-
-
-def _centers(
-    drawer: Drawer, reader: RowReader, indices: Sequence[int], progress: StepProgress
-) -> tuple[Float32Array, Float32Array]:
-    """Return the mean row of passages' tokens, and how that of their queries' differs from it.
-
-    Prompts, and that questions are no statements, move all rows of a query the same way. Each
-    language counts the same.
-    """
-    sums: tuple[_Sums, _Sums] = ({}, {})
-    for start in range(0, len(indices), _LISTS_PER_BLOCK):
-        drawn = drawer.draw(indices[start : start + _LISTS_PER_BLOCK])
-        queries = [(entry.query_language, entry.query) for entry in drawn]
-        passages = [(entry.passage_language, entry.passages[0]) for entry in drawn]
-        for role, texts in enumerate((passages, queries)):
-            found = reader.own_rows([text for _, text in texts], are_queries=bool(role))
-            for (language, _), rows in zip(texts, found, strict=True):
-                total, count = sums[role].get(language, (np.zeros(reader.width), 0))
-                sums[role][language] = (
-                    total + rows.sum(axis=0, dtype=np.float64),
-                    count + len(rows),
-                )
-        progress("center", min(start + _LISTS_PER_BLOCK, len(indices)), len(indices))
-    center, asked = (
-        np.mean([total / count for total, count in found.values()], axis=0) for found in sums
-    )
-    return center.astype(np.float32), (asked - center).astype(np.float32)
-
-
-def _central(sources: Sequence[Source], schedule: Schedule) -> list[int]:
-    """Return the lists to take centers from: of questions, where there are some.
-
-    In parallel sources queries are headings or translations, which are worded as passages are.
-    """
-    asks = np.array([not source.is_parallel for source in sources])[schedule.source_of]
-    chosen = np.flatnonzero(asks) if asks.any() else np.arange(len(schedule))
-    return chosen[:_CENTER_LISTS].tolist()
 
 
 def collect(
@@ -482,7 +282,7 @@ def collect(
     parts: list[tuple[Any, ...]] = []
     sources: list[int] = []  # of the parts
     num_lists, start = len(source_of), 0
-    for drawn in _blocks(drawer, num_lists):
+    for drawn in in_blocks(drawer, num_lists):
         several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
         lists = [drawn[i] for i in several]
         owners = [int(source_of[start + i]) for i in several]
@@ -561,8 +361,11 @@ def _unlabel_one_topic(
     for own, grade, labels, source in zip(features, grades, is_labelled, sources, strict=True):
         random_ones = labels & (grade == IRRELEVANT)
         cosines.setdefault(source, []).extend(own[random_ones, column].tolist())
+    of_one_topic = {
+        source for source, found in cosines.items() if found and np.mean(found) > _ONE_TOPIC
+    }
     for grade, labels, source in zip(grades, is_labelled, sources, strict=True):
-        if cosines[source] and np.mean(cosines[source]) > _ONE_TOPIC:
+        if source in of_one_topic:
             labels[grade == IRRELEVANT] = False
 
 
@@ -605,6 +408,7 @@ def _publish(
         with replacing(target / WEIGHTS_FILE) as path:
             save_aligned({**kept, **tensors}, path)
         config = json.loads((target / CONFIG_FILE).read_text("utf8"))
+        config.pop(FIRST_STAGE_KEY, None)  # learnt for the checkpoint as it was
         config[EXTRA_HEADS_KEY] = {
             **config.get(EXTRA_HEADS_KEY, {}),
             "rerank": _describe("rerank", layers, FEATURES[:1], 1, "sigmoid", ("relevant",)),
