@@ -19,7 +19,6 @@ from polyrank.training.blending import BLEND_FILE
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
 TABLE_MB = "28.5"
-LAYERS = ("9:0.4", "12:1")  # whose rows are summed up to those that are compared
 
 QUESTIONS = {  # shares of the lists whose query is a question
     "tydiqa": 7.2,
@@ -79,8 +78,6 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     arguments = ["train", "matching", str(table), "--output", str(output), "--compute", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
-    for layer in LAYERS:
-        arguments += ["--layer", layer]
     arguments += ["--lists", given.lists, "--seed", given.seed, "--miner", str(base_model_folder())]
     arguments += ["--cache-dir", str(given.work / "vectors")]
     run(arguments, given.threads)
