@@ -427,6 +427,21 @@ def test_auto_is_int8_only_after_a_passed_gate_on_these_weights(
     assert precision()[0] == "float32"
 
 
+def test_one_number_of_a_head_changes_the_fingerprint(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
+    paths = (folder / "model.safetensors",)
+    seen = {fingerprint(paths)}
+    assert seen == {fingerprint(paths)}
+    for place in ((0, 0), (17, 3), (-1, -1)):
+
+        def nudge(tensors, place=place):
+            tensors["classifier.dense.weight"][place] += 1.0
+
+        change_tensors(folder, nudge)
+        seen.add(fingerprint(paths))
+    assert len(seen) == 4
+
+
 def test_the_other_encoders_ignore_a_passed_gate_of_a_float_folder(checkpoint, tmp_path):
     folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
     record_into(folder)
