@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from polyrank.encoder.smoothing import random_pieces
 from polyrank.errors import CheckpointError, EncoderError
 from polyrank.inference import pair_runs
 from polyrank.types import Float32Array, LayerWeights, PackedBatch, Precision
+from tests.batches import alone, batch_of
 from tests.checkpoints import LATE_FEATURES, late_interaction
 from tests.server.running import running
 from tests.tolerances import LOGIT
@@ -67,17 +68,6 @@ def folder(opened: Opened) -> Path:
     return opened("multilingual-e5-small").spec.folder
 
 
-def batch_of(opened: Checkpoint, lengths: tuple[int, ...] = LENGTHS) -> PackedBatch:
-    generator = np.random.default_rng(3)
-    ids = generator.integers(4, opened.spec.body.vocab_size, sum(lengths), dtype=np.int32)
-    return PackedBatch(ids, np.cumsum([0, *lengths]).astype(np.int32))
-
-
-def alone(batch: PackedBatch) -> Iterator[PackedBatch]:
-    for index in range(len(batch)):
-        yield batch.select(np.array([index]))
-
-
 def hidden_states(opened: Checkpoint, batch: PackedBatch) -> list[Float32Array]:
     """Rows of every layer by transformers, one sequence at a time."""
     model = AutoModel.from_pretrained(opened.spec.folder, attn_implementation="eager").eval()
@@ -94,7 +84,7 @@ def hidden_states(opened: Checkpoint, batch: PackedBatch) -> list[Float32Array]:
 @pytest.mark.parametrize("name", EMBEDDERS)
 def test_sums_are_those_of_the_hidden_states(name: str, encoder: str, opened: Opened) -> None:
     checkpoint = opened(name)
-    batch = batch_of(checkpoint)
+    batch = batch_of(checkpoint, LENGTHS)
     states = hidden_states(checkpoint, batch)
     loaded = choose_encoder(checkpoint, EngineConfig(encoder, precision="float32"))
     for layers in SUMS:
@@ -122,7 +112,7 @@ def test_layers_that_cannot_be_summed(
     checkpoint = opened("multilingual-e5-small")
     loaded = choose_encoder(checkpoint, EngineConfig(encoder))
     with pytest.raises(EncoderError, match=message):
-        loaded.run(batch_of(checkpoint), pooling, layers)
+        loaded.run(batch_of(checkpoint, LENGTHS), pooling, layers)
 
 
 def test_onnx_gives_what_heads_name_and_no_other_layer(
@@ -132,11 +122,11 @@ def test_onnx_gives_what_heads_name_and_no_other_layer(
     named = opened("multilingual-e5-small")
     assert named.spec.summed_layers == (0, 2, 3)
     with pytest.raises(EncoderError, match=r"names: 0, 2, 3, not 1\. Choose encoder=.native"):
-        choose_encoder(named, onnx).run(batch_of(named), (), ((1, 1.0), (3, 1.0)))
+        choose_encoder(named, onnx).run(batch_of(named, LENGTHS), (), ((1, 1.0), (3, 1.0)))
     plain = read_checkpoint(checkpoint("multilingual-e5-small"))
     assert plain.spec.summed_layers == ()
     with pytest.raises(EncoderError, match=r"names: 3, not 0"):
-        choose_encoder(plain, onnx).run(batch_of(plain), (), LAYERS)
+        choose_encoder(plain, onnx).run(batch_of(plain, LENGTHS), (), LAYERS)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from polyrank.config import EngineConfig
 from polyrank.encoder.onnx import OnnxEncoder
 from polyrank.errors import CapabilityError, ConfigError, EncoderError
 from polyrank.types import PackedBatch
+from tests.batches import alone, batch_of
 from tests.texts import SENTENCES
 
 native = pytest.importorskip("polyrank._native")
@@ -36,19 +37,8 @@ def opened(checkpoint: Callable[[str], Path]) -> Checkpoint:
     return read_checkpoint(checkpoint("bge-reranker-base"))
 
 
-def batch_of(opened: Checkpoint, lengths: tuple[int, ...] = LENGTHS) -> PackedBatch:
-    generator = np.random.default_rng(3)
-    ids = generator.integers(4, opened.spec.body.vocab_size, sum(lengths), dtype=np.int32)
-    return PackedBatch(ids, np.cumsum([0, *lengths]).astype(np.int32))
-
-
-def alone(batch: PackedBatch) -> Iterator[PackedBatch]:
-    for index in range(len(batch)):
-        yield batch.select(np.array([index]))
-
-
 def test_float32_as_onnx(path: str, opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     expected = OnnxEncoder(opened, EngineConfig()).run(batch, ())
     encoder = NativeEncoder(opened, EngineConfig())
     np.testing.assert_allclose(encoder.run(batch, ()), expected, atol=1e-5, rtol=0)
@@ -57,7 +47,7 @@ def test_float32_as_onnx(path: str, opened: Checkpoint) -> None:
 
 
 def test_int8_agrees_between_paths_and_with_float32(path: str, opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     exact = OnnxEncoder(opened, EngineConfig()).run(batch, ("mean",))
     found = NativeEncoder(opened, EngineConfig(precision="int8")).run(batch, ("mean",))
     cosines = (found * exact).sum(axis=1)
@@ -67,7 +57,7 @@ def test_int8_agrees_between_paths_and_with_float32(path: str, opened: Checkpoin
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_bits_depend_on_the_sequence_alone(path: str, precision: str, opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     encoder = NativeEncoder(opened, EngineConfig(precision=precision))  # type: ignore[arg-type]
     together = encoder.run(batch, ())
     one_by_one = np.concatenate([encoder.run(part, ()) for part in alone(batch)])
@@ -79,7 +69,7 @@ def test_bits_depend_on_the_sequence_alone(path: str, precision: str, opened: Ch
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_threads_change_no_bit(precision: str, opened: Checkpoint) -> None:
-    batches = (batch_of(opened), batch_of(opened, (300,)), batch_of(opened, (40,) * 64))
+    batches = (batch_of(opened, LENGTHS), batch_of(opened, (300,)), batch_of(opened, (40,) * 64))
     results = []
     for num_threads in (1, 2, 3, 7):
         config = EngineConfig(precision=precision, num_threads=num_threads)  # type: ignore[arg-type]
@@ -110,7 +100,7 @@ def test_scores_of_both_precisions_have_the_same_bits_in_any_batch(
 
 
 def test_pooling_inside_and_outside(opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     encoder = NativeEncoder(opened, EngineConfig())
     tokens = encoder.run(batch, ())
     ends = batch.cu_seqlens
@@ -121,7 +111,7 @@ def test_pooling_inside_and_outside(opened: Checkpoint) -> None:
 
 
 def test_several_python_threads_and_encoders(opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     encoders = [NativeEncoder(opened, EngineConfig(num_threads=n)) for n in (1, 2, 3)]
     expected = encoders[0].run(batch, ())
     with ThreadPoolExecutor(6) as pool:
@@ -136,7 +126,7 @@ def _run_in_child(encoder: NativeEncoder, batch: PackedBatch, sender: object) ->
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_after_a_fork(opened: Checkpoint) -> None:
-    batch = batch_of(opened)
+    batch = batch_of(opened, LENGTHS)
     encoder = NativeEncoder(opened, EngineConfig(num_threads=2))
     expected = encoder.run(batch, ())  # starts the pool that the child does not have
     context = multiprocessing.get_context("fork")
@@ -183,4 +173,4 @@ def test_closed(opened: Checkpoint) -> None:
     encoder = NativeEncoder(opened, EngineConfig())
     encoder.close()
     with pytest.raises(EncoderError, match="closed"):
-        encoder.run(batch_of(opened), ())
+        encoder.run(batch_of(opened, LENGTHS), ())

@@ -10,11 +10,7 @@ from polyrank.errors import ConfigError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.tasks.choose import pair_scorer
-from polyrank.tasks.first_stage import (
-    check_first_stage_scores,
-    first_stage_weight,
-    with_first_stage,
-)
+from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, document_text, ranking
 from polyrank.tasks.scoring import (
     BlendedScorer,
@@ -176,13 +172,12 @@ class Reranker(Front):
         documents = as_list(documents, "documents", "strings or mappings")
         texts = [document_text(entry, f"documents[{i}]") for i, entry in enumerate(documents)]
         top_n = check_top_n(top_n)
-        found, weight = None, 0.0
+        add = None
         if first_stage_scores is not None:
-            found = check_first_stage_scores(first_stage_scores, len(texts))
-            weight = self.first_stage_weight(first_stage)
+            add = first_stage_adder(self.spec, first_stage_scores, first_stage, len(texts))
         plan, logits = self._run([(query, text) for text in texts], progress)
-        if found is not None:
-            logits = with_first_stage(logits[:, 0], found, weight)[:, None]
+        if add is not None:
+            logits = add(logits)
         scores = self._scorer.activate(logits, self._activation)
         tokenizer = self._model.tokenizer
         return ranking(documents, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)

@@ -26,11 +26,7 @@ from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.tracing import NO_TRACE, Trace
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
-from polyrank.tasks.first_stage import (
-    check_first_stage_scores,
-    first_stage_weight,
-    with_first_stage,
-)
+from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.text.inputs import check_text
 from polyrank.types import EmbeddingPrecision, FirstStageKind, Float32Array, InputType
 
@@ -234,15 +230,14 @@ class Service:
         """Return the relevance of (query, document) pairs, of one query with `first_stage`."""
         served = self.registry.find(model, "rerank")
         context.task = "rerank"
-        found, weight = None, 0.0
+        add = None
         if first_stage is not None:
-            found = check_first_stage_scores(first_stage.scores, len(pairs))
-            weight = first_stage_weight(served.spec, first_stage.kind)
+            add = first_stage_adder(served.spec, first_stage.scores, first_stage.kind, len(pairs))
         computation, scorer = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
         logits = np.stack(work.rows)
-        if found is not None:
-            logits = with_first_stage(logits[:, 0], found, weight)[:, None]
+        if add is not None:
+            logits = add(logits)
         scores = scorer.activate(logits, None)
         return Scored(
             served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens

@@ -6,7 +6,7 @@ the candidates of that query, and count a learnt number of logits for each stand
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import get_args
 
@@ -88,6 +88,35 @@ def first_stage_weight(spec: ModelSpec, first_stage: FirstStageKind | float) -> 
             f"{first_stage!r}"
         )
     return float(first_stage)
+
+
+def first_stage_adder(
+    spec: ModelSpec,
+    scores: Sequence[float],
+    first_stage: FirstStageKind | float,
+    num_documents: int,
+) -> Callable[[Float32Array], Float32Array]:
+    """Return what adds first-stage scores to the logits of a query's documents.
+
+    All that can be wrong with them is found here, before any text is run.
+
+    Args:
+        spec: The checkpoint.
+        scores: What the caller gave.
+        first_stage: What made them, or a weight; see `first_stage_weight`.
+        num_documents: Documents that they are of.
+
+    Returns:
+        A function of logits, shape (num_documents, 1), that returns others of that shape.
+
+    Raises:
+        InputError: If the scores are not one finite number a document.
+        ConfigError: If `first_stage` is neither a kind nor a finite number from 0 upwards.
+        CapabilityError: If the checkpoint has no weight for that kind.
+    """
+    found = check_first_stage_scores(scores, num_documents)
+    weight = first_stage_weight(spec, first_stage)
+    return lambda logits: with_first_stage(logits[:, 0], found, weight)[:, None]
 
 
 def check_first_stage_scores(scores: Sequence[float], num_documents: int) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ from polyrank.training.matching_rows import (
     FEATURES,
     RowReader,
     centers,
-    check_layers,
+    check_layer_weights,
     in_blocks,
     language_directions,
     lists_of_questions,
@@ -217,10 +217,12 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     schedule = plan_draws(sources, config.drawing)
     engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
     model = load_model(str(folder), engine)
-    check_layers(config.layers, model)
+    check_layer_weights(config.layers, model)
     drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
-    texts = [entry.passages[0] for entry in next(in_blocks(drawer, config.lists))]
-    layers = scaled_layers(config.layers, texts, model, config.max_length, report)
+    layers: LayerWeights = ()
+    if config.layers:
+        texts = [entry.passages[0] for entry in next(in_blocks(drawer, range(config.lists)))]
+        layers = scaled_layers(config.layers, texts, model, config.max_length, report)
     reader = RowReader(model, config.max_length, layers)
     languages = language_directions(sources, reader, config.directions, config.seed, report)
     center, role = centers(drawer, reader, lists_of_questions(sources, schedule), report)
@@ -281,8 +283,16 @@ def collect(
 
     parts: list[tuple[Any, ...]] = []
     sources: list[int] = []  # of the parts
+
+    def add(
+        lists: Sequence[RankedList], labelled: Sequence[NDArray[np.bool_]], owners: Sequence[int]
+    ) -> None:
+        for place, numbers in _numbers(lists, labelled, reader, scorer):
+            parts.append(numbers)
+            sources.append(owners[place])
+
     num_lists, start = len(source_of), 0
-    for drawn in in_blocks(drawer, num_lists):
+    for drawn in in_blocks(drawer, range(num_lists)):
         several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
         lists = [drawn[i] for i in several]
         owners = [int(source_of[start + i]) for i in several]
@@ -290,9 +300,7 @@ def collect(
             ~_mined(entry, config.random_negatives) & ~is_translation[owner]
             for entry, owner in zip(lists, owners, strict=True)
         ]
-        for place, numbers in _numbers(lists, labelled, reader, scorer):
-            parts.append(numbers)
-            sources.append(owners[place])
+        add(lists, labelled, owners)
         generators = {i: np.random.default_rng((config.seed, 13, start + i)) for i in several}
         short = [
             place
@@ -301,10 +309,7 @@ def collect(
         ]
         chosen = [generators[several[place]] for place in short]
         shorter = shortened([lists[place] for place in short], fit, chosen)
-        of_short = [labelled[place] for place in short]
-        for place, numbers in _numbers(shorter, of_short, reader, scorer):
-            parts.append(numbers)
-            sources.append(owners[short[place]])
+        add(shorter, [labelled[place] for place in short], [owners[place] for place in short])
         start += len(drawn)
         progress("lists", start, num_lists)
     if not parts:

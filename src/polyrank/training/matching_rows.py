@@ -148,21 +148,21 @@ def language_directions(
     return np.ascontiguousarray(directions[: min(count, rank)], np.float32)
 
 
-def in_blocks(drawer: Drawer, num_lists: int) -> Iterator[list[RankedList]]:
-    """Yield the first lists of a schedule, in blocks whose token rows fit into memory.
+def in_blocks(drawer: Drawer, indices: Sequence[int]) -> Iterator[list[RankedList]]:
+    """Yield lists in blocks whose token rows fit into memory.
 
     Args:
         drawer: Draws them.
-        num_lists: How many.
+        indices: Their places in the schedule.
 
     Yields:
-        Up to 64 lists.
+        Up to 64 lists, in the order of their places.
     """
-    for start in range(0, num_lists, _LISTS_PER_BLOCK):
-        yield drawer.draw(range(start, min(start + _LISTS_PER_BLOCK, num_lists)))
+    for start in range(0, len(indices), _LISTS_PER_BLOCK):
+        yield drawer.draw(indices[start : start + _LISTS_PER_BLOCK])
 
 
-def check_layers(layers: LayerWeights, model: Model) -> None:
+def check_layer_weights(layers: LayerWeights, model: Model) -> None:
     """Refuse layers that a model lacks, and weights that are none.
 
     Args:
@@ -253,8 +253,8 @@ def centers(
         Both of shape (hidden_size,).
     """
     sums: tuple[_Sums, _Sums] = ({}, {})
-    for start in range(0, len(indices), _LISTS_PER_BLOCK):
-        drawn = drawer.draw(indices[start : start + _LISTS_PER_BLOCK])
+    done = 0
+    for drawn in in_blocks(drawer, indices):
         queries = [(entry.query_language, entry.query) for entry in drawn]
         passages = [(entry.passage_language, entry.passages[0]) for entry in drawn]
         for role, texts in enumerate((passages, queries)):
@@ -265,7 +265,8 @@ def centers(
                     total + rows.sum(axis=0, dtype=np.float64),
                     count + len(rows),
                 )
-        progress("center", min(start + _LISTS_PER_BLOCK, len(indices)), len(indices))
+        done += len(drawn)
+        progress("center", done, len(indices))
     center, asked = (
         np.mean([total / count for total, count in found.values()], axis=0) for found in sums
     )
