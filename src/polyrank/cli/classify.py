@@ -9,6 +9,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.progress import tokens
 from polyrank.errors import DataError
 from polyrank.types import Classification
 
@@ -66,7 +67,7 @@ def classify(
     timer.lap()
     records = list(Source(file, input_format, text_field).records())
     inputs = [_input(record, query, query_field) for record in records]
-    with screen.progress_bar("classifying", quiet=quiet) as progress:
+    with tokens("classifying", quiet=quiet) as progress:
         results = classifier.classify(inputs, progress=progress)
     timer.lap()
     if screen.is_table_wanted(as_json, output):

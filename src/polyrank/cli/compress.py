@@ -16,6 +16,7 @@ from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.inputs import Source
+from polyrank.cli.progress import steps
 from polyrank.cli.table import MEGABYTES, TableMegabytes, mixed_table, table
 from polyrank.cli.trim import trim
 from polyrank.errors import ConfigError
@@ -211,7 +212,7 @@ def quantize(
     texts = None if calibration is None else _texts(calibration)
     linears: LinearType = weights.value
     kind: TableType = embeddings.value
-    with measuring.step_progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         if output is None:
             outcome = judge_folder(checkpoint, _load(data), config, progress=progress)
         else:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -15,7 +16,8 @@ from polyrank._extras import require
 from polyrank._files import replacing
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source, chunks
-from polyrank.types import EmbeddingPrecision, InputType
+from polyrank.cli.progress import StepProgress, steps
+from polyrank.types import EmbeddingPrecision, InputType, Progress
 
 CHUNK = 1024  # texts embedded and written at a time: bounds memory, keeps batches full
 
@@ -82,23 +84,28 @@ def embed(
     if prompt is None and input_type != "none":
         chosen = input_type
     count = 0
-    with _sink(output) as sink:
+    with _sink(output) as sink, steps(quiet=quiet) as report:
         for part in chunks(Source(file, input_format, text_field).records(), CHUNK):
-            with screen.progress_bar(f"embedding, {count:,} done", quiet=quiet) as progress:
-                vectors = embedder.encode(
-                    [record.text for record in part],
-                    input_type=chosen,
-                    prompt=prompt,
-                    dimensions=dimensions,
-                    precision=precision,
-                    progress=progress,
-                )
+            vectors = embedder.encode(
+                [record.text for record in part],
+                input_type=chosen,
+                prompt=prompt,
+                dimensions=dimensions,
+                precision=precision,
+                progress=_part(report, count),
+            )
             sink.write(part, vectors)
             count += len(part)
     if output is not None:
         screen.remark(f"{count:,} vectors written to {output}", quiet=quiet)
     limit = embedder.info.max_length
     screen.note_truncated(embedder.num_truncated, count, limit, quiet=quiet)
+
+
+def _part(report: StepProgress | None, count: int) -> Progress | None:
+    if report is None:
+        return None
+    return partial(report, "embedding (tokens)", note=f"after {count:,} texts")
 
 
 class Sink(Protocol):

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from polyrank._extras import require
-from polyrank.cli import measuring, options, screen
+from polyrank.cli import options, screen
 from polyrank.cli.memory import row_cache_bytes
+from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def evaluate_command(
         if counts_for is not None:
             weight = models.first_stage_weight(counts_for)
             config = replace(config, first_stage_weight=weight)
-    with measuring.step_progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         report = evaluate(
             dataset, first_stage=stage, reranker=judge, config=config, progress=progress
         )

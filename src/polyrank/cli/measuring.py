@@ -1,18 +1,12 @@
-"""What commands share that measure before they keep: languages, first stages, bars of steps."""
+"""What commands share that measure before they keep: languages, first stages."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from polyrank.evaluation.first_stage import FirstStage
-    from polyrank.evaluation.run import EvaluationProgress
 
 REFUSED = 3
 BM25 = "bm25"
@@ -64,26 +58,3 @@ def first_stage(name: str, num_threads: int | None) -> "FirstStage[Any, Any]":
     from polyrank.inference.embedder import Embedder
 
     return EmbedderFirstStage(Embedder(name, num_threads=num_threads))
-
-
-@contextmanager
-def step_progress(*, quiet: bool) -> Iterator["EvaluationProgress | None"]:
-    """Show a bar for each step on standard error, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
-
-        yield progress

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.progress import tokens
 from polyrank.errors import DataError
 from polyrank.types import RankedDocument, TruncationStrategy
 
@@ -85,7 +86,7 @@ def rerank(
         kind = reranker.first_stage_weight(kind)  # fails before the work where there is none
     timer.lap()
     texts = [record.text for record in records]
-    with screen.progress_bar("ranking", quiet=quiet) as progress:
+    with tokens("ranking", quiet=quiet) as progress:
         ranked = reranker.rank(
             query,
             texts,

@@ -10,14 +10,11 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from polyrank import types
 from polyrank._files import replacing
 
 BAR_WIDTH = 12
-PATIENCE_S = 0.5  # shorter work shows no bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -91,33 +88,6 @@ class Timer:
 
 def _span(seconds: float) -> str:
     return f"{seconds * 1e3:,.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
-
-
-@contextmanager
-def progress_bar(label: str, *, quiet: bool) -> Iterator[types.Progress | None]:
-    """Show a bar of tokens done on standard error, if that is a terminal and work takes a while."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    begin = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
-        TimeRemainingColumn(compact=True),
-    )
-    shown = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = shown.add_task(label, total=1)
-
-    def update(done: int, total: int) -> None:
-        if time.monotonic() - begin > PATIENCE_S:
-            shown.start()
-            shown.update(task, completed=done, total=total)
-
-    try:
-        yield update
-    finally:
-        shown.stop()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def table(
     check_free(output)
     folder, name = resolve(model, revision=revision)
     checkpoint = read_checkpoint(folder, name)
-    with measuring.step_progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         fields = tuple(text_field or TEXT_FIELDS)
         made = make(checkpoint, text, megabytes, fields, seed, progress, shrink)
         figures = measure_table(made, checkpoint.body_float32(WORD_TABLE))

@@ -3,19 +3,18 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.evaluate import ModeName
+from polyrank.cli.progress import steps
 from polyrank.cli.train_options import (
     CLASSIFIER_LACKS,
     DEFAULT,
@@ -30,7 +29,7 @@ from polyrank.errors import ConfigError
 if TYPE_CHECKING:
     from polyrank.training.config import TrainTask
     from polyrank.training.monitor import MonitorConfig
-    from polyrank.training.pipeline import Job, Outcome, TrainingProgress
+    from polyrank.training.pipeline import Job, Outcome
 
 INTERRUPTED = 130
 
@@ -310,7 +309,7 @@ def matching(
     sources = tuple(DataSource.parse(text) for text in data)
     target = output.absolute()
     job = MatchingJob(model, sources, target, config, miner, cache_dir, threads)
-    with _progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         record = train_matching(job, progress=progress)
     last = record["evaluations"][-1]
     if screen.is_table_wanted(as_json, None):
@@ -335,7 +334,7 @@ def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
     from polyrank.training.pipeline import train
 
     quiet = given["quiet"]
-    with _progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         outcome = train(_job(task, given), progress=progress)
     _show(outcome, as_json=given["as_json"], quiet=quiet)
     if not outcome.is_complete:
@@ -421,31 +420,6 @@ def _show_table(record: Mapping[str, Any]) -> None:
     )
 
 
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator["TrainingProgress | None"]:
-    """Show a bar for each step on standard error, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int, note: str = "") -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total, note=note)
-            shown.update(tasks[step], completed=done, total=total, note=note)
-
-        yield progress
-
-
 @train_app.command()
 def blend(
     data: Annotated[
@@ -516,7 +490,7 @@ def blend(
         row_cache_bytes(None),
         dry_run,
     )
-    with _progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         record = train_blend(job, progress=progress)
     if screen.is_table_wanted(as_json, None):
         _show_blend(record)

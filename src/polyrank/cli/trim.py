@@ -16,6 +16,7 @@ from polyrank._files import replacing
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.progress import steps
 
 if TYPE_CHECKING:
     from polyrank.compress.corpus import StepProgress
@@ -114,7 +115,7 @@ def trim(
         datetime.now(UTC).date().isoformat(),
     )
     folder, name = resolve(model, revision=revision)
-    with measuring.step_progress(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress:
         check = None
         if data is not None:
             asked = (measuring.codes(languages), max_queries, seed, threads)
