@@ -23,7 +23,6 @@ from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import DEFAULT_MODEL, base_model_folder, resolve
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.classify import macro_f1
 from polyrank.evaluation import (
     Bm25FirstStage,
     Dataset,
@@ -34,7 +33,7 @@ from polyrank.evaluation import (
     evaluate,
     load_dataset,
 )
-from polyrank.evaluation.labelled import load_labelled
+from polyrank.evaluation.labelled import load_labelled, macro_f1
 from polyrank.evaluation.plan import Mode
 from polyrank.training.monitor import RememberingFirstStage
 

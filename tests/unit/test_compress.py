@@ -23,7 +23,6 @@ from polyrank.checkpoint.weights import DTYPES
 from polyrank.cli.info import describe
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.calibrate import measure_widths
-from polyrank.compress.classify import macro_f1
 from polyrank.compress.gate import Agreement, objections, rank_correlation
 from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
 from polyrank.compress.quantize import quantize_rows, write_int8
@@ -43,7 +42,7 @@ from polyrank.errors import (
     UnsupportedArchitectureError,
 )
 from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
-from polyrank.evaluation.labelled import is_labelled, load_labelled
+from polyrank.evaluation.labelled import is_labelled, load_labelled, macro_f1
 from tests.texts import SENTENCES
 
 TEXTS = list(SENTENCES.values())
@@ -660,6 +659,12 @@ def test_macro_f1_against_scikit_learn():
     for true, predicted in [*generator.integers(0, 3, (5, 2, 20)), ([0, 0], [0, 2])]:
         expected = metrics.f1_score(true, predicted, average="macro")
         assert macro_f1(np.array(true), np.array(predicted)) == pytest.approx(expected)
+
+
+def test_macro_f1_by_hand():
+    expected = np.array([0, 0, 1, 1, 2, 2])
+    given = np.array([0, 1, 1, 1, 2, 0])
+    assert macro_f1(expected, given) == pytest.approx((0.5 + 0.8 + 2 / 3) / 3)
 
 
 def test_a_classifier_is_measured_on_labelled_pairs(checkpoint, labelled, tmp_path):

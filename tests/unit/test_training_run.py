@@ -18,7 +18,7 @@ from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataE
 from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.training.losses import LIST_SHARPNESS, PairLoss
 from polyrank.training.models import load_start
-from polyrank.training.monitor import MonitorConfig, macro_f1
+from polyrank.training.monitor import MonitorConfig
 from polyrank.training.pipeline import Job, train
 from polyrank.training.trainers import settle_precision
 from tests.toys import MARK, marked_beir, marked_rows, write_lines
@@ -337,12 +337,6 @@ def test_bfloat16_is_taken_where_it_is_quicker():
     has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
     automatic = settle_precision(TrainingConfig("reranker"), "cpu")
     assert automatic == ("bfloat16" if has_amx else "float32")
-
-
-def test_macro_f1_by_hand():
-    expected = np.array([0, 0, 1, 1, 2, 2])
-    given = np.array([0, 1, 1, 1, 2, 0])
-    assert macro_f1(expected, given) == pytest.approx((0.5 + 0.8 + 2 / 3) / 3)
 
 
 # hostile calls

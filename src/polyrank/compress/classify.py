@@ -8,31 +8,12 @@ from numpy.typing import NDArray
 from polyrank.compress.gate import Agreement, Contender, PairRun
 from polyrank.compress.record import ClassifierFigures, LabelFigures
 from polyrank.errors import CapabilityError, ConfigError
-from polyrank.evaluation.labelled import LabelledPair, LabelledSet
+from polyrank.evaluation.labelled import LabelledPair, LabelledSet, LabelNumbers, macro_f1
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.run import EvaluationProgress
 
 _PAIRS_AT_ONCE = 256
 _MEANS = ("accuracy_float32", "accuracy_int8", "f1_float32", "f1_int8", "equal_labels")
-
-Labels = NDArray[np.intp]
-
-
-def macro_f1(true: Labels, predicted: Labels) -> float:
-    """Return the mean F1 over the labels that are true or predicted somewhere.
-
-    Args:
-        true: Number of each pair's true label, shape (num_pairs,), at least one.
-        predicted: Number of the predicted one, shape (num_pairs,).
-
-    Returns:
-        0 to 1.
-    """
-    scores = []
-    for label in np.union1d(true, predicted):
-        hits = np.count_nonzero((true == label) & (predicted == label))
-        scores.append(2 * hits / (np.count_nonzero(true == label) + (predicted == label).sum()))
-    return float(np.mean(scores))
 
 
 def measure_classifier(
@@ -102,9 +83,9 @@ def _predict(
     pairs: Sequence[LabelledPair],
     agreement: Agreement,
     progress: EvaluationProgress | None,
-) -> tuple[Labels, Labels]:
+) -> tuple[LabelNumbers, LabelNumbers]:
     runs = (PairRun(exact, "classify"), PairRun(int8, "classify"))
-    found: tuple[list[Labels], list[Labels]] = ([], [])
+    found: tuple[list[LabelNumbers], list[LabelNumbers]] = ([], [])
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         texts = [(pair.query, pair.passage) for pair in pairs[start : start + _PAIRS_AT_ONCE]]
         (rows, _, scores), (other_rows, _, other_scores) = (run(texts) for run in runs)
@@ -118,7 +99,7 @@ def _predict(
 
 
 def _figures(
-    true: Labels, predicted: tuple[Labels, Labels], chosen: NDArray[np.bool_]
+    true: LabelNumbers, predicted: tuple[LabelNumbers, LabelNumbers], chosen: NDArray[np.bool_]
 ) -> LabelFigures:
     right = true[chosen]
     exact, int8 = (labels[chosen] for labels in predicted)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyrank.errors import ConfigError, DataError
 from polyrank.evaluation.beir import CORPUS_FILES
 from polyrank.evaluation.rows import JsonRow, read_lines
+
+LabelNumbers = NDArray[np.intp]
 
 _FORM = 'rows {"_id", "query", "passage", "label"} in files NAME.jsonl or NAME.jsonl.gz'
 _KEYS = '"query", "passage" and "label"'
@@ -128,3 +131,20 @@ def _pair(row: JsonRow, language: str) -> LabelledPair:
     if not query.strip() or not label:
         raise row.error("the query or the label is empty", "Fill it in or remove the row.")
     return LabelledPair(query, passage, label, row.text("lang", "") or language)
+
+
+def macro_f1(true: LabelNumbers, predicted: LabelNumbers) -> float:
+    """Return the mean F1 over the labels that are true or predicted somewhere.
+
+    Args:
+        true: Number of each pair's true label, shape (num_pairs,), at least one.
+        predicted: Number of the predicted one, shape (num_pairs,).
+
+    Returns:
+        0 to 1.
+    """
+    scores = []
+    for label in np.union1d(true, predicted):
+        hits = np.count_nonzero((true == label) & (predicted == label))
+        scores.append(2 * hits / (np.count_nonzero(true == label) + (predicted == label).sum()))
+    return float(np.mean(scores))

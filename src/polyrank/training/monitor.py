@@ -19,6 +19,7 @@ from polyrank.evaluation.first_stage import (
     EmbedderLike,
     FirstStage,
 )
+from polyrank.evaluation.labelled import macro_f1
 from polyrank.evaluation.plan import EvaluationConfig, Mode, make_plan
 from polyrank.evaluation.run import RerankerLike, evaluate
 from polyrank.training.config import RELEVANCE_LABELS, TrainTask
@@ -218,24 +219,6 @@ class LabelMonitor:
             for language, pairs in self._pairs.items()
         }
         return Measurement(F1, float(np.mean(list(groups.values()))), groups)
-
-
-def macro_f1(expected: Any, given: Any) -> float:
-    """Return the mean over the three labels of F1, from 0 to 1.
-
-    Args:
-        expected: Right labels, shape (n,).
-        given: Labels given, shape (n,).
-
-    Returns:
-        The mean; a label that neither side has counts 1.
-    """
-    values = []
-    for label in range(len(RELEVANCE_LABELS)):
-        both = np.count_nonzero((expected == label) & (given == label))
-        either = np.count_nonzero(expected == label) + np.count_nonzero(given == label)
-        values.append(2 * both / either if either else 1.0)
-    return float(np.mean(values))
 
 
 def check_apart(data: Sequence[Path], evaluation: Path) -> None:
