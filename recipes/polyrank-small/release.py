@@ -46,12 +46,12 @@ def data_table(record: dict[str, Any]) -> str:
 
 def quality_table(found: dict[str, Any]) -> str:
     """Return the means over the groups of each set."""
-    lines = ["| set | measure | groups | BM25 | first stage | reranked | own vectors |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    columns = ("BM25", "BM25 blended", "first stage", "reranked", "own vectors")
+    lines = [f"| set | measure | groups | {' | '.join(columns)} |", "|---" * 8 + "|"]
     for name, entry in found["sets"].items():
         mean = entry["mean"]
         if "reranked" in mean:
-            cells = [mean.get(key) for key in ("BM25", "first stage", "reranked", "own vectors")]
+            cells = [mean.get(key) for key in columns]
             shown = " | ".join("" if value is None else f"{value:.3f}" for value in cells)
             lines.append(f"| {name} | {entry['measure']} | {len(entry['groups'])} | {shown} |")
     others = [
