@@ -16,6 +16,8 @@ Float16Array = NDArray[np.float16]
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 UInt8Array = NDArray[np.uint8]
+Spans = NDArray[np.int32]
+"""First token and the one after the last of each sequence or member, shape (num_spans, 2)."""
 
 TaskName = Literal["rerank", "embed", "classify"]
 PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"]

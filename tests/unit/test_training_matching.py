@@ -18,15 +18,10 @@ from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training import matching
 from polyrank.training.config import DataSource
 from polyrank.training.drawing import Drawer
-from polyrank.training.matching import (
-    Examples,
-    MatchingConfig,
-    MatchingJob,
-    collect,
-    train_matching,
-)
+from polyrank.training.matching import collect, train_matching
+from polyrank.training.matching_config import MatchingConfig, MatchingJob
 from polyrank.training.matching_fit import _Heads, fit_heads
-from polyrank.training.matching_rows import FEATURES, RowReader, language_directions
+from polyrank.training.matching_rows import FEATURES, Examples, RowReader, language_directions
 from polyrank.training.reading import read_mixture
 from polyrank.training.schedule import plan_draws
 from tests.toys import MARK, marked_rows, write_lines

@@ -296,7 +296,8 @@ def matching(
         polyrank train matching intfloat/multilingual-e5-small -d qa -d docs:2 -o three
     """
     from polyrank.training.config import DataSource
-    from polyrank.training.matching import MatchingConfig, MatchingJob, train_matching
+    from polyrank.training.matching import train_matching
+    from polyrank.training.matching_config import MatchingConfig, MatchingJob
 
     config = MatchingConfig(
         lists=lists,

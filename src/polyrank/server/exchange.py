@@ -25,13 +25,14 @@ from polyrank.errors import (
     UnauthorizedError,
 )
 from polyrank.server.admission import Admission, Permit
+from polyrank.server.context import RequestContext
 from polyrank.server.dialects.base import Api, Dialect, Operation, Route
 from polyrank.server.failures import Failure, failure_of
 from polyrank.server.health import Health
 from polyrank.server.keys import Keys
 from polyrank.server.logs import log
 from polyrank.server.metrics import Metrics
-from polyrank.server.service import RequestContext, Service
+from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
 from polyrank.server.tracing import NO_TRACING, Fact, Tracing
 

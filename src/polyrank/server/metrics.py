@@ -5,7 +5,6 @@ are counted in a registry of their own and shown under their exact names.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,9 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from polyrank.engine.scheduler import BatchReport, Scheduler
-
-if TYPE_CHECKING:
-    from polyrank.server.service import RequestContext
+from polyrank.server.context import RequestContext
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -128,7 +125,7 @@ class Metrics:
         self.padding.inc(report.num_padding_tokens)
         self.batch_seconds.inc(report.seconds)
 
-    def count_request(self, context: "RequestContext", failure: str | None, total_s: float) -> None:
+    def count_request(self, context: RequestContext, failure: str | None, total_s: float) -> None:
         """Count a request that was answered.
 
         Args:

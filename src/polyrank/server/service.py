@@ -9,8 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from math import inf
+from dataclasses import dataclass
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
@@ -21,10 +20,10 @@ from polyrank.errors import EmptyRequestError, InputError
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.computations import Computation, Item, Prepared
+from polyrank.server.context import RequestContext
 from polyrank.server.cutting import Cut
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
-from polyrank.server.tracing import NO_TRACE, Trace
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.text.inputs import check_text
@@ -37,73 +36,6 @@ SMALL_ROWS = 16
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class RequestContext:
-    """What is known of one request while it is served.
-
-    Attributes:
-        request_id: Its id in logs and answers.
-        flow: Its place in the scheduler's queue.
-        begun: When it came, on the monotonic clock.
-        num_characters: Characters of its texts.
-        num_tokens: Tokens of its items; a query whose vector serves many documents counts once.
-        num_texts: Texts or pairs in it.
-        num_truncated: Of those, how many were cut.
-        tokenization_s: Seconds of tokenising.
-        submitted: When its first sequences were queued.
-        inference_begun: When its first batch began.
-        inference_ended: When its last batch ended.
-        model: Name of the model that served it.
-        task: "rerank", "predict" or "embed", as metrics name it.
-        trace: What its steps are told.
-    """
-
-    request_id: str = ""
-    flow: Flow = field(default_factory=Flow)
-    begun: float = field(default_factory=time.monotonic)
-    num_characters: int = 0
-    num_tokens: int = 0
-    num_texts: int = 0
-    num_truncated: int = 0
-    tokenization_s: float = 0.0
-    submitted: float = inf
-    inference_begun: float = inf
-    inference_ended: float = -inf
-    model: str = ""
-    task: str = ""
-    trace: Trace = NO_TRACE
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds until its first batch began."""
-        return max(self.inference_begun - self.submitted, 0.0) if self._has_run else 0.0
-
-    @property
-    def inference_s(self) -> float:
-        """Seconds from its first batch's begin to its last one's end."""
-        return self.inference_ended - self.inference_begun if self._has_run else 0.0
-
-    @property
-    def _has_run(self) -> bool:
-        return self.inference_ended > -inf
-
-    def note_tokenized(self, begin: float, prepared: Prepared) -> None:
-        """Keep how long it took to tokenise some of its texts, up to now."""
-        end = time.monotonic()
-        self.tokenization_s += end - begin
-        facts = {"texts": len(prepared.num_tokens), "tokens": prepared.batch.total_tokens}
-        self.trace.add("tokenize", begin, end, facts)
-
-    def note_run(self, ran: Ran) -> None:
-        """Keep when some of its sequences were run."""
-        facts = {"sequences": len(ran.rows)}
-        self.trace.add("queue", ran.submitted, ran.begun, facts)
-        self.trace.add("encode", ran.begun, ran.ended, facts)
-        self.submitted = min(self.submitted, ran.submitted)
-        self.inference_begun = min(self.inference_begun, ran.begun)
-        self.inference_ended = max(self.inference_ended, ran.ended)
 
 
 @dataclass(frozen=True, slots=True)

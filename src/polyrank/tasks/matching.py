@@ -8,14 +8,10 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polyrank._extras import is_installed
 from polyrank.tasks.heads import normalize
-from polyrank.types import Float32Array, Int32Array
-
-Spans = NDArray[np.int32]
-"""First token and the one after the last of each sequence or member, shape (num_spans, 2)."""
+from polyrank.types import Float32Array, Int32Array, Spans
 
 
 class Matcher(Protocol):

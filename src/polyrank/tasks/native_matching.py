@@ -6,8 +6,7 @@ import numpy as np
 
 from polyrank import _native
 from polyrank.errors import ConfigError
-from polyrank.tasks.matching import Spans
-from polyrank.types import Float32Array, Int32Array
+from polyrank.types import Float32Array, Int32Array, Spans
 
 ISA_VARIABLE = "POLYRANK_ISA"
 

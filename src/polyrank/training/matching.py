@@ -13,7 +13,7 @@ arXiv:2401.05792 (language directions found by singular values of the languages'
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,12 @@ from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import load_model
 from polyrank.tasks.late_interaction import LateInteractionScorer
-from polyrank.training.config import RELEVANCE_LABELS, DataSource, TrainingConfig
+from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
+from polyrank.training.matching_config import PREFIX, MatchingConfig, MatchingJob
 from polyrank.training.matching_rows import (
     FEATURES,
+    Examples,
     RowReader,
     centers,
     check_layer_weights,
@@ -56,130 +58,10 @@ from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
 from polyrank.training.schedule import plan_draws
 from polyrank.training.shortening import shortened
-from polyrank.types import Activation, Float32Array, LayerWeights, Precision
+from polyrank.types import Activation, Float32Array, LayerWeights
 
-PREFIX = "heads.matching"
 _LONGEST_QUERY = 64  # tokens
 _ONE_TOPIC = 0.18  # mean clean cosine of random pairs; near 0 where topics are many
-
-
-@dataclass(frozen=True, slots=True)
-class MatchingConfig:
-    """Settings of a run.
-
-    Attributes:
-        lists: Queries with their passages to learn from.
-        layers: Layers whose rows are summed up to those that are compared, with what each weighs
-            when all have the same spread; empty for the last layer alone.
-        directions: Language directions to take out of token rows; 0 leaves them in.
-        epochs: Passes over the lists.
-        batch_size: Lists an update.
-        max_length: Tokens of a text that are read while training.
-        neutrals: Passages of the answer's own group in a list, at most.
-        hard_negatives: Mined or given negatives in a list, at most.
-        random_negatives: Random negatives in a list.
-        mine_pool: Passages of a source and language that are searched, a random sample.
-        cross_language: Share of lists whose query and passages are in different languages.
-        mixed_languages: Share of lists whose negatives are in several languages.
-        shortened: Share of lists that come a second time, with each passage cut to the sentences
-            that fit the query best, so that short texts are judged well too.
-        precision: Of the body's products; rows should be what will be shipped.
-        seed: Of the draws and of the first weights.
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    lists: int = 24_000
-    layers: LayerWeights = ()
-    directions: int = 24
-    epochs: int = 5
-    batch_size: int = 64
-    max_length: int = 192
-    neutrals: int = 2
-    hard_negatives: int = 4
-    random_negatives: int = 2
-    mine_pool: int = 1_500
-    cross_language: float = 0.5
-    mixed_languages: float = 0.5
-    shortened: float = 0.25
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("lists", 1), ("directions", 0), ("epochs", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        if not 0 <= self.shortened <= 1:
-            raise ConfigError(f"shortened must be between 0 and 1, not {self.shortened}")
-        _ = self.drawing  # checks the rest
-
-    @property
-    def drawing(self) -> TrainingConfig:
-        """How lists are drawn."""
-        return TrainingConfig(
-            "classifier",
-            steps=self.lists,
-            batch_size=1,
-            max_length=self.max_length,
-            neutrals=self.neutrals,
-            hard_negatives=self.hard_negatives,
-            random_negatives=self.random_negatives,
-            mine_pool=self.mine_pool,
-            cross_language=self.cross_language,
-            mixed_languages=self.mixed_languages,
-            seed=self.seed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MatchingJob:
-    """What to train on what, and where to put it.
-
-    Attributes:
-        model: Folder or Hub id of an embedding checkpoint with float weights; None takes the
-            base model.
-        data: Training data.
-        output: Folder to make.
-        config: The settings.
-        miner: Embedding checkpoint that mines hard negatives; None takes the default model.
-        cache_dir: Where the miner's vectors are kept; None keeps them in memory.
-        num_threads: Threads; None takes what this process may use.
-    """
-
-    model: str | None
-    data: tuple[DataSource, ...]
-    output: Path
-    config: MatchingConfig
-    miner: str | None = None
-    cache_dir: Path | None = None
-    num_threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The pairs of all lists, as numbers.
-
-    Attributes:
-        features: `FEATURES` but for the first, shape (num_pairs, num_features - 1).
-        matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
-        grades: As in `polyrank.training.drawing`, shape (num_pairs,).
-        is_labelled: Whether the grade is a class too, shape (num_pairs,): not where a negative was
-            chosen for its nearness, or comes from a source of one topic, such as the help of a
-            program, since it may be on the topic; nor where the texts are translations of each
-            other, which answer nothing.
-        list_starts: First pair of each list, and the end, shape (num_lists + 1,).
-        query_rows: Clean rows of the queries' tokens, shape (total query tokens, hidden_size).
-        query_starts: First row of each list's query, and the end, shape (num_lists + 1,).
-    """
-
-    features: Float32Array
-    matches: Float32Array
-    grades: NDArray[np.int64]
-    is_labelled: NDArray[np.bool_]
-    list_starts: NDArray[np.int64]
-    query_rows: Float32Array
-    query_starts: NDArray[np.int64]
 
 
 def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from polyrank.compress.corpus import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.drawing import RELEVANT
-from polyrank.training.matching import PREFIX, Examples, MatchingConfig
+from polyrank.training.matching_config import PREFIX, MatchingConfig
+from polyrank.training.matching_rows import Examples
 from polyrank.types import Float32Array
 
 _WIDTH = 24  # of the classifier's hidden layer

@@ -7,6 +7,7 @@ of the languages' means).
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,32 @@ _LEAST_TEXTS = 5  # of a language in a source
 _LEAST_TEXTS_IN_ALL = 100  # of a language; embedders know those with fewer too badly
 
 _Sums = dict[str, tuple[NDArray[np.float64], int]]  # of rows, by language
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pairs of all lists, as numbers.
+
+    Attributes:
+        features: `FEATURES` but for the first, shape (num_pairs, num_features - 1).
+        matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
+        grades: As in `polyrank.training.drawing`, shape (num_pairs,).
+        is_labelled: Whether the grade is a class too, shape (num_pairs,): not where a negative was
+            chosen for its nearness, or comes from a source of one topic, such as the help of a
+            program, since it may be on the topic; nor where the texts are translations of each
+            other, which answer nothing.
+        list_starts: First pair of each list, and the end, shape (num_lists + 1,).
+        query_rows: Clean rows of the queries' tokens, shape (total query tokens, hidden_size).
+        query_starts: First row of each list's query, and the end, shape (num_lists + 1,).
+    """
+
+    features: Float32Array
+    matches: Float32Array
+    grades: NDArray[np.int64]
+    is_labelled: NDArray[np.bool_]
+    list_starts: NDArray[np.int64]
+    query_rows: Float32Array
+    query_starts: NDArray[np.int64]
 
 
 class RowReader:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from polyrank.server.context import RequestContext
 from polyrank.server.cutting import Cut
 from polyrank.server.failures import STATUSES, Failure, Kind
 from polyrank.server.models import Registry
@@ -13,7 +14,6 @@ from polyrank.server.service import (
     Classified,
     Embedded,
     FirstStage,
-    RequestContext,
     Scored,
     Service,
     Vectors,
