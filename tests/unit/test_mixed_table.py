@@ -29,7 +29,14 @@ from polyrank.compress.table import (
     shrink_table,
     write_table_folder,
 )
-from polyrank.compress.tiers import choose_tiers, fixed_bytes, row_bytes
+from polyrank.compress.tiers import (
+    LARGE_PARTS,
+    SMALL_PARTS,
+    TierChoice,
+    choose_tiers,
+    fixed_bytes,
+    row_bytes,
+)
 from polyrank.compress.trim import open_vocabulary
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder
@@ -175,19 +182,37 @@ def test_tiers_fit_and_follow_worth():
     pinned = np.zeros(5000, bool)
     pinned[worth.argmin()] = True
     most = fixed_bytes(5000, 64) + 5000 * 11
-    tiers = choose_tiers(worth, pinned, 64, most)
-    sizes = np.array(row_bytes(64))
+    tiers, parts = choose_tiers(worth, pinned, 64, most)
+    assert parts == LARGE_PARTS  # 64 is no multiple of 3
+    sizes = np.array(row_bytes(64, parts))
     assert most - 64 <= fixed_bytes(5000, 64) + sizes[tiers].sum() <= most
     assert tiers[pinned].tolist() == [0]
     assert set(tiers.tolist()) == {0, 1, 2, 3}
     order = np.argsort(-worth[~pinned])
     assert (np.diff(tiers[~pinned][order].astype(int)) >= 0).all()
-    assert not choose_tiers(worth, pinned, 64, 10**9).any()
+    assert not choose_tiers(worth, pinned, 64, 10**9).tiers.any()
     table = compress_rows(normals(5000), tiers)
     figures = measure_table(table, normals(5000))
     assert figures.size_bytes == fixed_bytes(5000, 64) + sizes[tiers].sum()
     with pytest.raises(ConfigError, match=r"takes 0\.16 MB or more, and 0\.10 MB"):
         choose_tiers(worth, pinned, 64, 100_000)
+
+
+def test_parts_are_those_that_lose_least():
+    worth = 1 / np.arange(1, 5001)
+    worth /= worth.sum()
+    pinned = np.zeros(5000, bool)
+    for bytes_a_row, parts in ((10, LARGE_PARTS), (42, SMALL_PARTS)):
+        most = fixed_bytes(5000, 96) + 5000 * bytes_a_row
+        choice = choose_tiers(worth, pinned, 96, most)
+        assert choice.part_sizes == parts
+        table = compress_rows(normals(5000, 96), choice.tiers, part_sizes=parts)
+        assert tuple(tier.codebook.shape[2] for tier in table.coded) == parts
+        assert measure_table(table, normals(5000, 96)).size_bytes <= most
+    before = TierChoice(np.ones(5000, np.uint8), LARGE_PARTS)
+    again = choose_tiers(worth, pinned, 96, most, before)
+    assert again.part_sizes == LARGE_PARTS
+    assert again.tiers.min() == 1
 
 
 def test_pieces_of_every_sequence_are_of_tier_0(checkpoint, texts):

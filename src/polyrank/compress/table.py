@@ -32,7 +32,7 @@ from polyrank.compress.codes import learn_codewords, nearest, sample_rows
 from polyrank.compress.corpus import CorpusConfig, StepProgress, read_texts
 from polyrank.compress.count import count_pieces
 from polyrank.compress.folders import building, check_free, copy_rest
-from polyrank.compress.tiers import VALUES_A_CODE, choose_tiers
+from polyrank.compress.tiers import LARGE_PARTS, PartSizes, TierChoice, choose_tiers
 from polyrank.compress.trim import open_vocabulary
 from polyrank.encoder.checks import check_weights
 from polyrank.errors import CapabilityError, CheckpointNotFoundError, ConfigError
@@ -107,8 +107,8 @@ def make_table(
         DataError: If the texts cannot be read, or are empty.
     """
     table = _float_table(checkpoint)
-    tiers = _tiers(checkpoint, texts, config, None, progress)
-    return compress_rows(table, tiers, config.corpus.seed, progress)
+    tiers, part_sizes = _tiers(checkpoint, texts, config, None, progress)
+    return compress_rows(table, tiers, config.corpus.seed, progress, part_sizes)
 
 
 def shrink_table(
@@ -137,7 +137,9 @@ def shrink_table(
         ConfigError: If the size cannot be had.
         DataError: If the texts cannot be read, or are empty.
     """
-    tiers = _tiers(checkpoint, texts, config, table.tiers, progress)
+    first, second, third = (tier.codebook.shape[2] for tier in table.coded)
+    before = TierChoice(table.tiers, (first, second, third))
+    tiers, _ = _tiers(checkpoint, texts, config, before, progress)
     return move_rows(table, checkpoint.body_float32(WORD_TABLE), tiers)
 
 
@@ -145,9 +147,9 @@ def _tiers(
     checkpoint: Checkpoint,
     texts: Sequence[Path],
     config: TableConfig,
-    before: UInt8Array | None,
+    before: TierChoice | None,
     progress: StepProgress | None,
-) -> UInt8Array:
+) -> TierChoice:
     vocabulary, body = open_vocabulary(checkpoint), checkpoint.spec.body
     tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=checkpoint.spec.is_lowercased)
     counts, _ = count_pieces(tokenizer, read_texts(texts, config.corpus, progress), len(vocabulary))
@@ -161,7 +163,11 @@ def _tiers(
 
 
 def compress_rows(
-    table: Float32Array, tiers: UInt8Array, seed: int = 0, progress: StepProgress | None = None
+    table: Float32Array,
+    tiers: UInt8Array,
+    seed: int = 0,
+    progress: StepProgress | None = None,
+    part_sizes: PartSizes = LARGE_PARTS,
 ) -> MixedTable:
     """Return a table with each row in a given tier.
 
@@ -171,19 +177,20 @@ def compress_rows(
         tiers: Tier of each row, shape (num_rows,), values 0 to 3.
         seed: Of the samples that codebooks are learnt from.
         progress: Called with the step "codebooks".
+        part_sizes: Values that a code stands for, in tiers 1 to 3; divisors of the width.
 
     Returns:
         The mixed table.
     """
     width = table.shape[1]
-    counter = _Counter(1 + sum(width // values for values in VALUES_A_CODE), progress)
+    counter = _Counter(1 + sum(width // values for values in part_sizes), progress)
     generator = np.random.default_rng(seed)
     rest = np.flatnonzero(tiers)
     coarse = learn_codewords(table[rest[sample_rows(len(rest), generator)]], generator)
     counter.step()
     first, second, third = (
         _coded_tier(table[tiers == number], coarse, values, generator, counter)
-        for number, values in zip(CODED_TIERS, VALUES_A_CODE, strict=True)
+        for number, values in zip(CODED_TIERS, part_sizes, strict=True)
     )
     blocks, scales = quantize_blocks(table[tiers == 0])
     return MixedTable(len(table), blocks, scales, pack_tiers(tiers), coarse, (first, second, third))

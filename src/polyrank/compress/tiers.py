@@ -6,6 +6,8 @@ multilingual-e5-small, squared and relative to the rows' own variance (`docs/exp
 other tables of word embeddings are as hard to compress, since their values are nearly independent.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from polyrank.checkpoint.mixed import CODED_TIERS, NUM_CODEWORDS, pack_tiers
@@ -13,14 +15,31 @@ from polyrank.compress.vocabulary import BoolArray, Float64Array
 from polyrank.errors import ConfigError
 from polyrank.types import UInt8Array
 
-VALUES_A_CODE = (4, 8, 16)  # of tiers 1 to 3
-ERRORS = (0.0, 0.088, 0.285, 0.502)  # of the four tiers
+PartSizes = tuple[int, int, int]
+"""Values of a row that one code stands for, in tiers 1 to 3."""
+
+SMALL_PARTS: PartSizes = (3, 4, 8)  # for tables with much room
+LARGE_PARTS: PartSizes = (4, 8, 16)
+ERRORS = {3: 0.040, 4: 0.088, 8: 0.285, 16: 0.502}  # by values a code; blocks have none
 _HALVINGS = 100
+_HIGHEST_PRICE = 1.0  # no row saves an error of 1 a byte
 
 
-def row_bytes(width: int) -> tuple[int, int, int, int]:
+class TierChoice(NamedTuple):
+    """Tiers of rows, and what a row of each takes.
+
+    Attributes:
+        tiers: Tier of each row, shape (num_rows,), values 0 to 3.
+        part_sizes: Of tiers 1 to 3.
+    """
+
+    tiers: UInt8Array
+    part_sizes: PartSizes
+
+
+def row_bytes(width: int, part_sizes: PartSizes) -> tuple[int, int, int, int]:
     """Return the bytes of a row of each tier."""
-    first, second, third = (1 + width // values for values in VALUES_A_CODE)
+    first, second, third = (1 + width // values for values in part_sizes)
     return width // 2 + width // 16, first, second, third
 
 
@@ -35,45 +54,81 @@ def choose_tiers(
     pinned: BoolArray,
     width: int,
     most_bytes: int,
-    before: UInt8Array | None = None,
-) -> UInt8Array:
-    """Return the tier of each row.
+    before: TierChoice | None = None,
+) -> TierChoice:
+    """Return the tier of each row, and the parts that lose least in so many bytes.
 
     Args:
         worth: How much each row is used, shape (num_rows,).
         pinned: Rows that tier 0 takes at any price, shape (num_rows,).
         width: Values of a row.
         most_bytes: What the whole table may take.
-        before: Tiers that rows have already, none of which may get more bytes; None leaves all
-            open.
+        before: What a table has already: its parts stay, and no row gets more bytes.
 
     Returns:
-        Shape (num_rows,), values 0 to 3.
+        The choice.
 
     Raises:
         ConfigError: If no choice of tiers fits.
     """
-    sizes = np.array(row_bytes(width), np.float64)
     room = most_bytes - fixed_bytes(len(worth), width)
-
-    is_open = np.ones((len(worth), len(sizes)), bool)
+    allowed: tuple[PartSizes, ...] = (SMALL_PARTS, LARGE_PARTS)
     if before is not None:
-        is_open = np.arange(len(sizes)) >= before[:, None]
-    costs = worth[:, None] * np.array(ERRORS)
-
-    def choose(price: float) -> UInt8Array:
-        tiers = np.where(is_open, costs + price * sizes, np.inf).argmin(axis=1)
-        return np.where(pinned, is_open.argmax(axis=1), tiers).astype(np.uint8)
-
-    cheapest = choose(1.0)  # no row saves an error of 1 a byte
-    if sizes[cheapest].sum() > room:
-        least = (most_bytes - room + float(sizes[cheapest].sum())) / 1e6
+        allowed = (before.part_sizes,)
+    offers = [
+        _Offer(worth, pinned, row_bytes(width, parts), parts, before)
+        for parts in allowed
+        if not any(width % values for values in parts)
+    ]
+    fitting = [offer for offer in offers if offer.bytes_at(_HIGHEST_PRICE) <= room]
+    if not fitting:
+        least = most_bytes - room + min(offer.bytes_at(_HIGHEST_PRICE) for offer in offers)
         raise ConfigError(
-            f"a mixed table of {len(worth):,} rows takes {least:.2f} MB or more, and "
+            f"a mixed table of {len(worth):,} rows takes {least / 1e6:.2f} MB or more, and "
             f"{most_bytes / 1e6:.2f} MB were allowed. Allow more, or trim the vocabulary first."
         )
-    low, high = 1e-20, 1.0
-    for _ in range(_HALVINGS):
-        middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if sizes[choose(middle)].sum() <= room else (middle, high)
-    return choose(high)
+    choices = [(offer, offer.within(room)) for offer in fitting]
+    offer, tiers = min(choices, key=lambda choice: choice[0].error(choice[1]))
+    return TierChoice(tiers, offer.part_sizes)
+
+
+class _Offer:
+    """Tiers at prices a byte, for parts of given sizes."""
+
+    def __init__(
+        self,
+        worth: Float64Array,
+        pinned: BoolArray,
+        sizes: tuple[int, ...],
+        part_sizes: PartSizes,
+        before: TierChoice | None,
+    ) -> None:
+        self.part_sizes = part_sizes
+        self._pinned, self._sizes = pinned, np.array(sizes, np.float64)
+        self._is_open = np.ones((len(worth), len(sizes)), bool)
+        if before is not None:
+            self._is_open = np.arange(len(sizes)) >= before.tiers[:, None]
+        self._costs = worth[:, None] * np.array([0.0, *(ERRORS[values] for values in part_sizes)])
+
+    def at(self, price: float) -> UInt8Array:
+        """Return the tiers at a price a byte."""
+        costs = np.where(self._is_open, self._costs + price * self._sizes, np.inf)
+        return np.where(self._pinned, self._is_open.argmax(axis=1), costs.argmin(axis=1)).astype(
+            np.uint8
+        )
+
+    def bytes_at(self, price: float) -> float:
+        """Return the bytes of all rows at a price a byte."""
+        return float(self._sizes[self.at(price)].sum())
+
+    def within(self, room: float) -> UInt8Array:
+        """Return the tiers at the lowest price at which all rows fit."""
+        low, high = 1e-20, _HIGHEST_PRICE
+        for _ in range(_HALVINGS):
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if self.bytes_at(middle) <= room else (middle, high)
+        return self.at(high)
+
+    def error(self, tiers: UInt8Array) -> float:
+        """Return the expected error of a token."""
+        return float(np.take_along_axis(self._costs, tiers[:, None].astype(np.intp), axis=1).sum())

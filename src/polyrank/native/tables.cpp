@@ -64,6 +64,7 @@ void add_coded_row(const CodedRows& rows, const uint16_t* coarse, size_t row, in
   const int size = n / rows.num_parts;
   coarse += static_cast<size_t>(*codes++) * n;
   switch (size) {
+    case 3: return add_parts<3>(rows, codes, coarse, size, is_first, out);
     case 4: return add_parts<4>(rows, codes, coarse, size, is_first, out);
     case 8: return add_parts<8>(rows, codes, coarse, size, is_first, out);
     case 16: return add_parts<16>(rows, codes, coarse, size, is_first, out);
