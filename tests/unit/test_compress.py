@@ -21,9 +21,11 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
 from polyrank.checkpoint.weights import DTYPES
 from polyrank.cli.info import describe
+from polyrank.compress import calibrate
 from polyrank.compress.blocks import quantize_blocks
-from polyrank.compress.calibrate import measure_widths
+from polyrank.compress.calibrate import record_inputs
 from polyrank.compress.gate import Agreement, objections, rank_correlation
+from polyrank.compress.multipliers import fit_multipliers
 from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
 from polyrank.compress.quantize import quantize_rows, write_int8
 from polyrank.compress.record import ClassifierFigures, LabelFigures
@@ -31,7 +33,7 @@ from polyrank.compress.table import compress_rows
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder, plan_encoder
 from polyrank.encoder.native import NativeEncoder
-from polyrank.encoder.smoothing import random_pieces
+from polyrank.encoder.smoothing import input_multipliers, random_pieces
 from polyrank.errors import (
     CapabilityError,
     CheckpointError,
@@ -783,23 +785,84 @@ def test_a_checkpoint_with_two_heads_is_measured_on_both(checkpoint, data, label
     assert (alone.returncode, "not measured: rerank" in alone.stderr) == (0, True)
 
 
-def test_widths_of_several_heads_are_of_texts_apart_and_together(checkpoint, tmp_path):
+def widths_of(folder, texts):
+    """Largest magnitude of each input, laid end to end."""
+    recorded = record_inputs(str(folder), texts).rows
+    return np.concatenate([np.abs(rows).max(axis=0) for layer in recorded for rows in layer])
+
+
+def test_inputs_of_several_heads_are_of_texts_apart_and_together(checkpoint, tmp_path):
     folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "both"))
     pairs = [(QUERIES[0], TEXTS[0])]
-    together = measure_widths(str(folder), pairs)
-    apart = measure_widths(str(folder), list(pairs[0]))
+    together = widths_of(folder, pairs)
+    apart = widths_of(folder, list(pairs[0]))
     change_json(folder / "config.json", polyrank_heads={"embed": {"pooling": "mean"}})
-    assert np.array_equal(measure_widths(str(folder), pairs), np.maximum(together, apart))
+    assert np.array_equal(widths_of(folder, pairs), np.maximum(together, apart))
 
 
 def test_widths_grow_with_texts(checkpoint):
-    folder = str(checkpoint(RERANKER))
-    few = measure_widths(folder, TEXTS[:2])
-    more = measure_widths(folder, TEXTS[:6])
-    assert few.shape == (3, 4, 96)
+    folder = checkpoint(RERANKER)
+    few = widths_of(folder, TEXTS[:2])
+    more = widths_of(folder, TEXTS[:6])
+    assert few.shape == (3 * (64 + 64 + 64 + 96),)
     assert (more >= few).all()
     assert (more > few).any()
-    assert measure_widths(folder, [(QUERIES[0], TEXTS[0])]).shape == few.shape
+    assert widths_of(folder, [(QUERIES[0], TEXTS[0])]).shape == few.shape
+
+
+def test_recorded_inputs_are_those_measured(checkpoint):
+    opened = read_checkpoint(checkpoint(RERANKER))
+    encoder = NativeEncoder(opened, FLOAT32)
+    batch = random_pieces(opened.spec.body)
+    rows = encoder.record_inputs(batch)
+    assert rows.shape == (3, 4, batch.total_tokens, 96)
+    assert np.array_equal(np.abs(rows).max(axis=2), encoder.measure_inputs(batch))
+    alone = encoder.record_inputs(batch.select(np.array([2])))
+    start, end = batch.cu_seqlens[2:4]
+    assert np.array_equal(alone, rows[:, :, start:end])
+
+
+def test_more_rows_than_fit_are_drawn_by_the_seed(checkpoint, monkeypatch):
+    folder = str(checkpoint(RERANKER))
+    everything = record_inputs(folder, TEXTS).rows[0][0]
+    monkeypatch.setattr(calibrate, "MOST_ROWS", 50)
+    few, again, others = (record_inputs(folder, TEXTS, seed).rows[0][0] for seed in (0, 0, 1))
+    assert len(few) == 50 < len(everything)
+    assert np.array_equal(few, again)
+    assert not np.array_equal(few, others)
+    assert {row.tobytes() for row in few} <= {row.tobytes() for row in everything}
+
+
+def _int8_error(rows, matrix, multipliers):
+    steps, scales = quantize_rows(matrix, multipliers)
+    scaled = rows * multipliers
+    row_scales = np.abs(scaled).max(axis=1, keepdims=True) / 127
+    products = (np.rint(scaled / row_scales) @ steps.T.astype(np.float32)) * row_scales * scales
+    exact = rows @ matrix.T
+    return np.square(products - exact).sum() / np.square(exact).sum()
+
+
+@pytest.mark.parametrize("kind", ["wide channels", "rare peaks", "nothing", "even"])
+def test_fitted_multipliers_lose_less_than_widths_alone(kind):
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(600, 64)).astype(np.float32)
+    matrix = generator.normal(size=(32, 64)).astype(np.float32)
+    if kind == "wide channels":
+        rows[:, :3] *= 40
+        matrix[:, :3] *= 0.02
+    elif kind == "rare peaks":
+        rows[generator.random(rows.shape) < 0.002] *= 50
+    elif kind == "nothing":
+        rows[:, 5:9], matrix[:, 20] = 0, 0
+    fitted = fit_multipliers([matrix[:20], matrix[20:]], rows[:300])
+    plain = input_multipliers([matrix[:20], matrix[20:]], np.abs(rows[:300]).max(axis=0))
+    assert fitted.dtype == np.float32
+    assert (fitted > 0).all()
+    assert np.isfinite(fitted).all()
+    assert abs(np.log(fitted).mean()) < 1e-5
+    assert np.array_equal(fitted, fit_multipliers([matrix[:20], matrix[20:]], rows[:300]))
+    ratio = _int8_error(rows[300:], matrix, fitted) / _int8_error(rows[300:], matrix, plain)
+    assert ratio < {"rare peaks": 0.8, "wide channels": 1.0}.get(kind, 1.02)
 
 
 def polyrank(*arguments):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from polyrank.compress.pipeline import Data, Outcome
     from polyrank.compress.record import Figures, GateRecord
 
-MAX_CALIBRATION_TEXTS = 64
+MAX_CALIBRATION_TEXTS = 256
 
 compress_app = typer.Typer(
     name="compress",
@@ -143,7 +143,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Texts to measure outlier channels on, in any form that `polyrank embed` reads. "
+            help="Texts that int8 is fitted to, some 100 as the model will read, in any form that "
+            "`polyrank embed` reads. "
             "Left out: some queries and documents of the data.",
             show_default=False,
         ),

@@ -1,24 +1,29 @@
-"""How wide the inputs of a body's linear layers get on real texts, for the smoothing before int8.
+"""What a body's linear layers are given on real texts, for the multipliers of int8.
 
-See `polyrank.encoder.smoothing`, which measures the same on random pieces where there are no texts.
+See `polyrank.compress.multipliers`, and `polyrank.encoder.smoothing` for where there are no texts.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from polyrank.checkpoint.spec import BodySpec
+from polyrank.compress.multipliers import InputRows
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.native import NativeEncoder
+from polyrank.encoder.native_linears import LINEARS
 from polyrank.engine.packing import plan_batches
 from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.labelled import LabelledSet
 from polyrank.inference.model import load_model
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.types import Float32Array, PackedBatch, Progress
+from polyrank.types import PackedBatch, Progress
 
 MAX_LENGTH = 128
-NUM_PAIRS = 24
-_PACK_TOKENS = 512
+NUM_PAIRS = 64
+MOST_ROWS = 4_096  # of an input; rare wide ones are missed in fewer
+_MOST_BYTES = 512 << 20  # of all rows kept
+_PACK_TOKENS = 256  # recorded at once
 
 EXACT = EngineConfig(encoder="native", precision="float32")
 
@@ -50,17 +55,20 @@ def sample_pairs(dataset: Dataset | LabelledSet, seed: int) -> list[tuple[str, s
     return pairs
 
 
-def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) -> Float32Array:
-    """Return the largest magnitude of each input of each linear layer.
+def record_inputs(
+    folder: str, texts: Texts, seed: int = 0, progress: Progress | None = None
+) -> InputRows:
+    """Return what linear layers are given for some tokens of texts.
 
     Args:
         folder: Folder of the float checkpoint.
         texts: Texts, or pairs of query and document, which heads of embedding and of late
             interaction read apart and other heads together.
+        seed: Of the choice of tokens, where there are more than are kept.
         progress: Called with tokens done and tokens in all.
 
     Returns:
-        As `NativeEncoder.measure_inputs` gives it, shape (num_layers, 4, widest input).
+        The inputs.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
@@ -79,7 +87,7 @@ def measure_widths(folder: str, texts: Texts, progress: Progress | None = None) 
         batches.append(builder.pairs(pairs).batch)
     encoder = model.engine.encoder
     assert isinstance(encoder, NativeEncoder)
-    return _widest(encoder, batches, progress)
+    return _recorded(encoder, batches, model.spec.body, seed, progress)
 
 
 def _prompted(texts: Texts, query_prompt: str, document_prompt: str) -> list[str]:
@@ -92,18 +100,32 @@ def _prompted(texts: Texts, query_prompt: str, document_prompt: str) -> list[str
     return found
 
 
-def _widest(
-    encoder: NativeEncoder, batches: Sequence[PackedBatch], progress: Progress | None
-) -> Float32Array:
-    widths: Float32Array | None = None
+def _recorded(
+    encoder: NativeEncoder,
+    batches: Sequence[PackedBatch],
+    body: BodySpec,
+    seed: int,
+    progress: Progress | None,
+) -> InputRows:
+    widths = (body.hidden_size,) * (len(LINEARS) - 1) + (body.intermediate_size,)
+    most_rows = min(MOST_ROWS, _MOST_BYTES // (4 * body.num_layers * sum(widths)))
     total, done = sum(batch.total_tokens for batch in batches), 0
+    generator = np.random.default_rng(seed)
+    kept = np.sort(generator.permutation(total)[:most_rows])
+    rows = tuple(
+        tuple(np.empty((len(kept), width), np.float32) for width in widths)
+        for _ in range(body.num_layers)
+    )
     for batch in batches:
         for indices in plan_batches(batch.lengths, _PACK_TOKENS, is_padding=False):
             part = batch.select(indices)
-            found = encoder.measure_inputs(part)
-            widths = found if widths is None else np.maximum(widths, found)
+            first, last = np.searchsorted(kept, (done, done + part.total_tokens))
+            chosen = kept[first:last] - done
+            found = encoder.record_inputs(part)
+            for layer, inputs in enumerate(rows):
+                for number, array in enumerate(inputs):
+                    array[first:last] = found[layer, number, chosen, : array.shape[1]]
             done += part.total_tokens
             if progress is not None:
                 progress(done, total)
-    assert widths is not None
-    return widths
+    return InputRows(rows)

@@ -10,7 +10,7 @@ from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import LinearType, TableType
-from polyrank.compress.calibrate import measure_widths, sample_pairs
+from polyrank.compress.calibrate import record_inputs, sample_pairs
 from polyrank.compress.classify import measure_classifier
 from polyrank.compress.folders import building, check_free
 from polyrank.compress.gate import Contender, measure_tasks, objections
@@ -113,7 +113,7 @@ def quantize_folder(
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
-        calibration: Texts to measure the widths of inputs on; None draws some of the first set.
+        calibration: Texts to record inputs of linear layers on; None draws some of the first set.
         progress: Called as work goes on, also with the step "calibration".
 
     Returns:
@@ -133,10 +133,10 @@ def quantize_folder(
             progress("calibration", done, total)
 
     with building(output) as folder:
-        widths = measure_widths(source, texts, calibrating)
+        inputs = record_inputs(source, texts, config.evaluation.seed, calibrating)
         write_int8(
             checkpoint,
-            widths,
+            inputs,
             folder,
             linears=linears,
             embeddings=embeddings,

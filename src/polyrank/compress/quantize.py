@@ -37,11 +37,12 @@ from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.folders import copy_rest
+from polyrank.compress.multipliers import InputRows, choose_multipliers
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.native_linears import LINEARS
-from polyrank.encoder.smoothing import MIGRATION, input_multipliers
+from polyrank.encoder.smoothing import MIGRATION
 from polyrank.errors import CapabilityError, ConfigError
-from polyrank.types import Float32Array
+from polyrank.types import Float16Array, Float32Array, UInt8Array
 
 _BLOCK_ROWS = 8192
 
@@ -77,7 +78,7 @@ def quantize_rows(
 
 def write_int8(
     checkpoint: Checkpoint,
-    widths: Float32Array,
+    inputs: InputRows | Float32Array,
     folder: Path,
     *,
     linears: LinearType = "int8",
@@ -90,14 +91,15 @@ def write_int8(
 
     Args:
         checkpoint: A float checkpoint.
-        widths: Largest magnitude of each input, as `NativeEncoder.measure_inputs` gives it.
+        inputs: What linear layers are given: rows, which multipliers are fitted to, or the largest
+            magnitudes as `NativeEncoder.measure_inputs` gives them.
         folder: An existing folder; the weights become one file.
         linears: What linear layers are stored as: "int8", used where it is mapped, or "int4", 4-bit
             blocks, half the size, from which int8 is made at load.
         embeddings: Type of the table of word embeddings.
         mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
-        calibration: What the widths were measured on, in words, for config.json.
+        calibration: What the inputs were recorded on, in words, for config.json.
 
     Raises:
         ConfigError: If the checkpoint is int8 already, or `mixed` is missing or not asked for.
@@ -118,7 +120,7 @@ def write_int8(
     copy_rest(source, folder, anew)
     target = folder / body_folder.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = dict(_tensors(checkpoint, widths, linears, embeddings, mixed))
+    tensors = dict(_tensors(checkpoint, inputs, linears, embeddings, mixed))
     with replacing(target / WEIGHTS_FILE) as path:  # as readable as other files
         save_aligned(tensors, path)
     config = read_object(body_folder / CONFIG_FILE)
@@ -126,7 +128,7 @@ def write_int8(
         "version": VERSION,
         "scheme": next(scheme for scheme, kind in SCHEMES.items() if kind == linears),
         "embeddings": embeddings,
-        "migration": MIGRATION,
+        "multipliers": "fitted" if isinstance(inputs, InputRows) else f"migration {MIGRATION}",
         "calibration": calibration,
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)
@@ -142,7 +144,7 @@ def _compress_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _tensors(
     checkpoint: Checkpoint,
-    widths: Float32Array,
+    inputs: InputRows | Float32Array,
     linears: LinearType,
     embeddings: TableType,
     mixed: MixedTable | None,
@@ -159,8 +161,21 @@ def _tensors(
             done |= {checkpoint.body_tensors[name].name for name in names}
             matrices = [checkpoint.body_float32(name) for name in names]
             check_weights(checkpoint, names, matrices)
-            make = _int8_linears if linears == "int8" else _int4_linears
-            yield from make(checkpoint, names, matrices, widths[layer, number])
+            blocks: list[tuple[UInt8Array, Float16Array]] = []
+            if linears == "int4":
+                blocks = _blocks(checkpoint, names, matrices)
+                matrices = [unpack_int4(*block) for block in blocks]
+            multipliers = choose_multipliers(inputs, layer, number, matrices)
+            for i, name in enumerate(names):
+                stored = checkpoint.body_tensors[name].name
+                if blocks:
+                    yield stored, blocks[i][0]
+                    yield scale_name(stored), blocks[i][1]
+                else:
+                    steps, scales = quantize_rows(matrices[i], multipliers)
+                    yield stored, pack_panels(steps)
+                    yield scale_name(stored), scales
+                yield multiplier_name(stored), multipliers
     weights = checkpoint.weights
     if mixed is not None:  # where bytes are counted, positions are worth half of theirs
         places = checkpoint.body_tensors[POSITION_TABLE].name
@@ -174,36 +189,16 @@ def _tensors(
             yield name, np.ascontiguousarray(weights.get_float32(name))
 
 
-def _int8_linears(
-    checkpoint: Checkpoint, names: list[str], matrices: list[Float32Array], widths: Float32Array
-) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Quantise matrices that read the same input, and so share its multipliers."""
-    multipliers = input_multipliers(matrices, widths[: matrices[0].shape[1]])
-    for name, matrix in zip(names, matrices, strict=True):
-        stored = checkpoint.body_tensors[name].name
-        steps, scales = quantize_rows(matrix, multipliers)
-        yield stored, pack_panels(steps)
-        yield scale_name(stored), scales
-        yield multiplier_name(stored), multipliers
-
-
-def _int4_linears(
-    checkpoint: Checkpoint, names: list[str], matrices: list[Float32Array], widths: Float32Array
-) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Put matrices that read the same input into 4-bit blocks, with its multipliers."""
+def _blocks(
+    checkpoint: Checkpoint, names: list[str], matrices: list[Float32Array]
+) -> list[tuple[UInt8Array, Float16Array]]:
+    """Return matrices that read the same input as 4-bit blocks."""
     if max(np.abs(matrix).max() for matrix in matrices) > np.finfo(np.float16).max:
         raise CapabilityError(
             f"{names[0]!r} of {checkpoint.spec.name}, or one that reads the same input, is wider "
             "than the scales of 4-bit blocks hold. Choose --weights int8."
         )
-    blocks = [quantize_blocks(matrix) for matrix in matrices]
-    kept = [unpack_int4(packed, scales) for packed, scales in blocks]
-    multipliers = input_multipliers(kept, widths[: matrices[0].shape[1]])
-    for name, (packed, scales) in zip(names, blocks, strict=True):
-        stored = checkpoint.body_tensors[name].name
-        yield stored, packed
-        yield scale_name(stored), scales
-        yield multiplier_name(stored), multipliers
+    return [quantize_blocks(matrix) for matrix in matrices]
 
 
 def _word_table(

@@ -33,7 +33,7 @@ from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, EncoderError
-from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
 
 ISA_VARIABLE = "POLYRANK_ISA"
 POOLED_INSIDE = ("cls", "mean", "last_token")
@@ -146,10 +146,28 @@ class NativeEncoder:
         Raises:
             EncoderError: If the encoder was closed, or an id or a length is out of range.
         """
+        return self._opened(batch).measure_inputs(*_tokens(batch, self._checkpoint))
+
+    def record_inputs(self, batch: PackedBatch) -> Float32Array:
+        """Return what linear layers are given for each token.
+
+        Args:
+            batch: Sequences to run; segments are left out.
+
+        Returns:
+            Inputs, shape (num_layers, 4, total_tokens, widest input), narrower ones filled up with
+            zeros, for the layers of `LINEARS` in its order.
+
+        Raises:
+            EncoderError: If the encoder was closed, or an id or a length is out of range.
+        """
+        return self._opened(batch).record_inputs(*_tokens(batch, self._checkpoint))
+
+    def _opened(self, batch: PackedBatch) -> _native.NativeBody:
         check_batch(batch, self._checkpoint.spec.body)
         if self._body is None:
             raise EncoderError("this native encoder was closed. Load the checkpoint again.")
-        return _measure(self._body, batch, self._checkpoint)
+        return self._body
 
     def _linears(self) -> Linears:
         """Return how linear layers are loaded: as stored, quantised here, or float32."""
@@ -162,7 +180,8 @@ class NativeEncoder:
             return Int4Linears(checkpoint, self._num_threads)
         batch = random_pieces(checkpoint.spec.body)
         exact = self._load(Float32Linears(checkpoint, self._num_threads))
-        return QuantisedLinears(checkpoint, self._num_threads, _measure(exact, batch, checkpoint))
+        widths = exact.measure_inputs(*_tokens(batch, checkpoint))
+        return QuantisedLinears(checkpoint, self._num_threads, widths)
 
     def _load(self, linears: Linears) -> _native.NativeBody:
         spec = self._checkpoint.spec.body
@@ -242,13 +261,15 @@ def _in_place(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["A", "C"])
 
 
-def _measure(body: _native.NativeBody, batch: PackedBatch, checkpoint: Checkpoint) -> Float32Array:
-    positions = np.ascontiguousarray(position_ids(batch, checkpoint.spec.body), np.int32)
-    return body.measure_inputs(
-        np.ascontiguousarray(batch.input_ids, np.int32),
-        positions,
-        np.ascontiguousarray(batch.cu_seqlens, np.int32),
+def _tokens(
+    batch: PackedBatch, checkpoint: Checkpoint
+) -> tuple[Int32Array, Int32Array, Int32Array]:
+    positions = position_ids(batch, checkpoint.spec.body)
+    first, second, third = (
+        np.ascontiguousarray(values, np.int32)
+        for values in (batch.input_ids, positions, batch.cu_seqlens)
     )
+    return first, second, third
 
 
 def _contiguous(values: NDArray[np.int32] | None) -> NDArray[np.int32] | None:

@@ -371,24 +371,39 @@ class NativeBody {
     nb::ndarray<nb::numpy, float, nb::ndim<3>, nb::c_contig> measure_inputs(
         Vector<int32_t> input_ids, Vector<int32_t> positions, Vector<int32_t> cu_seqlens) {
         const size_t layers = shape_.num_layers, linears = polyrank::kNumLinears;
-        const size_t widest = std::max(shape_.hidden_size, shape_.intermediate_size);
-        check(cu_seqlens.shape(0) >= 2 && positions.shape(0) == input_ids.shape(0),
-              "ids and positions must be equally many");
-        float* out = new float[layers * linears * widest];
+        float* out = new float[layers * linears * widest()];
         nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-        {
-            nb::gil_scoped_release release;
-            body_.measure_inputs({input_ids.data(), nullptr, positions.data(), cu_seqlens.data(),
-                                  static_cast<int>(cu_seqlens.shape(0)) - 1},
-                                 out);
-        }
-        return {out, {layers, linears, widest}, owner};
+        note_inputs(input_ids, positions, cu_seqlens, {out, nullptr});
+        return {out, {layers, linears, widest()}, owner};
+    }
+
+    // (num_layers, 4, total_tokens, widest) each input of each linear layer
+    nb::ndarray<nb::numpy, float, nb::ndim<4>, nb::c_contig> record_inputs(
+        Vector<int32_t> input_ids, Vector<int32_t> positions, Vector<int32_t> cu_seqlens) {
+        const size_t layers = shape_.num_layers, linears = polyrank::kNumLinears;
+        const size_t tokens = input_ids.shape(0);
+        float* out = new float[layers * linears * tokens * widest()];
+        nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+        note_inputs(input_ids, positions, cu_seqlens, {nullptr, out});
+        return {out, {layers, linears, tokens, widest()}, owner};
     }
 
     std::string isa() const { return kernels_->name; }
     size_t packed_bytes() const { return body_.packed_bytes(); }
 
   private:
+    size_t widest() const { return std::max(shape_.hidden_size, shape_.intermediate_size); }
+
+    void note_inputs(const Vector<int32_t>& input_ids, const Vector<int32_t>& positions,
+                     const Vector<int32_t>& cu_seqlens, const polyrank::Inputs& inputs) const {
+        check(cu_seqlens.shape(0) >= 2 && positions.shape(0) == input_ids.shape(0),
+              "ids and positions must be equally many");
+        nb::gil_scoped_release release;
+        body_.note_inputs({input_ids.data(), nullptr, positions.data(), cu_seqlens.data(),
+                           static_cast<int>(cu_seqlens.shape(0)) - 1},
+                          inputs);
+    }
+
     static const polyrank::Kernels* choose_or_throw(const std::string& isa, bool is_int8) {
         const polyrank::Kernels* kernels = polyrank::choose_kernels(isa.c_str());
         check(kernels != nullptr,
@@ -503,6 +518,8 @@ NB_MODULE(_native, m) {
              nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"), nb::arg("layers"),
              nb::arg("num_threads"))
         .def("measure_inputs", &NativeBody::measure_inputs, nb::arg("input_ids"),
+             nb::arg("positions"), nb::arg("cu_seqlens"))
+        .def("record_inputs", &NativeBody::record_inputs, nb::arg("input_ids"),
              nb::arg("positions"), nb::arg("cu_seqlens"))
         .def_prop_ro("isa", &NativeBody::isa)
         .def_prop_ro("packed_bytes", &NativeBody::packed_bytes);

@@ -54,7 +54,7 @@ struct Body::Pack {
   char* qkv[2];                 // (num_tokens, 3 * hidden_size), by turns; one for a team of one
   const LayerWeights* layers;   // to sum up in `sums`; none where rows are taken from x
   float* sums;                  // (num_tokens, hidden_size), the caller's
-  float* widths = nullptr;      // see measure_inputs; with a team of one only
+  const Inputs* inputs;         // where inputs are noted, or null; with a team of one only
 };
 
 // What one thread works in.
@@ -202,17 +202,10 @@ size_t Body::width_stride() const {
   return static_cast<size_t>(std::max(shape_.hidden_size, shape_.intermediate_size));
 }
 
-void Body::apply(const Pack& pack, int layer, Linear which, const float* x, size_t ld, int rows,
-                 Scratch& scratch, const Output& out) const {
+void Body::apply(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
+                 int rows, Scratch& scratch, const Output& out) const {
   const PackedLinear& linear = layers_[layer].linears[which];
-  if (pack.widths != nullptr) {
-    float* widths = pack.widths + (static_cast<size_t>(layer) * kNumLinears + which) * width_stride();
-    for (int i = 0; i < rows; ++i) {
-      for (int j = 0; j < linear.k; ++j) {
-        widths[j] = std::max(widths[j], std::fabs(x[i * ld + j]));
-      }
-    }
-  }
+  if (pack.inputs != nullptr) note(pack, layer, which, row, x, ld, rows);
   if (!linear.is_int8) {
     kernels_->linear_f32(x, ld, rows,
                          {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
@@ -234,6 +227,25 @@ void Body::apply(const Pack& pack, int layer, Linear which, const float* x, size
          linear.bias.data() + at,
          kernels_->is_unsigned ? linear.corrections.data() + at : nullptr},
         part_out);
+  }
+}
+
+void Body::note(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
+                int rows) const {
+  const size_t place = static_cast<size_t>(layer) * kNumLinears + which, stride = width_stride();
+  const int k = layers_[layer].linears[which].k;
+  if (float* widths = pack.inputs->widths; widths != nullptr) {
+    widths += place * stride;
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < k; ++j) widths[j] = std::max(widths[j], std::fabs(x[i * ld + j]));
+    }
+  }
+  if (float* out = pack.inputs->rows; out != nullptr) {
+    const Batch& batch = *pack.batch;
+    const size_t first = batch.cu_seqlens[0];
+    const size_t total = batch.cu_seqlens[batch.num_sequences] - first;
+    out += (place * total + pack.first_token + row - first) * stride;
+    for (int i = 0; i < rows; ++i) std::copy(x + i * ld, x + i * ld + k, out + i * stride);
   }
 }
 
@@ -290,13 +302,13 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
     float* x = pack.x + static_cast<size_t>(row) * hidden;
     const float* context = pack.context + static_cast<size_t>(row) * hidden;
     const size_t ld = hidden;
-    apply(pack, number, kOut, context, ld, rows, scratch,
+    apply(pack, number, kOut, row, context, ld, rows, scratch,
           {x, ld, false, Activation::kIdentity, x, ld});
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[0].gamma.data(),
                          layer.norms[0].beta.data(), shape_.layer_norm_eps);
-    apply(pack, number, kInner, x, ld, rows, scratch,
+    apply(pack, number, kInner, row, x, ld, rows, scratch,
           {wide, static_cast<size_t>(inner), false, shape_.activation, nullptr, 0});
-    apply(pack, number, kOuter, wide, inner, rows, scratch,
+    apply(pack, number, kOuter, row, wide, inner, rows, scratch,
           {x, ld, false, Activation::kIdentity, x, ld});
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[1].gamma.data(),
                          layer.norms[1].beta.data(), shape_.layer_norm_eps);
@@ -363,7 +375,7 @@ void Body::run_pack(const Pack& pack, int member) const {
     for (int row = begin; row < end; row += step) {
       const int rows = std::min(step, end - row);
       const size_t ld = static_cast<size_t>(3) * hidden;
-      apply(pack, i, kQkv, pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
+      apply(pack, i, kQkv, row, pack.x + static_cast<size_t>(row) * hidden, hidden, rows, scratch,
             {qkv + row * ld * element, ld, kernels_->is_qkv_bf16, Activation::kIdentity, nullptr,
              0});
     }
@@ -402,14 +414,17 @@ void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out,
   run_packs(batch, pooling, num_threads, out, layers, nullptr);
 }
 
-void Body::measure_inputs(const Batch& batch, float* widths) const {
-  std::fill(widths, widths + layers_.size() * kNumLinears * width_stride(), 0.0f);
+void Body::note_inputs(const Batch& batch, const Inputs& inputs) const {
+  const size_t tokens = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
+  const size_t places = layers_.size() * kNumLinears * width_stride();
+  if (inputs.widths != nullptr) std::fill(inputs.widths, inputs.widths + places, 0.0f);
+  if (inputs.rows != nullptr) std::fill(inputs.rows, inputs.rows + places * tokens, 0.0f);
   std::vector<float> out(static_cast<size_t>(batch.num_sequences) * shape_.hidden_size);
-  run_packs(batch, Pooling::kCls, 1, out.data(), {}, widths);
+  run_packs(batch, Pooling::kCls, 1, out.data(), {}, &inputs);
 }
 
 void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
-                     const LayerWeights& layers, float* widths) const {
+                     const LayerWeights& layers, const Inputs* inputs) const {
   const int hidden = shape_.hidden_size;
   const int total = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
@@ -439,7 +454,7 @@ void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float
     pack.first_token = batch.cu_seqlens[firsts[p]];
     pack.num_tokens = batch.cu_seqlens[firsts[p + 1]] - pack.first_token;
     pack.barrier = barrier;
-    pack.widths = widths;
+    pack.inputs = inputs;
     pack.layers = &layers;
     pack.sums = out + static_cast<size_t>(pack.first_token - batch.cu_seqlens[0]) * hidden;
     const int grains = (pack.num_tokens + kRowGrain - 1) / kRowGrain;

@@ -65,6 +65,13 @@ struct LayerWeight {
 // Ascending by layer, none named twice; empty for the last layer's rows as they are.
 using LayerWeights = std::vector<LayerWeight>;
 
+// Where the inputs of linear layers are noted; null where they are not. A width is that of the
+// widest input, max(hidden_size, intermediate_size); narrower ones are filled up with zeros.
+struct Inputs {
+  float* widths;  // (num_layers, kNumLinears, width) largest magnitudes
+  float* rows;    // (num_layers, kNumLinears, total_tokens, width)
+};
+
 struct Batch {
   const int32_t* input_ids;     // (total_tokens,)
   const int32_t* token_types;   // (total_tokens,) or null
@@ -101,9 +108,8 @@ class Body {
   void run(const Batch& batch, Pooling pooling, int num_threads, float* out,
            const LayerWeights& layers = {}) const;
 
-  // Runs a batch and writes the largest magnitude of each input of each linear layer:
-  // (num_layers, kNumLinears, max(hidden_size, intermediate_size)) floats.
-  void measure_inputs(const Batch& batch, float* widths) const;
+  // Runs a batch and notes what linear layers are given.
+  void note_inputs(const Batch& batch, const Inputs& inputs) const;
 
   const Kernels* kernels() const { return kernels_; }
   size_t packed_bytes() const;
@@ -127,11 +133,13 @@ class Body {
   void embed(const Pack& pack, int begin, int end) const;
   void attend(const Pack& pack, const void* qkv, int begin, int end, Scratch& scratch) const;
   void feed_forward(const Pack& pack, int layer, int begin, int end, Scratch& scratch) const;
-  void apply(const Pack& pack, int layer, Linear which, const float* x, size_t ld, int rows,
-             Scratch& scratch, const Output& out) const;
+  void apply(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
+             int rows, Scratch& scratch, const Output& out) const;
+  void note(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
+            int rows) const;
   void add_layer(const Pack& pack, int layer, int begin, int end) const;
   void run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
-                 const LayerWeights& layers, float* widths) const;
+                 const LayerWeights& layers, const Inputs* inputs) const;
   size_t width_stride() const;
   void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
 
