@@ -7,6 +7,7 @@ run again. See README.md here.
 
 import argparse
 import json
+import random
 import shlex
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polyrank.checkpoint.hub import base_model_folder
+from polyrank.compress.corpus import UNDETERMINED, CorpusConfig, read_texts
 from polyrank.training.blending import BLEND_FILE
 
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
-TABLE_MB = "28.5"
+TABLE_MB = "28.6"
+LEAST_CHARACTERS = 25  # of texts that int8 is fitted to
 
 QUESTIONS = {  # shares of the lists whose query is a question
     "tydiqa": 7.2,
@@ -73,6 +76,24 @@ def mixture(train: Path, work: Path) -> Iterator[str]:
         yield f"{train / 'parallel' / name}.jsonl.gz:{weight}"
 
 
+def draw_calibration(given: argparse.Namespace, output: Path) -> None:
+    """Write texts for int8 to be fitted to: translations in many languages, questions, passages."""
+    generator = random.Random(given.seed)
+    with output.open("w", encoding="utf8") as file:
+        for name, num_languages, num_texts in (("parallel", 100, 1), ("qa", 12, 12)):
+            by_language: dict[str, list[str]] = {}
+            for each in read_texts([given.data / "train" / name], CorpusConfig(held_out=0.0)):
+                if len(each.text) >= LEAST_CHARACTERS:
+                    text = " ".join(each.text.split())
+                    by_language.setdefault(each.language, []).append(text)
+            by_language.pop(UNDETERMINED, None)
+            known = sorted(by_language, key=lambda language: -len(by_language[language]))
+            for language in known[:num_languages]:
+                texts = by_language[language]
+                for text in generator.sample(texts, min(num_texts, len(texts))):
+                    file.write(text + "\n")
+
+
 def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     """Train reranking and classification on the compressed table's values, in int8 products."""
     arguments = ["train", "matching", str(table), "--output", str(output), "--compute", "int8"]
@@ -93,11 +114,13 @@ def blend(given: argparse.Namespace, trained: Path) -> None:
 
 def quantize(given: argparse.Namespace, table: Path, trained: Path, output: Path) -> None:
     """Write the int8 folder through the gate."""
-    evaluation = given.data / "eval"
+    evaluation, texts = given.data / "eval", given.work / "calibration.txt"
+    if not texts.is_file():
+        draw_calibration(given, texts)
     arguments = ["compress", "quantize", str(trained), "--output", str(output)]
     arguments += ["--data", str(evaluation / "xquad"), "--data", str(evaluation / "relevance3")]
     arguments += ["--weights", "int4", "--embeddings", "mixed", "--table", str(table)]
-    arguments += ["--compress-tokenizer"]
+    arguments += ["--compress-tokenizer", "--calibration", str(texts)]
     arguments += ["--first-stage", str(trained), "--top-k", "20"]
     arguments += ["--max-queries", given.max_queries]
     run(arguments, given.threads)
