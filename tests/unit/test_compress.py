@@ -855,7 +855,7 @@ def test_fitted_multipliers_lose_less_than_widths_alone(kind):
     elif kind == "nothing":
         rows[:, 5:9], matrix[:, 20] = 0, 0
     fitted = fit_multipliers([matrix[:20], matrix[20:]], rows[:300])
-    plain = input_multipliers([matrix[:20], matrix[20:]], np.abs(rows[:300]).max(axis=0))
+    plain = input_multipliers([matrix[:20], matrix[20:]], np.abs(rows[:300]).max(axis=0), 0.5)
     assert fitted.dtype == np.float32
     assert (fitted > 0).all()
     assert np.isfinite(fitted).all()

@@ -40,7 +40,6 @@ from polyrank.compress.folders import copy_rest
 from polyrank.compress.multipliers import InputRows, choose_multipliers
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.native_linears import LINEARS
-from polyrank.encoder.smoothing import MIGRATION
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.types import Float16Array, Float32Array, UInt8Array
 
@@ -128,7 +127,7 @@ def write_int8(
         "version": VERSION,
         "scheme": next(scheme for scheme, kind in SCHEMES.items() if kind == linears),
         "embeddings": embeddings,
-        "multipliers": "fitted" if isinstance(inputs, InputRows) else f"migration {MIGRATION}",
+        "multipliers": "fitted" if isinstance(inputs, InputRows) else "formula",
         "calibration": calibration,
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)

@@ -11,7 +11,7 @@ from polyrank.checkpoint.panels import PANELS_NDIM
 from polyrank.checkpoint.quantization import multiplier_name, scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.encoder.checks import check_weights
-from polyrank.encoder.smoothing import input_multipliers
+from polyrank.encoder.smoothing import MIGRATION, input_multipliers
 from polyrank.errors import CorruptWeightsError, MissingWeightError
 from polyrank.types import Float32Array
 
@@ -82,7 +82,8 @@ class QuantisedLinears(Float32Linears):
     ) -> Float32Array | None:
         """Return the factors of the inputs, by which weights are divided."""
         check_weights(self.checkpoint, names, matrices)
-        return input_multipliers(matrices, self.widths[layer, number, : matrices[0].shape[1]])
+        widths = self.widths[layer, number, : matrices[0].shape[1]]
+        return input_multipliers(matrices, widths, MIGRATION[number])
 
 
 class Int8Linears:
