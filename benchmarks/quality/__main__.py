@@ -1,7 +1,7 @@
 """Quality of a model on the evaluation sets, by language: ranking, labels, sentence pairs.
 
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
-first stage is the baseline embedder, so that models are compared on the same candidates; BM25
+first stage is the baseline embedder in float32, so that models are compared on the same candidates; BM25
 stands beside it, with what the model makes of its candidates where the model says what lexical
 scores count for (`polyrank train blend`). Writes quality.json and quality.md into
 benchmarks/results; sets that were measured before on the same weights and as many queries stay, so
@@ -36,8 +36,10 @@ from polyrank.evaluation import (
 from polyrank.evaluation.labelled import load_labelled, macro_f1
 from polyrank.evaluation.plan import Mode
 from polyrank.training.monitor import RememberingFirstStage
+from polyrank.types import Precision
 
 RESULTS = Path(__file__).parents[1] / "results"
+BASELINE: Precision = "float32"
 MEASURES = {"pool": "AP"}
 CACHE_BYTES = 6 << 30  # token rows of all documents of a language of the largest set
 SETS: tuple[tuple[str, Mode, int], ...] = (  # name, queries and documents, documents reranked
@@ -182,7 +184,7 @@ def _bitext_f1(pairs: Sequence[tuple[str, str]], embedder: Embedder) -> float:
 def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of each set."""
     folder, limit = given.data / "eval", given.max_queries
-    baseline = Embedder(given.baseline or base_model_folder(), precision="int8")
+    baseline = Embedder(given.baseline or base_model_folder(), precision=BASELINE)
     own = Embedder(given.model, precision=given.precision)
     heads = own.spec.heads
     stage = RememberingFirstStage(EmbedderFirstStage(baseline))
@@ -245,6 +247,7 @@ def main() -> None:
         "model": Path(given.model or DEFAULT_MODEL).name,
         "weights_sha256": fingerprint(checkpoint.weights.paths),
         "precision": given.precision,
+        "baseline": BASELINE,
         "max_queries": given.max_queries,
     }
     if weights := checkpoint.spec.first_stage_weights:
