@@ -1,9 +1,9 @@
 """Quality of a model on the evaluation sets, by language: ranking, labels, sentence pairs.
 
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
-first stage is the baseline embedder in float32, so that models are compared on the same candidates; BM25
-stands beside it, with what the model makes of its candidates where the model says what lexical
-scores count for (`polyrank train blend`). Writes quality.json and quality.md into
+first stage is the baseline embedder in float32, so that models are compared on the same
+candidates; BM25 stands beside it, with what the model makes of its candidates where the model says
+what lexical scores count for (`polyrank train blend`). Writes quality.json and quality.md into
 benchmarks/results; sets that were measured before on the same weights and as many queries stay, so
 that sets can be run in turns.
 """
