@@ -289,6 +289,24 @@ def call(*arguments: object):
     return result
 
 
+def test_a_first_stage_that_finds_no_answer_keeps_its_weight(checkpoint, folder, rows, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {FIRST_STAGE_KEY: {"lexical": 0.75}}))
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    for row in found:
+        row["query"] = row["query"].replace(" ", "")  # no word that BM25 could look up
+    glued = write_lines(tmp_path / "glued.jsonl", found)
+    done = call(folder, "-d", glued, "--queries", 40, "--candidates", 20)
+    record = json.loads(done.stdout)
+    assert set(record["first_stages"]) == {"dense"}
+    assert "none of 40 questions has its answer" in record["not_learnt"]["lexical"]
+    assert "no weight for lexical first stages" in done.stderr
+    assert read_checkpoint(folder).spec.first_stage_weights == record["weights"]
+    assert record["weights"]["lexical"] == 0.75
+    with pytest.raises(DataError, match="none of 40 questions"):
+        train_blend(job(checkpoint("multilingual-e5-small"), glued, is_dry_run=True))
+
+
 def test_the_command_learns_and_tells(folder, rows):
     options = ["-d", f"{rows}:2", "--queries", 20, "--candidates", 10, "--passages", 150]
     looked = call(folder, *options, "--dry-run")

@@ -497,7 +497,9 @@ def blend(
         _show_blend(record)
     else:
         sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-    wrote = f"wrote the weights into {model}; {BLEND_FILE} there tells how they were found"
+    for kind, reason in record["not_learnt"].items():
+        screen.remark(f"no weight for {kind} first stages: {reason}", quiet=quiet)
+    wrote = f"wrote what was learnt into {model}; {BLEND_FILE} there tells how they were found"
     screen.remark("a dry run: nothing was written" if dry_run else wrote, quiet=quiet)
 
 

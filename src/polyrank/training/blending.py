@@ -24,7 +24,7 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.layouts import CONFIG_FILE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.corpus import StepProgress
-from polyrank.errors import ConfigError, DataError
+from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.evaluation.first_stage import Candidates, EmbedderFirstStage, FirstStage
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
@@ -134,9 +134,10 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
 
     Raises:
         ConfigError: If the model is no folder to write to.
-        DataError: If data cannot be read, or hold no source with enough passages.
+        DataError: If data cannot be read, hold no source with enough passages, or no question
+            whose answer a first stage finds.
         CapabilityError: If a model cannot do its part.
-        TrainingError: If the reranker's logits do not help at all.
+        TrainingError: If the reranker's logits do not help beside any first stage.
         MissingExtraError: If BM25 or the measures are missing.
     """
     require("eval", "bm25s", "ir_measures", purpose="polyrank train blend")
@@ -157,7 +158,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
     stages = _first_stages(job, folder, reranker)
     ranked = collect(pools, stages, reranker, config.candidates, report)
     shares = {source.name: 1.0 if source.weight is None else source.weight for source in sources}
-    learnt = {kind: learn(questions, shares) for kind, questions in ranked.items()}
+    learnt, not_learnt = _learn_each(ranked, shares)
     own = checkpoint.spec.first_stage_weights
     record = {
         "task": "blend",
@@ -171,6 +172,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
         "weights_before": dict(own),
         "weights": {**own, **{kind: found["weight"] for kind, found in learnt.items()}},
         "first_stages": learnt,
+        "not_learnt": not_learnt,
         "seconds": round(time.monotonic() - begun, 1),
     }
     if not job.is_dry_run:
@@ -358,6 +360,27 @@ def _ranked(
         np.array([place in pool.answers[i] for place in places], bool),
         len(pool.answers[i]),
     )
+
+
+def _learn_each(
+    ranked: Mapping[FirstStageKind, Sequence[Ranked]], shares: Mapping[str, float]
+) -> tuple[dict[FirstStageKind, dict[str, Any]], dict[FirstStageKind, str]]:
+    """Return what was learnt of each first stage, and why nothing was of the others.
+
+    Raises:
+        DataError: Of the first one, if nothing was learnt of any.
+        TrainingError: As `DataError`.
+    """
+    learnt: dict[FirstStageKind, dict[str, Any]] = {}
+    failures: dict[FirstStageKind, DataError | TrainingError] = {}
+    for kind, questions in ranked.items():
+        try:
+            learnt[kind] = learn(questions, shares)
+        except (DataError, TrainingError) as error:
+            failures[kind] = error
+    if not learnt:
+        raise next(iter(failures.values()))
+    return learnt, {kind: str(error) for kind, error in failures.items()}
 
 
 def learn(questions: Sequence[Ranked], shares: Mapping[str, float]) -> dict[str, Any]:
