@@ -234,6 +234,7 @@ def dense_embedder(folder: Path) -> Path:
 
 LATE_FEATURES = (
     "match",
+    "sharp_match",
     "plain_match",
     "least_match",
     "reverse_match",

@@ -96,6 +96,7 @@ class Reference:
         cosine = torch.nn.functional.cosine_similarity
         values = {
             "match": (w * best).sum() / w.sum(),
+            "sharp_match": (w * best.clamp_min(0) ** 1.5).sum() / w.sum(),
             "plain_match": best.mean(),
             "least_match": best.sort().values[: int(np.ceil(len(best) / 4))].mean(),
             "reverse_match": similarities.max(dim=0).values.mean(),
@@ -269,18 +270,18 @@ def test_what_is_said_of_such_a_checkpoint(folder: Path, checkpoint: Checkpoint)
     assert facts["tasks"]["rerank"].startswith("late interaction of token rows by match, ")
     # its own tensors are counted, those of both heads once
     embedder = describe(read_checkpoint(checkpoint("multilingual-e5-small")))
-    added = (64 + 5 * 64 + 64 + 1) + (6 * 8 + 6 + 6) + (3 * 8 + 3)
+    added = (64 + 5 * 64 + 64 + 1) + (6 * 9 + 6 + 6) + (3 * 9 + 3)
     assert facts["parameters"] == embedder["parameters"] + added
 
 
-@pytest.mark.parametrize("features", [["cosine"], ["document_length", "match"], ["match"]])
+@pytest.mark.parametrize("features", [["cosine"], ["document_length", "match"], ["sharp_match"]])
 def test_some_features_in_another_order(
     features: list[str], checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     folder = made(checkpoint, tmp_path, features=features)
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    tensors["heads.rerank.0.weight"] = torch.eye(8)[: len(features), : len(features)].contiguous()
+    tensors["heads.rerank.0.weight"] = torch.eye(9)[: len(features), : len(features)].contiguous()
     tensors["heads.rerank.1.weight"] = torch.ones(1, len(features))
     save_file(tensors, path, {"format": "pt"})
     edit(folder, "classify", late_interaction=None, layers=[], pooling="mean", labels=[])

@@ -21,7 +21,13 @@ from polyrank.training.drawing import Drawer
 from polyrank.training.matching import collect, train_matching
 from polyrank.training.matching_config import MatchingConfig, MatchingJob
 from polyrank.training.matching_fit import _Heads, fit_heads
-from polyrank.training.matching_rows import FEATURES, Examples, RowReader, language_directions
+from polyrank.training.matching_rows import (
+    FEATURES,
+    RERANK_FEATURES,
+    Examples,
+    RowReader,
+    language_directions,
+)
 from polyrank.training.reading import read_mixture
 from polyrank.training.schedule import plan_draws
 from tests.toys import MARK, marked_rows, write_lines
@@ -63,6 +69,7 @@ def test_an_embedder_learns_two_more_tasks_and_keeps_its_vectors(checkpoint, tra
     opened = read_checkpoint(folder)
     assert set(opened.spec.heads) == {"rerank", "classify", "embed"}
     assert opened.spec.heads["classify"].late_interaction.features == FEATURES
+    assert opened.spec.heads["rerank"].late_interaction.features == RERANK_FEATURES
     assert json.loads((folder / "training.json").read_text("utf8")) == record
     assert record["evaluations"][-1].keys() == {"epoch", "ranking", "bce", "classes"}
     texts = ["cats", f"does {MARK}", "Jahre"]
@@ -140,7 +147,7 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
         query_rows=queries[0],
         query_starts=np.array([0, longest]),
     )
-    fitted = _Heads(examples, 0)
+    fitted = _Heads(examples, MatchingConfig(length_weight=0.3))
     with torch.no_grad():
         fitted.tokens.weight.normal_()
         fitted.rerank.bias.fill_(0.3)
@@ -161,8 +168,10 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
         )
         * is_token.numpy()
     )
-    match = (weights * matches).sum(axis=1) / weights.sum(axis=1)
-    got = match * tensors["heads.matching.rerank.0.weight"][0, 0]
+    sharp = np.maximum(matches, 0) ** 1.5
+    match = (weights * sharp).sum(axis=1) / weights.sum(axis=1)
+    lengths = features[:, FEATURES.index("document_length")]
+    got = np.column_stack([match, lengths]) @ tensors["heads.matching.rerank.0.weight"][0]
     got += tensors["heads.matching.rerank.0.bias"][0]
     np.testing.assert_allclose(got, logits.numpy(), atol=1e-4)
     given = np.column_stack([match, features[:, 1:]])
@@ -316,7 +325,7 @@ def test_classes_weigh_the_same_however_often_they_occur():
         query_rows=np.ones((2, 4), np.float32),
         query_starts=np.array([0, 2]),
     )
-    weights = _Heads(examples, 0).class_weights.numpy()
+    weights = _Heads(examples, MatchingConfig()).class_weights.numpy()
     assert weights[1] * 3 == pytest.approx(weights[0] * 12)
     assert np.isfinite(weights).all()
 
@@ -356,3 +365,24 @@ def test_the_command_trains(checkpoint, toys, tmp_path):
     assert [number for number, _ in late.layers] == [0, 1]
     assert facts["folder"] == str(tmp_path / "out")
     assert Reranker(facts["folder"]).rank("cats", ["dogs", "cats eat"])[0].document
+
+
+def test_a_long_document_must_match_better(toys, checkpoint, trained, tmp_path):
+    """The rerank head takes length_weight times the logarithm of the length from the match."""
+    folder, _ = trained
+    start = checkpoint("multilingual-e5-small")
+    train_matching(job_for(toys, start, tmp_path / "out", length_weight=0.25))
+    for path, length_weight in ((folder, 0.008), (tmp_path / "out", 0.25)):
+        of_match, of_length = (
+            Head.load(read_checkpoint(path), read_checkpoint(path).spec.heads["rerank"])
+            .layers[0]
+            .weight[0]
+        )
+        assert of_match > 0
+        assert of_length == pytest.approx(-length_weight * of_match, rel=1e-5)
+
+
+@pytest.mark.parametrize("length_weight", [-0.1, float("inf"), float("nan")])
+def test_length_weights_out_of_range(length_weight):
+    with pytest.raises(ConfigError, match="length_weight must be 0 or more"):
+        MatchingConfig(length_weight=length_weight)

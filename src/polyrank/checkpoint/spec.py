@@ -21,6 +21,7 @@ LinearType = Literal["int8", "int4"]
 
 MatchFeature = Literal[
     "match",
+    "sharp_match",
     "plain_match",
     "least_match",
     "reverse_match",

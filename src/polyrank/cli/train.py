@@ -265,6 +265,14 @@ def matching(
             min=0,
         ),
     ] = 24,
+    length_weight: Annotated[
+        float,
+        typer.Option(
+            help="What a document's match loses for each unit of the natural logarithm of its "
+            "length, since long texts are easier to match. 0: nothing.",
+            min=0,
+        ),
+    ] = 0.008,
     epochs: Annotated[int, typer.Option(help="Passes over the lists.", min=1)] = 5,
     miner: Annotated[
         str | None,
@@ -303,6 +311,7 @@ def matching(
         lists=lists,
         layers=tuple(_layer_weight(text) for text in layer or ()),
         directions=directions,
+        length_weight=length_weight,
         epochs=epochs,
         precision=precision,
         seed=seed,

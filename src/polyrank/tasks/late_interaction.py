@@ -31,6 +31,7 @@ class LateInteractionScorer:
     of query row i and document row j, and m_i = max_j s_ij, the features are:
 
     - match: mean of m_i weighted by w_i = softplus(weight . q_i + bias)
+    - sharp_match: mean of max(m_i, 0)^1.5, weighted likewise: good matches count for more
     - plain_match: mean of m_i
     - least_match: mean of the lowest quarter of the m_i, rounded up
     - reverse_match: mean over j of max_i s_ij
@@ -151,6 +152,7 @@ class LateInteractionScorer:
         given = matches.given
         return {
             "match": matches.weighted,
+            "sharp_match": matches.sharp,
             "plain_match": matches.plain,
             "least_match": matches.least,
             "reverse_match": matches.reverse,
@@ -243,16 +245,13 @@ class TokenMatches:
 
     def weighted(self) -> Float32Array:
         """Return the weighted mean over the tokens of each query."""
-        if self._weight is None:
-            return self.plain()
-        weights = {
-            (start, end): self._weights(start, end)
-            for start, end in np.unique(self.given.queries, axis=0).tolist()
-        }
-        flat = np.concatenate([weights[start, end] for start, end in self.given.queries.tolist()])
-        starts = _starts(self.sizes)
-        sums = np.add.reduceat(flat * self.by_query, starts)
-        return np.asarray(sums / np.add.reduceat(flat, starts), np.float32)
+        return self._weighted(self.by_query)
+
+    def sharp(self) -> Float32Array:
+        """Return the weighted mean of the matches to the power 1.5, of those above 0."""
+        above = np.maximum(self.by_query, 0)
+        # not a power: its bits differ by processor, those of a root do not
+        return self._weighted(above * np.sqrt(above))
 
     def plain(self) -> Float32Array:
         """Return the mean over the tokens of each query."""
@@ -269,6 +268,18 @@ class TokenMatches:
     def reverse(self) -> Float32Array:
         """Return the mean over the tokens of each document."""
         return _means(self._by_document, _lengths(self.given.documents))
+
+    def _weighted(self, values: Float32Array) -> Float32Array:
+        if self._weight is None:
+            return _means(values, self.sizes)
+        weights = {
+            (start, end): self._weights(start, end)
+            for start, end in np.unique(self.given.queries, axis=0).tolist()
+        }
+        flat = np.concatenate([weights[start, end] for start, end in self.given.queries.tolist()])
+        starts = _starts(self.sizes)
+        sums = np.add.reduceat(flat * values, starts)
+        return np.asarray(sums / np.add.reduceat(flat, starts), np.float32)
 
     def _weights(self, start: int, end: int) -> Float32Array:
         assert self._weight is not None

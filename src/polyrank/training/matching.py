@@ -43,6 +43,7 @@ from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
 from polyrank.training.matching_config import PREFIX, MatchingConfig, MatchingJob
 from polyrank.training.matching_rows import (
     FEATURES,
+    RERANK_FEATURES,
     Examples,
     RowReader,
     centers,
@@ -298,7 +299,7 @@ def _publish(
         config.pop(FIRST_STAGE_KEY, None)  # learnt for the checkpoint as it was
         config[EXTRA_HEADS_KEY] = {
             **config.get(EXTRA_HEADS_KEY, {}),
-            "rerank": _describe("rerank", layers, FEATURES[:1], 1, "sigmoid", ("relevant",)),
+            "rerank": _describe("rerank", layers, RERANK_FEATURES, 1, "sigmoid", ("relevant",)),
             "classify": _describe("classify", layers, FEATURES, 2, "softmax", RELEVANCE_LABELS),
         }
         for path, content in ((target / CONFIG_FILE, config), (folder / RECORD_FILE, record)):

@@ -1,5 +1,6 @@
 """Settings of the training of late interaction."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ class MatchingConfig:
         layers: Layers whose rows are summed up to those that are compared, with what each weighs
             when all have the same spread; empty for the last layer alone.
         directions: Language directions to take out of token rows; 0 leaves them in.
+        length_weight: What the match of a document loses for each unit of the natural logarithm
+            of its length: among more tokens a good match is easier to find. Not learnt, since
+            lists of training have lengths of their own.
         epochs: Passes over the lists.
         batch_size: Lists an update.
         max_length: Tokens of a text that are read while training.
@@ -40,6 +44,7 @@ class MatchingConfig:
     lists: int = 24_000
     layers: LayerWeights = ()
     directions: int = 24
+    length_weight: float = 0.008
     epochs: int = 5
     batch_size: int = 64
     max_length: int = 192
@@ -57,6 +62,8 @@ class MatchingConfig:
         for name, least in (("lists", 1), ("directions", 0), ("epochs", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        if not 0 <= self.length_weight < math.inf:
+            raise ConfigError(f"length_weight must be 0 or more, not {self.length_weight}")
         if not 0 <= self.shortened <= 1:
             raise ConfigError(f"shortened must be between 0 and 1, not {self.shortened}")
         _ = self.drawing  # checks the rest

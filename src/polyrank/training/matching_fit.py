@@ -13,7 +13,7 @@ from polyrank.compress.corpus import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.drawing import RELEVANT
 from polyrank.training.matching_config import PREFIX, MatchingConfig
-from polyrank.training.matching_rows import Examples
+from polyrank.training.matching_rows import FEATURES, Examples
 from polyrank.types import Float32Array
 
 _WIDTH = 24  # of the classifier's hidden layer
@@ -26,17 +26,21 @@ _HELD_OUT = 0.06  # share of the lists
 class _Heads(nn.Module):
     """Token weights, and layers on features that are scaled to unit variance.
 
-    Classes weigh as much as each other, however often they occur.
+    Classes weigh as much as each other, however often they occur. What the rerank head is given is
+    the match less `length_weight` for each unit of the document's length.
     """
 
-    def __init__(self, examples: Examples, seed: int) -> None:
+    def __init__(self, examples: Examples, config: MatchingConfig) -> None:
         super().__init__()
+        self.length_weight = config.length_weight
         features = torch.from_numpy(examples.features)
-        # the weighted match is scaled like the plain one, which it starts from
-        scaled = torch.cat([features[:, :1], features], dim=1)
+        # the weighted match is scaled as if all of a query's tokens matched as the mean of them
+        scaled = torch.cat([_sharpened(features[:, :1]), features], dim=1)
         self.mean = scaled.mean(dim=0)
         self.scale = scaled.std(dim=0).clamp_min(1e-6)
-        generator = torch.Generator().manual_seed(seed)
+        ranked = self._ranked(scaled)
+        self.rank_mean, self.rank_scale = ranked.mean(), ranked.std().clamp_min(1e-6)
+        generator = torch.Generator().manual_seed(config.seed)
         counts = np.bincount(examples.grades[examples.is_labelled], minlength=len(RELEVANCE_LABELS))
         weights = counts.sum() / np.maximum(counts, 1) / len(counts)
         self.class_weights = torch.from_numpy(weights.astype(np.float32))
@@ -70,27 +74,34 @@ class _Heads(nn.Module):
         """
         weights = functional.softplus(self.tokens(rows)[..., 0]) * is_token
         weights = weights / weights.sum(dim=1, keepdim=True)
-        match = (matches * weights[list_of]).sum(dim=1, keepdim=True)
-        scaled = (torch.cat([match, features], dim=1) - self.mean) / self.scale
-        logits = self.rerank(scaled[:, :1])[:, 0]
+        match = (_sharpened(matches) * weights[list_of]).sum(dim=1, keepdim=True)
+        given = torch.cat([match, features], dim=1)
+        logits = self.rerank((self._ranked(given) - self.rank_mean) / self.rank_scale)[:, 0]
+        scaled = (given - self.mean) / self.scale
         return logits, self.classes(functional.gelu(self.hidden(scaled)))
+
+    def _ranked(self, given: Tensor) -> Tensor:
+        """Return what ranks of all features, shape (num_pairs, 1)."""
+        length = FEATURES.index("document_length")
+        return given[:, :1] - self.length_weight * given[:, length : length + 1]
 
     def tensors(self) -> dict[str, Float32Array]:
         """Return the weights by name, the scaling of the features folded into the first layers."""
-        found: dict[str, Float32Array] = {}
+        slope = self.rerank.weight.detach() / self.rank_scale
+        by_class = self.hidden.weight.detach() / self.scale
         layers = {
-            "tokens": (self.tokens, None),
-            "rerank.0": (self.rerank, slice(0, 1)),
-            "classify.0": (self.hidden, slice(None)),
-            "classify.1": (self.classes, None),
+            "tokens": (self.tokens.weight, self.tokens.bias),
+            "rerank.0": (
+                torch.cat([slope, -self.length_weight * slope], dim=1),
+                self.rerank.bias - slope[0] * self.rank_mean,
+            ),
+            "classify.0": (by_class, self.hidden.bias - by_class @ self.mean),
+            "classify.1": (self.classes.weight, self.classes.bias),
         }
-        for name, (layer, scaled) in layers.items():
-            weight, bias = layer.weight.detach(), layer.bias.detach()
-            if scaled is not None:
-                weight = weight / self.scale[scaled]
-                bias = bias - weight @ self.mean[scaled]
-            found[f"{PREFIX}.{name}.weight"] = np.ascontiguousarray(weight.numpy())
-            found[f"{PREFIX}.{name}.bias"] = np.ascontiguousarray(bias.numpy())
+        found: dict[str, Float32Array] = {}
+        for name, (weight, bias) in layers.items():
+            found[f"{PREFIX}.{name}.weight"] = np.ascontiguousarray(weight.detach().numpy())
+            found[f"{PREFIX}.{name}.bias"] = np.ascontiguousarray(bias.detach().numpy())
         return found
 
 
@@ -110,7 +121,7 @@ def fit_heads(
     Returns:
         Tensors by name, and the losses on held-out lists after each epoch.
     """
-    model = _Heads(examples, config.seed)
+    model = _Heads(examples, config)
     optimizer = torch.optim.AdamW(
         [
             {"params": model.tokens.parameters(), "lr": _TOKEN_RATE, "weight_decay": 0.1},
@@ -147,6 +158,11 @@ def fit_heads(
             found = _losses(model, examples, held)
         course.append({"epoch": epoch + 1, **{k: round(float(v), 4) for k, v in found.items()}})
     return model.tensors(), course
+
+
+def _sharpened(matches: Tensor) -> Tensor:
+    """Return matches as the feature sharp_match counts them."""
+    return matches.clamp_min(0) ** 1.5
 
 
 def _losses(model: _Heads, examples: Examples, lists: NDArray[np.int64]) -> dict[str, Tensor]:

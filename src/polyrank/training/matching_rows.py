@@ -26,14 +26,17 @@ from polyrank.training.source import Source
 from polyrank.types import Float32Array, LayerWeights
 
 FEATURES: tuple[MatchFeature, ...] = (
-    "match",
+    "sharp_match",
     "plain_match",
     "least_match",
     "reverse_match",
     "clean_cosine",
     "document_length",
 )
-"""What the classify head is given; the first alone makes the score of the rerank head."""
+"""What the classify head is given."""
+
+RERANK_FEATURES: tuple[MatchFeature, ...] = ("sharp_match", "document_length")
+"""What the rerank head is given: the match, less a fixed amount of the length."""
 
 _LISTS_PER_BLOCK = 64
 _CENTER_LISTS = 1_000  # at most
