@@ -35,8 +35,8 @@ from polyrank.evaluation import (
 )
 from polyrank.evaluation.labelled import load_labelled, macro_f1
 from polyrank.evaluation.plan import Mode
-from polyrank.training.monitor import RememberingFirstStage
 from polyrank.types import Precision
+from quality.remembered import RememberedEmbedder, RememberedReranker
 
 RESULTS = Path(__file__).parents[1] / "results"
 BASELINE: Precision = "float32"
@@ -79,23 +79,21 @@ def options() -> argparse.Namespace:
 def ranking(
     dataset: Dataset,
     config: EvaluationConfig,
-    stage: Any,
-    reranker: Reranker,
-    own: Embedder,
+    stage: EmbedderFirstStage,
+    reranker: RememberedReranker,
+    lexical_weight: float | None,
+    own: EmbedderFirstStage,
 ) -> dict[str, Any]:
     """Return a measure by group: BM25, first stage, reranked, the model's own vectors."""
     measure = MEASURES.get(config.mode or "", "nDCG@10")
-    reranked = evaluate(dataset, first_stage=stage, reranker=LogitReranker(reranker), config=config)
+    reranked = evaluate(dataset, first_stage=stage, reranker=reranker, config=config)
     reports = {
         "first stage": (reranked, "first_stage"),
         "reranked": (reranked, "reranked"),
-        "own vectors": (
-            evaluate(dataset, first_stage=EmbedderFirstStage(own), config=config),
-            "first_stage",
-        ),
+        "own vectors": (evaluate(dataset, first_stage=own, config=config), "first_stage"),
     }
     if config.mode == "same":
-        reports = {**_behind_bm25(dataset, config, reranker), **reports}
+        reports = {**_behind_bm25(dataset, config, reranker, lexical_weight), **reports}
     columns = {name: _column(report, at, measure) for name, (report, at) in reports.items()}
     groups = {
         group: {name: column[group] for name, column in columns.items()}
@@ -105,20 +103,23 @@ def ranking(
 
 
 def _behind_bm25(
-    dataset: Dataset, config: EvaluationConfig, reranker: Reranker
+    dataset: Dataset,
+    config: EvaluationConfig,
+    reranker: RememberedReranker,
+    lexical_weight: float | None,
 ) -> dict[str, tuple[Report, str]]:
     """Return BM25 alone and, where the model says what its scores count for, behind it."""
-    stage, weights = Bm25FirstStage(), reranker.spec.first_stage_weights
-    if "lexical" not in weights:
+    stage = Bm25FirstStage()
+    if lexical_weight is None:
         return {"BM25": (evaluate(dataset, first_stage=stage, config=config), "first_stage")}
     plain, blended = (
         evaluate(
             dataset,
             first_stage=stage,
-            reranker=LogitReranker(reranker),
+            reranker=reranker,
             config=replace(config, first_stage_weight=weight),
         )
-        for weight in (0.0, weights["lexical"])
+        for weight in (0.0, lexical_weight)
     )
     return {
         "BM25": (plain, "first_stage"),
@@ -187,10 +188,12 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     baseline = Embedder(given.baseline or base_model_folder(), precision=BASELINE)
     own = Embedder(given.model, precision=given.precision)
     heads = own.spec.heads
-    stage = RememberingFirstStage(EmbedderFirstStage(baseline))
-    reranker = None
+    stages = [EmbedderFirstStage(RememberedEmbedder(model)) for model in (baseline, own)]
+    reranker = lexical_weight = None
     if "rerank" in heads:
-        reranker = Reranker(given.model, precision=given.precision, row_cache_bytes=CACHE_BYTES)
+        whole = Reranker(given.model, precision=given.precision, row_cache_bytes=CACHE_BYTES)
+        reranker = RememberedReranker(LogitReranker(whole))
+        lexical_weight = own.spec.first_stage_weights.get("lexical")
     for name, mode, top_k in SETS:
         title = f"{name}-{mode}"
         if reranker is None or (given.sets and not {name, title} & set(given.sets)):
@@ -200,7 +203,9 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
         config = EvaluationConfig(
             mode=mode, top_k=top_k, max_queries=most or None, num_resamples=100
         )
-        yield title, ranking(load_dataset(folder / name), config, stage, reranker, own)
+        dataset = load_dataset(folder / name)
+        yield title, ranking(dataset, config, stages[0], reranker, lexical_weight, stages[1])
+        reranker.forget()
     if "classify" in heads and (not given.sets or "relevance3" in given.sets):
         say("relevance3")
         classifier = Classifier(given.model, precision=given.precision)

@@ -42,6 +42,9 @@ from polyrank.types import Float16Array, Float32Array, UInt8Array
 DEFAULT_MEGABYTES = 19.2
 
 _SHARES = (0.2, 0.05, 0.75)  # see `piece_worth`: the texts know less than the tokenizer does
+# Rare pieces count for more than their share: what is searched is told apart by them, and other
+# texts have other rare pieces. Vectors and rankings lose less (docs/experiments.md).
+_WORTH_EXPONENT = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def make_table(
     """Compress the word embeddings of a checkpoint, the pieces that texts use least most.
 
     Pieces are weighed as `polyrank compress trim` weighs them, but mostly by the tokenizer's own
-    probabilities. Special tokens, and the pieces of the checkpoint's prompts, which no text holds
+    probabilities, and to the power 0.85. Special tokens, and the pieces of the checkpoint's prompts, which no text holds
     and every sequence does, are of tier 0.
 
     Args:
@@ -154,7 +157,8 @@ def _tiers(
     tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=checkpoint.spec.is_lowercased)
     counts, _ = count_pieces(tokenizer, read_texts(texts, config.corpus, progress), len(vocabulary))
     worth = np.zeros(body.vocab_size)  # the table may have rows that no piece is of
-    worth[: len(vocabulary)] = piece_worth(vocabulary, counts, _SHARES)
+    worth[: len(vocabulary)] = piece_worth(vocabulary, counts, _SHARES) ** _WORTH_EXPONENT
+    worth /= worth.sum()
     pinned = np.zeros(body.vocab_size, bool)
     pinned[: len(vocabulary)] = vocabulary.required & (vocabulary.probabilities == 0)
     for ids in tokenizer.encode([*checkpoint.spec.prompts.by_name.values()]):
