@@ -3,9 +3,9 @@
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
 first stage is the baseline embedder in float32, so that models are compared on the same
 candidates; BM25 stands beside it, with what the model makes of its candidates where the model says
-what lexical scores count for (`polyrank train blend`). Writes quality.json and quality.md into
-benchmarks/results; sets that were measured before on the same weights and as many queries stay, so
-that sets can be run in turns.
+what lexical scores count for (`polyrank train blend`). Writes quality.json, quality.md and
+quality.png into benchmarks/results; sets that were measured before on the same weights and as many
+queries stay, so that sets can be run in turns.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from polyrank.evaluation import (
 from polyrank.evaluation.labelled import load_labelled, macro_f1
 from polyrank.evaluation.plan import Mode
 from polyrank.types import Precision
+from quality.plot import draw
 from quality.remembered import RememberedEmbedder, RememberedReranker
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -269,6 +270,10 @@ def main() -> None:
             json.dumps({**facts, "sets": found}, indent=1, ensure_ascii=False) + "\n", "utf8"
         )
         (RESULTS / f"{given.name}.md").write_text(markdown(found, given), "utf8")
+    sample = f"{given.max_queries} queries a group" if given.max_queries else "all queries"
+    figure = draw(found, f"{facts['model']}, {sample}")
+    if figure is not None:
+        figure.savefig(RESULTS / f"{given.name}.png")
 
 
 if __name__ == "__main__":
