@@ -91,8 +91,8 @@ def make_table(
     """Compress the word embeddings of a checkpoint, the pieces that texts use least most.
 
     Pieces are weighed as `polyrank compress trim` weighs them, but mostly by the tokenizer's own
-    probabilities, and to the power 0.85. Special tokens, and the pieces of the checkpoint's prompts, which no text holds
-    and every sequence does, are of tier 0.
+    probabilities, and to the power 0.85. Special tokens, and the pieces of the checkpoint's
+    prompts, which no text holds and every sequence does, are of tier 0.
 
     Args:
         checkpoint: A float checkpoint.

@@ -365,7 +365,14 @@ def _ranked(
 def _learn_each(
     ranked: Mapping[FirstStageKind, Sequence[Ranked]], shares: Mapping[str, float]
 ) -> tuple[dict[FirstStageKind, dict[str, Any]], dict[FirstStageKind, str]]:
-    """Return what was learnt of each first stage, and why nothing was of the others.
+    """Learn the weight of each first stage.
+
+    Args:
+        ranked: What each first stage found, and how the reranker scored it.
+        shares: How much each source counts.
+
+    Returns:
+        What was learnt of each first stage, and why nothing was of the others.
 
     Raises:
         DataError: Of the first one, if nothing was learnt of any.
