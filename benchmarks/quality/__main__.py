@@ -217,10 +217,15 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "tatoeba", sentence_pairs(folder / "tatoeba", both, limit * 2)
 
 
+def subject(given: argparse.Namespace) -> str:
+    """Return what is measured on how much."""
+    sample = f"{given.max_queries} queries a group" if given.max_queries else "all queries"
+    return f"{Path(given.model or DEFAULT_MODEL).name}, {sample}"
+
+
 def markdown(found: dict[str, dict[str, Any]], given: argparse.Namespace) -> str:
     """Return the figures as tables: the means of all sets, then each set by language."""
-    sample = f"{given.max_queries} queries a group" if given.max_queries else "all queries"
-    lines = ["# Quality", "", f"{Path(given.model or DEFAULT_MODEL).name}, {sample}.", ""]
+    lines = ["# Quality", "", f"{subject(given)}.", ""]
     for title, entry in found.items():
         names = list(entry["mean"])
         lines += [f"## {title}: {entry['measure']}", "", f"| | {' | '.join(names)} |"]
@@ -270,8 +275,7 @@ def main() -> None:
             json.dumps({**facts, "sets": found}, indent=1, ensure_ascii=False) + "\n", "utf8"
         )
         (RESULTS / f"{given.name}.md").write_text(markdown(found, given), "utf8")
-    sample = f"{given.max_queries} queries a group" if given.max_queries else "all queries"
-    figure = draw(found, f"{facts['model']}, {sample}")
+    figure = draw(found, subject(given))
     if figure is not None:
         figure.savefig(RESULTS / f"{given.name}.png")
 

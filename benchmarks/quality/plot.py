@@ -32,13 +32,9 @@ def draw(found: _Found, title: str) -> Figure | None:
         found: Figures by set, as quality.json holds them.
         title: What was measured.
     """
-    same = {name: entry for name, entry in found.items() if name.endswith("-same")}
-    left: list[_Panel] = []
-    if same:
-        rows = _rows(same)
-        measure = "nDCG@10, query and passages in one language"
-        left.append((0.6 + 0.24 * len(rows), lambda axes: _dots(axes, rows, measure)))
-    right = [*_heat_panels(found), *_pool_panels(found)]
+    left = _dot_panels(found, "-same", "nDCG@10, query and passages in one language")
+    pool = "average precision, one pool of all languages, by the question's"
+    right = [*_heat_panels(found), *_dot_panels(found, "-pool", pool)]
     columns = [column for column in (left, right) if column]
     if not columns:
         return None
@@ -62,15 +58,17 @@ def draw(found: _Found, title: str) -> Figure | None:
     return figure
 
 
-def _rows(sets: _Found) -> list[tuple[str, Mapping[str, float]]]:
-    """Return the rows of a dot plot, sets of several languages followed by their mean."""
+def _dot_panels(found: _Found, kind: str, measure: str) -> list[_Panel]:
+    """Return a panel of the sets of a kind, those of several languages followed by their mean."""
     rows: list[tuple[str, Mapping[str, float]]] = []
-    for name, entry in sets.items():
-        short = name.removesuffix("-same").removesuffix("-pool")
-        rows += [(f"{short} {language}", values) for language, values in entry["groups"].items()]
-        if len(entry["groups"]) > 1:
+    for name, entry in found.items():
+        if not name.endswith(kind):
+            continue
+        short, groups = name.removesuffix(kind), entry["groups"]
+        rows += [(f"{short} {language}", values) for language, values in groups.items()]
+        if len(groups) > 1:
             rows.append((f"{short} mean", entry["mean"]))
-    return rows
+    return [(0.6 + 0.24 * len(rows), lambda axes: _dots(axes, rows, measure))] if rows else []
 
 
 def _dots(axes: Axes, rows: list[tuple[str, Mapping[str, float]]], measure: str) -> None:
@@ -80,10 +78,10 @@ def _dots(axes: Axes, rows: list[tuple[str, Mapping[str, float]]], measure: str)
         axes.plot([min(shown), max(shown)], [place] * 2, color=_FAINT, linewidth=2, zorder=1)
         if label.endswith(" mean"):
             axes.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=0)
-    for name, (colour, marker, legend) in _STYLES.items():
+    for name, (colour, marker, _) in _STYLES.items():
         own = [(values[name], place) for place, (_, values) in enumerate(rows) if name in values]
         if own:
-            axes.scatter(*zip(*own, strict=True), c=colour, marker=marker, s=26, label=legend)
+            axes.scatter(*zip(*own, strict=True), c=colour, marker=marker, s=26)
     axes.set_yticks(places, [label for label, _ in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(measure, fontsize=9)
@@ -127,15 +125,6 @@ def _heat(axes: Axes, name: str, entry: Mapping[str, Any]) -> None:
         color=_INK,
     )
     _strip(axes)
-
-
-def _pool_panels(found: _Found) -> list[_Panel]:
-    pools = {name: entry for name, entry in found.items() if name.endswith("-pool")}
-    if not pools:
-        return []
-    rows = _rows(pools)
-    measure = "average precision, one pool of all languages, by the question's"
-    return [(0.6 + 0.24 * len(rows), lambda axes: _dots(axes, rows, measure))]
 
 
 def _strip(axes: Axes) -> None:
