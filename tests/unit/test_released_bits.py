@@ -1,4 +1,4 @@
-"""The shipped model's scores, bit for bit, on every kernel path: what a change of the code must keep.
+"""The shipped model's scores, bit for bit, on every kernel path: what changes of code must keep.
 
 `python -m tests.unit.test_released_bits` writes them down anew, which a change of the model, of a
 kernel's arithmetic or of the compiler makes necessary, and nothing else.

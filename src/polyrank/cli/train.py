@@ -19,7 +19,6 @@ from polyrank.cli.train_options import (
     CLASSIFIER_LACKS,
     DEFAULT,
     EMBEDDER_LACKS,
-    JOINT_LACKS,
     NONE,
     SETTINGS,
     parameters,
@@ -181,47 +180,7 @@ embedder = _command(
     _EMBEDDER,
     EMBEDDER_LACKS,
 )
-joint = _command(
-    "joint",
-    """Teach an embedder to rerank and to classify as well, on the same body.
-
-    The score of a pair becomes what the cross-encoder says plus a learnt multiple of the cosine of
-    the two vectors, so that reranking starts from what the embedder knows. Its vectors are held to
-    what they were (--keep-weight). The output folder has three tasks: rerank, classify, embed. On
-    a CPU each thread trains in a process of its own.
-
-    For example:
-
-        polyrank train joint intfloat/multilingual-e5-small -d qa -d docs -o three --minutes 60
-    """,
-    {
-        "teacher": (
-            Annotated[
-                str | None,
-                typer.Option(
-                    "--teacher",
-                    help="Embedding checkpoint whose cosines are added and whose vectors are kept. "
-                    "Left out: the start checkpoint.",
-                    show_default=False,
-                ),
-            ],
-            None,
-        ),
-        "keep_weight": (
-            Annotated[
-                float,
-                typer.Option(
-                    help="Weight of 1 - cosine between a text's vector and what it was. 0 lets the "
-                    "vectors go.",
-                    min=0.0,
-                ),
-            ],
-            100.0,
-        ),
-    },
-    JOINT_LACKS | {"teacher"},
-)
-for _made in (reranker, classifier, embedder, joint):
+for _made in (reranker, classifier, embedder):
     train_app.command(_made.__name__)(_made)
 
 

@@ -268,7 +268,6 @@ EMBEDDER_LACKS = frozenset(
     {"head_learning_rate", "head", "max_batch_tokens", "eval_first_stage", "eval_top_k"}
 )
 CLASSIFIER_LACKS = frozenset({"teacher", "teacher_scale"})
-JOINT_LACKS = frozenset({"teacher_scale", "lora_rank", "head", "freeze_embeddings"})
 
 
 def parameters(

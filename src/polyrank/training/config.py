@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from polyrank.errors import ConfigError
 
-TrainTask = Literal["reranker", "classifier", "embedder", "joint"]
+TrainTask = Literal["reranker", "classifier", "embedder"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
@@ -21,12 +21,8 @@ LOSSES: Mapping[TrainTask, tuple[str, ...]] = {
     "reranker": ("listnet", "lambda", "bce", "margin-mse", "mse", "distill"),
     "classifier": ("cross-entropy",),
     "embedder": ("contrastive", "margin-mse", "distill"),
-    "joint": ("joint",),
 }
 """Losses of each task, the default first."""
-
-JOINT_PARTS = ("blended", "alone", "bce", "classes", "keep")
-"""Parts of the joint loss: lists ranked with and without the cosine, pairs, classes, vectors."""
 
 TEACHER_LOSSES = frozenset({"margin-mse", "mse", "distill"})
 """Losses whose targets are scores: a teacher's, or those that JSONL rows hold."""
@@ -37,20 +33,17 @@ _RATES: Mapping[TrainTask, float] = {
     "reranker": 5e-5,
     "classifier": 5e-5,
     "embedder": 3e-5,
-    "joint": 8e-5,
 }
 _LORA_RATE = 3e-4
 _BATCHES: Mapping[TrainTask, int] = {
     "reranker": 8,
     "classifier": 16,
     "embedder": 64,
-    "joint": 12,
 }
 _NEGATIVES: Mapping[TrainTask, tuple[int, int, int]] = {
     "reranker": (1, 2, 1),
     "classifier": (1, 1, 1),
     "embedder": (0, 1, 0),
-    "joint": (1, 2, 1),
 }
 
 
@@ -101,8 +94,6 @@ class TrainingConfig:
         loss: One of `LOSSES`.
         second_weight: Weight of the second loss: BCE beside a reranker's main loss, contrastive
             beside an embedder's. 0 leaves it out.
-        keep_weight: Joint training: weight of 1 - cosine between the vectors of texts and those of
-            the embedder that is to be kept.
         teacher_scale: The teacher's raw values are multiplied by this; cosines need about 20.
         steps: Updates at most.
         epochs: Passes over the examples at most.
@@ -144,7 +135,6 @@ class TrainingConfig:
     task: TrainTask
     loss: str | None = None
     second_weight: float | None = None
-    keep_weight: float = 100.0
     teacher_scale: float = 1.0
     steps: int | None = None
     epochs: float | None = None
@@ -229,11 +219,6 @@ class TrainingConfig:
         return weights
 
     @property
-    def loss_names(self) -> tuple[str, ...]:
-        """Names of the parts that a loss is logged with."""
-        return JOINT_PARTS if self.task == "joint" else tuple(self.losses)
-
-    @property
     def needs_scores(self) -> bool:
         """Whether the targets are a teacher's scores."""
         return self.main_loss in TEACHER_LOSSES
@@ -241,7 +226,7 @@ class TrainingConfig:
     @property
     def has_classes(self) -> bool:
         """Whether lists must tell neutral passages from irrelevant ones."""
-        return self.task in ("classifier", "joint")
+        return self.task == "classifier"
 
     @property
     def num_negatives(self) -> tuple[int, int, int]:
@@ -273,7 +258,6 @@ _LEAST: Mapping[str, float] = {
     "mine_depth": 1,
     "mine_pool": 2,
     "second_weight": 0,
-    "keep_weight": 0,
     "evaluations": 1,
     "save_minutes": 0,
     "seed": 0,

@@ -22,8 +22,7 @@ from polyrank._files import replacing
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
-from polyrank.encoder.threads import usable_threads
-from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
+from polyrank.errors import ConfigError
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.text.prompts import prompt_for_input_type
@@ -47,10 +46,7 @@ from polyrank.types import Float32Array
 
 if TYPE_CHECKING:
     from polyrank.evaluation.first_stage import FirstStage
-    from polyrank.training.joint import JointStart
-    from polyrank.training.models import Start
     from polyrank.training.monitor import LiveModel
-    from polyrank.training.trainers import Conductor
 
 BM25 = "bm25"
 RUN_FILE = "run.json"
@@ -199,17 +195,11 @@ class _Run:
         begun: float,
     ) -> None:
         from polyrank.training import models, trainers
-        from polyrank.training.joint import load_joint
 
         self.job, self.checkpoint, self.config = job, checkpoint, job.config
         self.sources, self.schedule, self.progress = sources, schedule, progress
         self.monitor = _monitor(job)
-        self.threads = job.num_threads or usable_threads()
-        self.start: Start | JointStart = (
-            load_joint(checkpoint, job.config, _device(job))
-            if job.config.task == "joint"
-            else models.load_start(checkpoint, job.config, _device(job))
-        )
+        self.start = models.load_start(checkpoint, job.config, _device(job))
         drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
         self.resumed = self._claim()
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
@@ -226,52 +216,24 @@ class _Run:
             stop=self.stop,
             report=self._report,
         )
-        if isinstance(self.start, models.Start):
-            self._stand_on_the_library(self.start, drawer, conductor)
-        else:
-            self._stand_alone(self.start, drawer, conductor)
-
-    def _stand_on_the_library(self, start: "Start", drawer: Drawer, conductor: "Conductor") -> None:
-        from polyrank.training import trainers
-
-        job, prompts = self.job, self.checkpoint.spec.prompts
+        prompts = checkpoint.spec.prompts
         self.live: LiveModel = trainers.Live(
-            start,
+            self.start,
             {
                 "query": prompt_for_input_type(prompts, "query"),
                 "document": prompt_for_input_type(prompts, "document"),
             },
         )
         self.trainer = trainers.make_trainer(
-            start,
+            self.start,
             drawer,
-            len(self.schedule),
+            len(schedule),
             job.config,
             conductor,
             self.journal,
             job.checkpoints,
             trainers.column_prompts(prompts, sum(job.config.num_negatives)),
         )
-
-    def _stand_alone(self, start: "JointStart", drawer: Drawer, conductor: "Conductor") -> None:
-        from polyrank.training.joint import JointLive, JointTrainer
-
-        job = self.job
-        kept = job.teacher or str(self.checkpoint.spec.folder)
-        self.trainer = JointTrainer(
-            start,
-            drawer,
-            _quick_embedder(kept, self.threads),
-            _quick_embedder(kept, self.threads, start.max_length),
-            job.config,
-            conductor,
-            self.journal,
-            job.checkpoints,
-            is_bfloat16=self.precision == "bfloat16",
-            num_steps=self.max_steps,
-            num_threads=self.threads,
-        )
-        self.live = JointLive(self.trainer)
 
     def go(self) -> Outcome:
         """Train, keep the best, write the folder."""
@@ -334,7 +296,7 @@ class _Run:
         return miner
 
     def _teacher(self) -> Teacher | None:
-        if self.job.teacher is None or self.config.task == "joint":
+        if self.job.teacher is None:
             return None
         if not self.config.needs_scores:
             raise ConfigError(
@@ -395,15 +357,6 @@ class _Run:
         from polyrank.training.plot import draw_training
 
         draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
-
-
-def _quick_embedder(model: str, num_threads: int, max_length: int | None = None) -> Embedder:
-    """Load an embedder in int8 where that can run: it works beside the training, on half of it."""
-    threads = max(1, num_threads // 2)
-    try:
-        return Embedder(model, max_length=max_length, precision="int8", num_threads=threads)
-    except (CapabilityError, MissingExtraError):
-        return Embedder(model, max_length=max_length, num_threads=threads)
 
 
 def _monitor(job: Job) -> Monitor | None:

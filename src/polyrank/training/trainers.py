@@ -168,7 +168,7 @@ class Conductor(TrainerCallback):
                 f"--learning-rate (it is {self._config.body_rate:g}); --resume goes on from the "
                 "last checkpoint only with the same settings, so start again without it."
             )
-        kept = {name: logs[name] for name in ("loss", *self._config.loss_names) if name in logs}
+        kept = {name: logs[name] for name in ("loss", *self._config.losses) if name in logs}
         self._journal.losses.append({"step": state.global_step, **kept})
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
