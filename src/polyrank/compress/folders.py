@@ -1,9 +1,7 @@
-"""Checkpoint folders in the making: beside their place until all is done, with what is copied."""
+"""Checkpoint folders in the making: whether there is room for one, and what is copied."""
 
 import shutil
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 from polyrank.checkpoint.layouts import GATE_FILE, HUB_PATTERNS
@@ -23,26 +21,6 @@ def check_free(output: Path) -> None:
     """
     if output.exists():
         raise ConfigError(f"{output} exists already. Choose another --output, or remove it first.")
-
-
-@contextmanager
-def building(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` that is gone at the end, unless it was renamed.
-
-    Args:
-        output: The folder to make; its parent is made if need be.
-
-    Yields:
-        An empty folder in the same parent.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
-    folder = Path(name)
-    try:
-        folder.chmod(output.parent.stat().st_mode & 0o777)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_rest(source: Path, folder: Path, left_out: Collection[Path]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from polyrank._files import building, publish
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.mixed import MixedTable
@@ -12,7 +13,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.compress.calibrate import record_inputs, sample_pairs
 from polyrank.compress.classify import measure_classifier
-from polyrank.compress.folders import building, check_free
+from polyrank.compress.folders import check_free
 from polyrank.compress.gate import Contender, measure_tasks, objections
 from polyrank.compress.quantize import write_int8
 from polyrank.compress.record import Figures, GateRecord, write_record
@@ -150,7 +151,7 @@ def quantize_folder(
             write_record(record, path)
             return Outcome(record, path, None)
         write_record(record, folder / GATE_FILE)
-        folder.rename(output)
+        publish(folder, output)
     return Outcome(record, output / GATE_FILE, output)
 
 

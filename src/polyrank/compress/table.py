@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polyrank._files import replacing
+from polyrank._files import building, publish, replacing
 from polyrank.checkpoint.layouts import TABLE_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.mixed import (
     CODED_TIERS,
@@ -31,7 +31,7 @@ from polyrank.compress.choose import piece_worth
 from polyrank.compress.codes import learn_codewords, nearest, sample_rows
 from polyrank.compress.corpus import CorpusConfig, StepProgress, read_texts
 from polyrank.compress.count import count_pieces
-from polyrank.compress.folders import building, check_free, copy_rest
+from polyrank.compress.folders import check_free, copy_rest
 from polyrank.compress.tiers import LARGE_PARTS, PartSizes, TierChoice, choose_tiers
 from polyrank.compress.trim import open_vocabulary
 from polyrank.encoder.checks import check_weights
@@ -315,7 +315,7 @@ def write_table_folder(checkpoint: Checkpoint, table: MixedTable, output: Path) 
             save_aligned({**tensors, stored: unpack_mixed(table)}, path)
         with replacing(folder / TABLE_FILE) as path:
             save_aligned(table.tensors(WORD_TABLE), path)
-        folder.rename(output)
+        publish(folder, output)
 
 
 def load_table(folder: Path, checkpoint: Checkpoint) -> MixedTable:

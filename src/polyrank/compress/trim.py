@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from polyrank._files import building, publish
 from polyrank.checkpoint.files import read_object
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
@@ -25,7 +26,7 @@ from polyrank.compress.choose import ChoiceConfig, choose_pieces
 from polyrank.compress.corpus import CorpusConfig, StepProgress, read_texts
 from polyrank.compress.count import count_pieces
 from polyrank.compress.coverage import measure_coverage, measure_scripts
-from polyrank.compress.folders import building, check_free, copy_rest
+from polyrank.compress.folders import check_free, copy_rest
 from polyrank.compress.trim_record import (
     RECORD_FILE,
     CheckRecord,
@@ -143,7 +144,7 @@ def trim_vocabulary(
             write_trim_record(record, path)
             return TrimOutcome(record, path, None)
         write_trim_record(record, folder / RECORD_FILE)
-        folder.rename(output)
+        publish(folder, output)
     return TrimOutcome(record, output / RECORD_FILE, output)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank._extras import require
-from polyrank._files import replacing
+from polyrank._files import building, publish, replacing
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
@@ -32,7 +32,7 @@ from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import MatchFeature
 from polyrank.compress.corpus import StepProgress
-from polyrank.compress.folders import building, check_free, copy_rest
+from polyrank.compress.folders import check_free, copy_rest
 from polyrank.config import EngineConfig
 from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.embedder import Embedder
@@ -306,7 +306,7 @@ def _publish(
             with replacing(path) as written:
                 text = json.dumps(content, ensure_ascii=False, indent=2)
                 written.write_text(text + "\n", "utf8")
-        folder.rename(output)
+        publish(folder, output)
 
 
 def _layers_by_name(layers: LayerWeights) -> dict[str, float]:

@@ -197,7 +197,7 @@ class Miner:
         if path.is_file():
             return np.load(path, allow_pickle=False)
         vectors = self._encode(texts)
-        with replacing(path) as temporary:
+        with replacing(path, is_shared=True) as temporary:
             np.save(temporary, vectors)
         return vectors
 

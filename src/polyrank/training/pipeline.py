@@ -7,10 +7,9 @@ the end, whole. The folder of checkpoints is removed when the run is complete.
 import json
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from polyrank._extras import require
-from polyrank._files import replacing
+from polyrank._files import building, holding, publish, replacing
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
@@ -143,8 +142,8 @@ def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
     schedule = plan_draws(sources, job.config)
     folder, name = resolve_float(job.model, revision=job.revision)
     checkpoint = read_checkpoint(folder, name)
-    with _quiet_libraries(), _torch_threads(job.num_threads):
-        run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun)
+    with _quiet_libraries(), _torch_threads(job.num_threads), ExitStack() as held:
+        run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun, held)
         return run.go()
 
 
@@ -193,6 +192,7 @@ class _Run:
         schedule: Schedule,
         progress: TrainingProgress,
         begun: float,
+        held: ExitStack,
     ) -> None:
         from polyrank.training import models, trainers
 
@@ -201,7 +201,7 @@ class _Run:
         self.monitor = _monitor(job)
         self.start = models.load_start(checkpoint, job.config, _device(job))
         drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
-        self.resumed = self._claim()
+        self.resumed = self._claim(held)
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
         self.precision = trainers.settle_precision(job.config, self.start.model.device.type)
         self.stop = trainers.StopRequest()
@@ -254,7 +254,7 @@ class _Run:
             shutil.rmtree(self.job.checkpoints)
         return Outcome(self.job.output, record, is_complete)
 
-    def _claim(self) -> Path | None:
+    def _claim(self, held: ExitStack) -> Path | None:
         """Make the folder of checkpoints, or check it and return the last checkpoint."""
         folder = self.job.checkpoints
         facts = {
@@ -267,9 +267,11 @@ class _Run:
         }
         if not self.job.resume:
             folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(holding(folder, folder))
             with replacing(folder / RUN_FILE) as path:
                 path.write_text(json.dumps(facts, indent=1), "utf8")
             return None
+        held.enter_context(holding(folder, folder))
         before = json.loads((folder / RUN_FILE).read_text("utf8"))
         changed = sorted(key for key in {*facts, *before} if facts.get(key) != before.get(key))
         if changed:
@@ -340,7 +342,7 @@ class _Run:
 
     def _publish(self, record: Mapping[str, Any]) -> None:
         output = self.job.output
-        with _building(output) as folder:
+        with building(output) as folder:
             self.start.save(folder)
             with replacing(folder / RECORD_FILE) as path:
                 path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf8")
@@ -348,9 +350,7 @@ class _Run:
             mode = (folder / RECORD_FILE).stat().st_mode  # safetensors writes for the owner alone
             for path in folder.rglob("*.safetensors"):
                 path.chmod(mode)
-            if output.exists():  # of the run that was stopped and is now resumed
-                shutil.rmtree(output)
-            folder.rename(output)
+            publish(folder, output)  # in place of that of a run that was stopped and resumed
 
     def _draw(self, path: Path) -> None:
         require("eval", "matplotlib", purpose="The picture of a run")
@@ -424,19 +424,6 @@ def _torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _building(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` that is gone at the end, unless it was renamed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    name = tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent)
-    folder = Path(name)
-    try:
-        folder.chmod(output.parent.stat().st_mode & 0o777)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say_nothing(step: str, done: int, total: int, note: str = "") -> None:
