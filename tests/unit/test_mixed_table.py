@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from polyrank import Embedder
 from polyrank.checkpoint.layouts import TABLE_FILE
-from polyrank.checkpoint.mixed import CODED_TIERS, MixedTable, decode, pack_tiers, unpack_mixed
+from polyrank.checkpoint.mixed import MixedTable, decode, pack_tiers, unpack_mixed
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.codes import learn_codewords, nearest
 from polyrank.compress.corpus import CorpusConfig
@@ -26,13 +26,11 @@ from polyrank.compress.table import (
     load_table,
     make_table,
     measure_table,
-    shrink_table,
     write_table_folder,
 )
 from polyrank.compress.tiers import (
     LARGE_PARTS,
     SMALL_PARTS,
-    TierChoice,
     choose_tiers,
     fixed_bytes,
     row_bytes,
@@ -209,10 +207,6 @@ def test_parts_are_those_that_lose_least():
         table = compress_rows(normals(5000, 96), choice.tiers, part_sizes=parts)
         assert tuple(tier.codebook.shape[2] for tier in table.coded) == parts
         assert measure_table(table, normals(5000, 96)).size_bytes <= most
-    before = TierChoice(np.ones(5000, np.uint8), LARGE_PARTS)
-    again = choose_tiers(worth, pinned, 96, most, before)
-    assert again.part_sizes == LARGE_PARTS
-    assert again.tiers.min() == 1
 
 
 def test_pieces_of_every_sequence_are_of_tier_0(checkpoint, texts):
@@ -346,36 +340,6 @@ def test_a_table_is_taken_over_as_it_is_unless_it_was_trained(to_train, tmp_path
         load_table(to_train, read_checkpoint(trained))
     with pytest.raises(ConfigError, match="int8 already"):
         load_table(to_train, read_checkpoint(folder))
-
-
-def _nearest(rows, words):
-    return np.square(rows[:, None].astype(np.float64) - words).sum(axis=2).argmin(axis=1)
-
-
-def test_a_table_shrinks_without_touching_rows_that_have_room(to_train, texts):
-    opened = read_checkpoint(to_train)
-    table = load_table(to_train, opened)
-    smaller = shrink_table(opened, table, [texts], TableConfig(0.151))
-    assert sum(array.nbytes for array in smaller.tensors("").values()) <= 151_000
-    before, after = table.tiers, smaller.tiers
-    assert (after >= before).all()
-    assert 0 < (after > before).sum() < len(after)
-    values, found = unpack_mixed(table), unpack_mixed(smaller)
-    assert np.array_equal(found[after == before], values[after == before])
-    coarse = table.coarse.astype(np.float32)
-    for number, tier in zip(CODED_TIERS, smaller.coded, strict=True):  # the nearest of all codes
-        is_moved = (before != number)[after == number]
-        rows, codes = values[after == number][is_moved], tier.codes[is_moved]
-        assert np.array_equal(codes[:, 0], _nearest(rows, coarse))
-        size = tier.codebook.shape[2]
-        rest = rows - coarse[codes[:, 0]]
-        for i, words in enumerate(tier.codebook.astype(np.float32)):
-            part = rest[:, i * size : (i + 1) * size]
-            assert np.array_equal(codes[:, 1 + i], _nearest(part, words))
-    for old, new in zip(table.coded, smaller.coded, strict=True):
-        assert new.codebook is old.codebook
-    with pytest.raises(ConfigError, match="or more, and"):
-        shrink_table(opened, table, [texts], TableConfig(0.1))
 
 
 def run(*arguments):

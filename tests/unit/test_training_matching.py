@@ -273,29 +273,6 @@ def test_irrelevant_passages_of_one_topic_have_no_class(checkpoint, toys, monkey
     assert found.is_labelled[found.grades != 0].all()
 
 
-def test_layers_are_weighed_by_the_spread_of_their_rows(checkpoint, toys, tmp_path):
-    start = checkpoint("multilingual-e5-small")
-    last = read_checkpoint(start).spec.body.num_layers
-    train_matching(job_for(toys, start, tmp_path / "out", layers=((last, 1.0), (0, 0.5))))
-    spec = read_checkpoint(tmp_path / "out").spec
-    layers = dict(spec.heads["rerank"].late_interaction.layers)
-    assert layers.keys() == {0, last}
-    assert layers[last] == 1
-    assert spec.heads["classify"].late_interaction.layers == tuple(sorted(layers.items()))
-    model = load_model(start, EngineConfig(precision="float32"))
-    texts = [text for row in marked_rows(60) for text in row["positives"]]
-    spreads = [
-        np.concatenate(RowReader(model, 24, ((layer, 1.0),)).own_rows(texts)).std(axis=0)
-        for layer in (0, last)
-    ]
-    ratio = np.linalg.norm(spreads[1]) / np.linalg.norm(spreads[0])
-    assert layers[0] == pytest.approx(0.5 * ratio, rel=0.5)
-    with pytest.raises(ConfigError, match=f"different ones of 0 to {last}"):
-        train_matching(job_for(toys, start, tmp_path / "no", layers=((last + 1, 1.0),)))
-    with pytest.raises(ConfigError, match="finite and above 0"):
-        train_matching(job_for(toys, start, tmp_path / "no", layers=((last, float("nan")),)))
-
-
 def test_what_all_queries_share_is_taken_out(checkpoint, trained):
     """Queries and passages of the same words are as far apart as their prompts move them."""
     folder, _ = trained
@@ -355,14 +332,8 @@ def test_the_command_trains(checkpoint, toys, tmp_path):
     arguments = ["train", "matching", start, "-d", str(toys / "rows.jsonl"), "--lists", "40"]
     arguments += ["-o", str(tmp_path / "out"), "--miner", start, "--epochs", "1", "--json"]
     command = [sys.executable, "-m", "polyrank", *arguments]
-    refused = subprocess.run([*command, "--layer", "last"], capture_output=True, text=True)
-    assert refused.returncode
-    assert "--layer must be like 9:0.4, not 'last'" in refused.stderr
-    command += ["--layer", "0:0.5", "--layer", "1"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(found.stdout)
-    late = read_checkpoint(tmp_path / "out").spec.heads["rerank"].late_interaction
-    assert [number for number, _ in late.layers] == [0, 1]
     assert facts["folder"] == str(tmp_path / "out")
     assert Reranker(facts["folder"]).rank("cats", ["dogs", "cats eat"])[0].document
 

@@ -38,15 +38,6 @@ def table(
     text: measuring.Texts,
     megabytes: TableMegabytes = MEGABYTES,
     text_field: measuring.TextFields = None,
-    shrink: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Begin with the table in FOLDER, whose values MODEL has, keep its codebooks, and "
-            "move only the rows that have no room: for a model that was trained on it.",
-            show_default=False,
-        ),
-    ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.", min=0)] = 0,
     revision: options.Revision = None,
     as_json: options.Json = False,
@@ -63,7 +54,6 @@ def table(
     For example:
 
         polyrank compress table intfloat/multilingual-e5-small e5-table --text texts/
-        polyrank compress table TRAINED smaller --text texts/ --shrink e5-table --table-mb 18
     """
     require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.corpus import TEXT_FIELDS
@@ -75,7 +65,7 @@ def table(
     checkpoint = read_checkpoint(folder, name)
     with steps(quiet=quiet) as progress:
         fields = tuple(text_field or TEXT_FIELDS)
-        made = make(checkpoint, text, megabytes, fields, seed, progress, shrink)
+        made = make(checkpoint, text, megabytes, fields, seed, progress)
         figures = measure_table(made, checkpoint.body_float32(WORD_TABLE))
         write_table_folder(checkpoint, made, output)
     if screen.is_table_wanted(as_json, None):
@@ -92,16 +82,13 @@ def make(
     fields: tuple[str, ...],
     seed: int,
     progress: "StepProgress | None",
-    shrink: Path | None = None,
 ) -> "MixedTable":
-    """Return a table made by the texts, or by them and a larger one in a folder."""
+    """Return a table made by the texts."""
     from polyrank.compress.corpus import CorpusConfig
-    from polyrank.compress.table import TableConfig, load_table, make_table, shrink_table
+    from polyrank.compress.table import TableConfig, make_table
 
     config = TableConfig(megabytes, CorpusConfig(fields, held_out=0.0, seed=seed))
-    if shrink is None:
-        return make_table(checkpoint, texts, config, progress)
-    return shrink_table(checkpoint, load_table(shrink, checkpoint), texts, config, progress)
+    return make_table(checkpoint, texts, config, progress)
 
 
 def mixed_table(

@@ -23,7 +23,6 @@ from polyrank.cli.train_options import (
     SETTINGS,
     parameters,
 )
-from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.training.config import TrainTask
@@ -207,15 +206,6 @@ def matching(
     lists: Annotated[
         int, typer.Option(help="Queries with their passages to learn from.", min=1)
     ] = 24_000,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NUMBER:WEIGHT",
-            help="Layer whose rows are compared; several are summed up, each times its weight. "
-            "Left out: the last alone.",
-            show_default=False,
-        ),
-    ] = None,
     directions: Annotated[
         int,
         typer.Option(
@@ -268,7 +258,6 @@ def matching(
 
     config = MatchingConfig(
         lists=lists,
-        layers=tuple(_layer_weight(text) for text in layer or ()),
         directions=directions,
         length_weight=length_weight,
         epochs=epochs,
@@ -289,14 +278,6 @@ def matching(
         facts = {"folder": str(target), "num_pairs": record["num_pairs"], **last}
         sys.stdout.write(json.dumps(facts) + "\n")
     screen.remark(f"wrote {target}; training.json there tells how it went", quiet=quiet)
-
-
-def _layer_weight(text: str) -> tuple[int, float]:
-    number, _, weight = text.partition(":")
-    try:
-        return int(number), float(weight or 1)
-    except ValueError as exc:
-        raise ConfigError(f"--layer must be like 9:0.4, not {text!r}") from exc
 
 
 def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:

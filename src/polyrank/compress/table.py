@@ -6,7 +6,7 @@ with that very table and without a second loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -110,47 +110,14 @@ def make_table(
         DataError: If the texts cannot be read, or are empty.
     """
     table = _float_table(checkpoint)
-    tiers, part_sizes = _tiers(checkpoint, texts, config, None, progress)
+    tiers, part_sizes = _tiers(checkpoint, texts, config, progress)
     return compress_rows(table, tiers, config.corpus.seed, progress, part_sizes)
-
-
-def shrink_table(
-    checkpoint: Checkpoint,
-    table: MixedTable,
-    texts: Sequence[Path],
-    config: TableConfig,
-    progress: StepProgress | None = None,
-) -> MixedTable:
-    """Return a table of fewer bytes that keeps the codebooks, and the rows that still have room.
-
-    For a model that was trained on a table and turned out too large: other rows than the least
-    useful of each tier stay what they were in training.
-
-    Args:
-        checkpoint: A float checkpoint whose word embeddings are the values of `table`.
-        table: The table.
-        texts: Files and folders of texts that show which pieces are used.
-        config: Settings.
-        progress: Called as work goes on, with the step "texts".
-
-    Returns:
-        The new table.
-
-    Raises:
-        ConfigError: If the size cannot be had.
-        DataError: If the texts cannot be read, or are empty.
-    """
-    first, second, third = (tier.codebook.shape[2] for tier in table.coded)
-    before = TierChoice(table.tiers, (first, second, third))
-    tiers, _ = _tiers(checkpoint, texts, config, before, progress)
-    return move_rows(table, checkpoint.body_float32(WORD_TABLE), tiers)
 
 
 def _tiers(
     checkpoint: Checkpoint,
     texts: Sequence[Path],
     config: TableConfig,
-    before: TierChoice | None,
     progress: StepProgress | None,
 ) -> TierChoice:
     vocabulary, body = open_vocabulary(checkpoint), checkpoint.spec.body
@@ -163,7 +130,7 @@ def _tiers(
     pinned[: len(vocabulary)] = vocabulary.required & (vocabulary.probabilities == 0)
     for ids in tokenizer.encode([*checkpoint.spec.prompts.by_name.values()]):
         pinned[ids] = True
-    return choose_tiers(worth, pinned, body.hidden_size, int(config.megabytes * 1e6), before)
+    return choose_tiers(worth, pinned, body.hidden_size, int(config.megabytes * 1e6))
 
 
 def compress_rows(
@@ -198,45 +165,6 @@ def compress_rows(
     )
     blocks, scales = quantize_blocks(table[tiers == 0])
     return MixedTable(len(table), blocks, scales, pack_tiers(tiers), coarse, (first, second, third))
-
-
-def move_rows(table: MixedTable, values: Float32Array, tiers: UInt8Array) -> MixedTable:
-    """Return a table with some rows in tiers of fewer bytes, by the codebooks that it has.
-
-    Args:
-        table: The table.
-        values: What rows that move are coded anew from, shape (num_rows, width).
-        tiers: Tier of each row, none below the one it has, shape (num_rows,), values 0 to 3.
-
-    Returns:
-        The new table; rows that stay have the same codes.
-    """
-    before = table.tiers
-    assert (tiers >= before).all()
-    coarse = table.coarse.astype(np.float32)
-    coded: list[CodedTier] = []
-    for number, tier in zip(CODED_TIERS, table.coded, strict=True):
-        is_new = before[tiers == number] != number
-        codes = np.empty((len(is_new), tier.codes.shape[1]), np.uint8)
-        codes[~is_new] = tier.codes[tiers[before == number] == number]
-        codes[is_new] = _encode(values[tiers == number][is_new], coarse, tier.codebook)
-        coded.append(CodedTier(codes, tier.codebook))
-    stay = tiers[before == 0] == 0
-    blocks, scales = table.blocks[stay], table.scales[stay]
-    first, second, third = coded
-    return replace(
-        table, blocks=blocks, scales=scales, planes=pack_tiers(tiers), coded=(first, second, third)
-    )
-
-
-def _encode(rows: Float32Array, coarse: Float32Array, codebook: Float16Array) -> UInt8Array:
-    chosen, size = nearest(rows, coarse), codebook.shape[2]
-    rows = rows - coarse[chosen]
-    parts = [
-        nearest(np.ascontiguousarray(rows[:, i * size : (i + 1) * size]), words.astype(np.float32))
-        for i, words in enumerate(codebook)
-    ]
-    return np.stack([chosen, *parts], axis=1)
 
 
 class _Counter:

@@ -54,7 +54,6 @@ def choose_tiers(
     pinned: BoolArray,
     width: int,
     most_bytes: int,
-    before: TierChoice | None = None,
 ) -> TierChoice:
     """Return the tier of each row, and the parts that lose least in so many bytes.
 
@@ -63,7 +62,6 @@ def choose_tiers(
         pinned: Rows that tier 0 takes at any price, shape (num_rows,).
         width: Values of a row.
         most_bytes: What the whole table may take.
-        before: What a table has already: its parts stay, and no row gets more bytes.
 
     Returns:
         The choice.
@@ -72,12 +70,9 @@ def choose_tiers(
         ConfigError: If no choice of tiers fits.
     """
     room = most_bytes - fixed_bytes(len(worth), width)
-    allowed: tuple[PartSizes, ...] = (SMALL_PARTS, LARGE_PARTS)
-    if before is not None:
-        allowed = (before.part_sizes,)
     offers = [
-        _Offer(worth, pinned, row_bytes(width, parts), parts, before)
-        for parts in allowed
+        _Offer(worth, pinned, row_bytes(width, parts), parts)
+        for parts in (SMALL_PARTS, LARGE_PARTS)
         if not any(width % values for values in parts)
     ]
     fitting = [offer for offer in offers if offer.bytes_at(_HIGHEST_PRICE) <= room]
@@ -101,21 +96,15 @@ class _Offer:
         pinned: BoolArray,
         sizes: tuple[int, ...],
         part_sizes: PartSizes,
-        before: TierChoice | None,
     ) -> None:
         self.part_sizes = part_sizes
         self._pinned, self._sizes = pinned, np.array(sizes, np.float64)
-        self._is_open = np.ones((len(worth), len(sizes)), bool)
-        if before is not None:
-            self._is_open = np.arange(len(sizes)) >= before.tiers[:, None]
         self._costs = worth[:, None] * np.array([0.0, *(ERRORS[values] for values in part_sizes)])
 
     def at(self, price: float) -> UInt8Array:
         """Return the tiers at a price a byte."""
-        costs = np.where(self._is_open, self._costs + price * self._sizes, np.inf)
-        return np.where(self._pinned, self._is_open.argmax(axis=1), costs.argmin(axis=1)).astype(
-            np.uint8
-        )
+        costs = self._costs + price * self._sizes
+        return np.where(self._pinned, 0, costs.argmin(axis=1)).astype(np.uint8)
 
     def bytes_at(self, price: float) -> float:
         """Return the bytes of all rows at a price a byte."""

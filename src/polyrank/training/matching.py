@@ -47,19 +47,17 @@ from polyrank.training.matching_rows import (
     Examples,
     RowReader,
     centers,
-    check_layer_weights,
     in_blocks,
     language_directions,
     lists_of_questions,
     orthonormal,
-    scaled_layers,
 )
 from polyrank.training.negatives import Miner, make_miner
 from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
 from polyrank.training.schedule import plan_draws
 from polyrank.training.shortening import shortened
-from polyrank.types import Activation, Float32Array, LayerWeights
+from polyrank.types import Activation, Float32Array
 
 _LONGEST_QUERY = 64  # tokens
 _ONE_TOPIC = 0.18  # mean clean cosine of random pairs; near 0 where topics are many
@@ -100,13 +98,8 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     schedule = plan_draws(sources, config.drawing)
     engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
     model = load_model(str(folder), engine)
-    check_layer_weights(config.layers, model)
     drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
-    layers: LayerWeights = ()
-    if config.layers:
-        texts = [entry.passages[0] for entry in next(in_blocks(drawer, range(config.lists)))]
-        layers = scaled_layers(config.layers, texts, model, config.max_length, report)
-    reader = RowReader(model, config.max_length, layers)
+    reader = RowReader(model, config.max_length)
     languages = language_directions(sources, reader, config.directions, config.seed, report)
     center, role = centers(drawer, reader, lists_of_questions(sources, schedule), report)
     directions = orthonormal(languages, role)
@@ -121,7 +114,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         "start_sha256": fingerprint(checkpoint.weights.paths),
         "precision": reader.model.engine.encoder.capabilities.precision,
         "versions": versions(),
-        "settings": {**asdict(config), "layers": _layers_by_name(config.layers)},
+        "settings": asdict(config),
         "miner": Path(job.miner or "default").name,
         "data": describe_sources(sources, schedule.num_usable, drawn),
         "num_pairs": len(examples.grades),
@@ -129,7 +122,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         "seconds": round(time.monotonic() - begun, 1),
     }
     tensors = {f"{PREFIX}.center": center, f"{PREFIX}.directions": directions, **heads}
-    _publish(checkpoint, tensors, layers, job.output, record)
+    _publish(checkpoint, tensors, job.output, record)
     return record
 
 
@@ -283,7 +276,6 @@ def _miner(job: MatchingJob, progress: StepProgress) -> Miner | None:
 def _publish(
     checkpoint: Checkpoint,
     tensors: Mapping[str, Float32Array],
-    layers: LayerWeights,
     output: Path,
     record: Mapping[str, Any],
 ) -> None:
@@ -299,8 +291,8 @@ def _publish(
         config.pop(FIRST_STAGE_KEY, None)  # learnt for the checkpoint as it was
         config[EXTRA_HEADS_KEY] = {
             **config.get(EXTRA_HEADS_KEY, {}),
-            "rerank": _describe("rerank", layers, RERANK_FEATURES, 1, "sigmoid", ("relevant",)),
-            "classify": _describe("classify", layers, FEATURES, 2, "softmax", RELEVANCE_LABELS),
+            "rerank": _describe("rerank", RERANK_FEATURES, 1, "sigmoid", ("relevant",)),
+            "classify": _describe("classify", FEATURES, 2, "softmax", RELEVANCE_LABELS),
         }
         for path, content in ((target / CONFIG_FILE, config), (folder / RECORD_FILE, record)):
             with replacing(path) as written:
@@ -309,13 +301,8 @@ def _publish(
         publish(folder, output)
 
 
-def _layers_by_name(layers: LayerWeights) -> dict[str, float]:
-    return {str(number): weight for number, weight in sorted(layers)}
-
-
 def _describe(
     task: str,
-    layers: LayerWeights,
     features: Sequence[MatchFeature],
     num_layers: int,
     activation: Activation,
@@ -333,8 +320,6 @@ def _describe(
         "weight": layer("tokens"),
         "features": list(features),
     }
-    if layers:
-        late["layers"] = _layers_by_name(layers)
     return {
         "late_interaction": late,
         "layers": dense,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from polyrank.errors import ConfigError
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.types import LayerWeights, Precision
+from polyrank.types import Precision
 
 PREFIX = "heads.matching"
 
@@ -17,8 +17,6 @@ class MatchingConfig:
 
     Attributes:
         lists: Queries with their passages to learn from.
-        layers: Layers whose rows are summed up to those that are compared, with what each weighs
-            when all have the same spread; empty for the last layer alone.
         directions: Language directions to take out of token rows; 0 leaves them in.
         length_weight: What the match of a document loses for each unit of the natural logarithm
             of its length: among more tokens a good match is easier to find. Not learnt, since
@@ -42,7 +40,6 @@ class MatchingConfig:
     """
 
     lists: int = 24_000
-    layers: LayerWeights = ()
     directions: int = 24
     length_weight: float = 0.008
     epochs: int = 5

@@ -4,7 +4,6 @@ References: Xie et al., EMNLP 2022, arXiv:2401.05792 (language directions found 
 of the languages' means).
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
 from polyrank.compress.corpus import StepProgress
 from polyrank.config import TruncationConfig
-from polyrank.errors import ConfigError
 from polyrank.inference.model import Model
 from polyrank.tasks.heads import Head, LateInteraction
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.drawing import Drawer, RankedList
 from polyrank.training.schedule import Schedule
 from polyrank.training.source import Source
-from polyrank.types import Float32Array, LayerWeights
+from polyrank.types import Float32Array
 
 FEATURES: tuple[MatchFeature, ...] = (
     "sharp_match",
@@ -76,9 +74,8 @@ class Examples:
 class RowReader:
     """Reads token rows of texts with a body that stays as it is."""
 
-    def __init__(self, model: Model, max_length: int, layers: LayerWeights = ()) -> None:
+    def __init__(self, model: Model, max_length: int) -> None:
         self.model = model
-        self.layers = layers
         self._builder = model.builder(TruncationConfig(min(max_length, model.spec.max_length)))
         self.width = model.spec.body.hidden_size
 
@@ -92,7 +89,7 @@ class RowReader:
         Returns:
             A scorer that gives all of `FEATURES` but the first.
         """
-        late = LateInteractionSpec("", None, None, FEATURES[1:], self.layers)
+        late = LateInteractionSpec("", None, None, FEATURES[1:])
         spec = HeadSpec((), late_interaction=late)
         head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
         return LateInteractionScorer(
@@ -104,7 +101,7 @@ class RowReader:
     ) -> tuple[Any, Float32Array]:
         """Return the plan of some pairs, one or more, and the token rows of their texts."""
         plan = scorer.prepare(pairs)
-        return plan, self.model.engine.run(plan.batch, (), self.width, layers=self.layers)
+        return plan, self.model.engine.run(plan.batch, (), self.width)
 
     def own_rows(self, texts: Sequence[str], *, are_queries: bool = False) -> list[Float32Array]:
         """Return the rows of each text's own tokens, shape (num_tokens, hidden_size) each."""
@@ -190,60 +187,6 @@ def in_blocks(drawer: Drawer, indices: Sequence[int]) -> Iterator[list[RankedLis
     """
     for start in range(0, len(indices), _LISTS_PER_BLOCK):
         yield drawer.draw(indices[start : start + _LISTS_PER_BLOCK])
-
-
-def check_layer_weights(layers: LayerWeights, model: Model) -> None:
-    """Refuse layers that a model lacks, and weights that are none.
-
-    Args:
-        layers: As the user gave them.
-        model: The model whose rows are to be summed up.
-
-    Raises:
-        ConfigError: If a layer does not exist or comes twice, or a weight is not above 0.
-    """
-    numbers = [layer for layer, _ in layers]
-    most = model.spec.body.num_layers
-    if len(set(numbers)) < len(numbers) or not all(0 <= number <= most for number in numbers):
-        raise ConfigError(
-            f"layers must be different ones of 0 to {most} for {model.spec.name}, not {numbers}"
-        )
-    if not all(0 < weight < math.inf for _, weight in layers):
-        raise ConfigError(f"weights of layers must be finite and above 0, not {dict(layers)}")
-
-
-def scaled_layers(
-    layers: LayerWeights,
-    texts: Sequence[str],
-    model: Model,
-    max_length: int,
-    progress: StepProgress,
-) -> LayerWeights:
-    """Return layers with their weights divided by the spread of their rows.
-
-    The spread is the root mean square distance of rows from their mean. The last of the layers
-    keeps its weight.
-
-    Args:
-        layers: What each would weigh if all had the same spread; empty for the last layer alone.
-        texts: Passages to measure on, at least one where there are layers.
-        model: The model.
-        max_length: Tokens of a text that are read.
-        progress: Called with the step "spread of layers".
-
-    Returns:
-        What encoders and heads take, ascending by layer.
-    """
-    ascending, spreads = sorted(layers), []
-    for done, (layer, _) in enumerate(ascending):
-        reader = RowReader(model, max_length, ((layer, 1.0),))
-        rows = np.concatenate(reader.own_rows(texts)).astype(np.float64)
-        spreads.append(float(np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())))
-        progress("spread of layers", done + 1, len(layers))
-    return tuple(
-        (layer, round(weight * spreads[-1] / spread, 6))
-        for (layer, weight), spread in zip(ascending, spreads, strict=True)
-    )
 
 
 def orthonormal(languages: Float32Array, role: Float32Array) -> Float32Array:
