@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import numpy as np
-import tenacity
 from numpy.typing import NDArray
 
 from polyrank import errors
+from polyrank._extras import require
 from polyrank.errors import OverloadedError, PolyrankError, ServingError, UnavailableError
 from polyrank.tasks.first_stage import check_first_stage_scores
 from polyrank.types import (
@@ -31,6 +30,10 @@ from polyrank.types import (
     FirstStageKind,
     InputType,
 )
+
+require("client", purpose="polyrank.client")
+import httpx  # noqa: E402  # after the check, which tells how to install them
+import tenacity  # noqa: E402
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LONGEST_WAIT_S = 30.0

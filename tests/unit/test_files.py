@@ -37,6 +37,11 @@ def writer(path: Path, function: str) -> subprocess.Popen[str]:
     return process
 
 
+def fill(path: Path, text: str = "x") -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -88,8 +93,7 @@ def test_a_second_writer_is_told_who_holds_it(tmp_path: Path, function: str) -> 
     make = building if function == "building" else replacing
     try:
         with pytest.raises(ConfigError, match=rf"another process \(number {first.pid}\)"):
-            with make(output):
-                pass
+            make(output).__enter__()
         with replacing(tmp_path / "another.out") as path:
             path.write_text("other names are free")
         assert len(names(tmp_path)) == 2
@@ -116,8 +120,7 @@ def test_files_of_a_cache_may_have_two_writers(tmp_path: Path) -> None:
 
 def test_a_folder_in_work_is_held(tmp_path: Path) -> None:
     with holding(tmp_path, tmp_path), pytest.raises(ConfigError, match=f"number {os.getpid()}"):
-        with holding(tmp_path, tmp_path):
-            pass
+        holding(tmp_path, tmp_path).__enter__()
     with holding(tmp_path, tmp_path):
         pass
 
@@ -126,26 +129,25 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     link = tmp_path / "out.txt"
     link.symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '.*out\.txt'"):
-        with replacing(link) as path:
-            path.write_text("x" * 100_000)
+        fill(link, "x" * 100_000)
 
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(_files, "_sync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*other\.txt'"):
-        with replacing(tmp_path / "other.txt") as path:
-            path.write_text("x")
+        fill(tmp_path / "other.txt")
     assert names(tmp_path) == ["out.txt"]
 
 
 def test_errors_name_what_was_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.txt'$"):
-        with replacing(tmp_path / "none.txt") as path:
-            path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"input\.txt'$"):
-        with replacing(tmp_path / "out.txt"):
-            (tmp_path / "input.txt").read_text()
+    with (
+        pytest.raises(FileNotFoundError, match=r"none\.txt'$"),
+        replacing(tmp_path / "none.txt") as path,
+    ):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"input\.txt'$"), replacing(tmp_path / "out.txt"):
+        (tmp_path / "input.txt").read_text()
 
 
 def test_data_and_names_reach_the_disk_in_order(

@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polyrank._extras import require
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
@@ -188,7 +187,6 @@ def quantize(
         polyrank compress quantize --data data/xquad -o small --embeddings mixed --text texts/
         polyrank compress quantize --data data/xquad -o smaller --weights int4 --embeddings int4
     """
-    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
     from polyrank.evaluation import EvaluationConfig
 

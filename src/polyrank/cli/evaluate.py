@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from polyrank._extras import require
 from polyrank.cli import options, screen
 from polyrank.cli.memory import row_cache_bytes
 from polyrank.cli.progress import steps
@@ -150,7 +149,6 @@ def evaluate_command(
         polyrank eval data/xquad --first-stage bm25 --reranker default --blend auto
         polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
     """
-    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank eval")
     from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
     from polyrank.evaluation.report import prepare_folder
 

@@ -18,6 +18,7 @@ from polyrank.cli.doctor import doctor
 from polyrank.cli.embed import embed
 from polyrank.cli.evaluate import evaluate_command
 from polyrank.cli.info import info
+from polyrank.cli.needs import EXTRA_OF_COMMAND, needing
 from polyrank.cli.rerank import rerank
 from polyrank.cli.serve import serve
 from polyrank.cli.train import train_app
@@ -42,6 +43,7 @@ app.command("info")(info)
 app.add_typer(compress_app)
 app.add_typer(train_app)
 app.command("doctor")(doctor)
+needing(app, EXTRA_OF_COMMAND)
 
 
 def _show_version(wanted: bool) -> None:

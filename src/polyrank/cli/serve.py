@@ -212,10 +212,6 @@ def serve(
     SIGTERM takes readiness away, lets requests under way end, and exits with 0. Every option can
     also stand in the environment, as POLYRANK_SERVE_PORT and so on.
     """
-    from polyrank._extras import require
-
-    modules = ("starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson")
-    require("server", *modules, purpose="polyrank serve")
     from polyrank.server import logs
     from polyrank.server.app import Site
     from polyrank.server.keys import ADMIN_KEYS_VARIABLE, API_KEYS_VARIABLE, read_keys
@@ -286,8 +282,7 @@ def _tracing(*, is_on: bool) -> "Tracing":
 
     if not is_on:
         return NO_TRACING
-    modules = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-    require("otel", *modules, purpose="polyrank serve --trace")
+    require("otel", purpose="polyrank serve --trace")
     from polyrank.server import otel
 
     return otel.from_environment()

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polyrank._extras import require
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import read_checkpoint
@@ -55,7 +54,6 @@ def table(
 
         polyrank compress table intfloat/multilingual-e5-small e5-table --text texts/
     """
-    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.corpus import TEXT_FIELDS
     from polyrank.compress.folders import check_free
     from polyrank.compress.table import measure_table, write_table_folder

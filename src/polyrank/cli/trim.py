@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from polyrank._extras import require
 from polyrank._files import replacing
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
@@ -104,7 +103,6 @@ def trim(
         polyrank compress trim intfloat/multilingual-e5-small e5-80k --text texts/ --keep 80000
         polyrank compress trim FOLDER trimmed --text a.jsonl.gz --coverage 0.99 --data data/mine
     """
-    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="polyrank compress")
     from polyrank.compress.choose import ChoiceConfig
     from polyrank.compress.corpus import TEXT_FIELDS, CorpusConfig
     from polyrank.compress.trim import TrimConfig, trim_vocabulary

@@ -6,7 +6,7 @@ Knows the backends by a table and imports one only when it is chosen.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polyrank._extras import is_installed, require
+from polyrank._extras import install_command, is_installed, require
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
@@ -122,7 +122,7 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
         raise MissingExtraError(
             "the native encoder was not built when polyrank was installed: it needs GCC 12, Clang "
             "15 or newer and CMake 3.25, or a ready wheel for this system. Another encoder comes "
-            "with: pip install 'polyrank[onnx]'"
+            f"with: {install_command('onnx')}"
         )
     require(backend.extra, *backend.modules, purpose=f"The {backend.name} encoder")
     return backend.make(checkpoint, config)
@@ -187,7 +187,7 @@ def _status(backend: _Backend) -> EncoderStatus:
     if missing == ["polyrank._native"]:
         reason = "not built: polyrank was installed without a C++ compiler, or for another system"
     elif missing:
-        reason = f"{', '.join(missing)} not installed: pip install 'polyrank[{backend.extra}]'"
+        reason = f"{', '.join(missing)} not installed: {install_command(backend.extra)}"
     else:
         reason = f"{', '.join(backend.modules)} installed"
     return EncoderStatus(backend.name, not missing, reason, backend.extra)

@@ -54,5 +54,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    require("eval", "bm25s", "ir_measures", "matplotlib", purpose="evaluation")
+    require("eval", purpose="polyrank.evaluation")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -140,7 +140,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
         TrainingError: If the reranker's logits do not help beside any first stage.
         MissingExtraError: If BM25 or the measures are missing.
     """
-    require("eval", "bm25s", "ir_measures", purpose="polyrank train blend")
+    require("eval", purpose="polyrank train blend")
     begun = time.monotonic()
     if not job.data:
         raise ConfigError("nothing to learn from: name a file or folder with --data.")

@@ -11,9 +11,6 @@ TrainTask = Literal["reranker", "classifier", "embedder"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
-LIBRARIES = ("torch", "sentence_transformers", "accelerate", "datasets", "peft")
-"""What the extra `train` brings."""
-
 RELEVANCE_LABELS = ("irrelevant", "neutral", "relevant")
 """Labels of the three-way task; a new head has them in this order, an old one may have another."""
 

@@ -79,7 +79,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         CapabilityError: If the checkpoint makes no vectors, or is int8.
         MissingExtraError: If torch is missing.
     """
-    require("train", "torch", purpose="polyrank train matching")
+    require("train", purpose="polyrank train matching")
     from polyrank.training.matching_fit import fit_heads
 
     begun = time.monotonic()

@@ -25,7 +25,7 @@ from polyrank.errors import ConfigError
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.training.config import LIBRARIES, DataSource, TrainingConfig
+from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.training.drawing import Drawer, Teacher
 from polyrank.training.journal import JOURNAL_FILE, Journal
 from polyrank.training.monitor import Monitor, MonitorConfig, check_apart, make_monitor
@@ -136,7 +136,7 @@ def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
         MissingExtraError: If a library is missing.
     """
     begun = time.monotonic()
-    require("train", *LIBRARIES, purpose="polyrank train")
+    require("train", purpose="polyrank train")
     _check(job)
     sources = read_mixture(job.data)
     schedule = plan_draws(sources, job.config)
@@ -151,7 +151,6 @@ def _check(job: Job) -> None:
     if not job.data:
         raise ConfigError("nothing to train on: name a file or folder with --data.")
     if job.monitor is not None:
-        require("eval", "bm25s", "ir_measures", "matplotlib", purpose="--eval-data")
         check_apart([source.path for source in job.data], job.monitor.path)
     if job.output.exists() and not (job.resume and _is_unfinished(job.output)):
         raise ConfigError(f"{job.output} exists already. Choose another --output, or remove it.")
@@ -353,7 +352,6 @@ class _Run:
             publish(folder, output)  # in place of that of a run that was stopped and resumed
 
     def _draw(self, path: Path) -> None:
-        require("eval", "matplotlib", purpose="The picture of a run")
         from polyrank.training.plot import draw_training
 
         draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
