@@ -26,6 +26,7 @@ TruncationStrategy = Literal["longest_first", "only_second"]
 EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Precision = Literal["auto", "float32", "int8"]
 InputType = Literal["query", "document"]
+Side = Literal["right", "left"]
 FirstStageKind = Literal["lexical", "dense"]
 
 Document = str | Mapping[str, Any]

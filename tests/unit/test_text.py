@@ -8,8 +8,9 @@ import pytest
 import tokenizers
 
 from polyrank.config import TruncationConfig
-from polyrank.text.pairs import SequenceBuilder, Side
+from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.tokenizer import Tokenizer
+from polyrank.types import Side
 from tests.texts import AWKWARD, SENTENCES
 
 TEXTS = [*SENTENCES.values(), *AWKWARD.values()]

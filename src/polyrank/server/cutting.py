@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from polyrank.text.pairs import Side
+from polyrank.types import Side
+
+MAX_CHARACTERS = 500_000
+"""Of a text that has to be tokenised whole: about 100 MB, at 190 bytes a character."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from polyrank.errors import (
 )
 from polyrank.inference.model import Model
 from polyrank.server.computations import Computation, RunHead, ScorePairs, TokenRows
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import MAX_CHARACTERS, Cut
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.heads import Head
@@ -193,6 +193,7 @@ class ServedModel:
             model_limit=self.max_length,
             has_segments=self.spec.body.type_vocab_size > 1,
             side=cut.side,
+            max_characters=MAX_CHARACTERS,
         )
 
     def _fingerprint(self) -> str:

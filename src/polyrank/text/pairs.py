@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +9,7 @@ from numpy.typing import NDArray
 from polyrank.config import TruncationConfig
 from polyrank.text.tokenizer import Template, Tokenizer
 from polyrank.text.truncation import longest_first, only_second, room_for_texts
-from polyrank.types import Int32Array, PackedBatch
-
-Side = Literal["right", "left"]
+from polyrank.types import Int32Array, PackedBatch, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,7 @@ class SequenceBuilder:
         model_limit: int,
         has_segments: bool,
         side: Side = "right",
+        max_characters: int | None = None,
     ) -> None:
         """Set the limits.
 
@@ -51,6 +49,7 @@ class SequenceBuilder:
             model_limit: Most tokens that the checkpoint reads.
             has_segments: Whether the body tells segments apart (type_vocab_size above 1).
             side: Where a text that is too long is cut: "right" at its end, "left" at its start.
+            max_characters: As for `Tokenizer.encode_ends`.
 
         Raises:
             ConfigError: If the truncation setting does not fit the checkpoint.
@@ -59,7 +58,8 @@ class SequenceBuilder:
         self.truncation = truncation
         self.model_limit = model_limit
         self.has_segments = has_segments
-        self.side = side
+        self.side: Side = side
+        self.max_characters = max_characters
         self.max_length = min(truncation.max_length or model_limit, model_limit)
         room_for_texts(truncation, model_limit, tokenizer.single.num_special_tokens)
 
@@ -67,7 +67,7 @@ class SequenceBuilder:
         """Return each text as a sequence of its own, cut where it is too long."""
         template = self.tokenizer.single
         room = room_for_texts(self.truncation, self.model_limit, template.num_special_tokens)
-        ids = self._encode_unique(texts)
+        ids = self._encode_unique(texts, room)
         lengths = [(min(len(tokens), room),) for tokens in ids]
         return self._pack(template, [(tokens,) for tokens in ids], lengths)
 
@@ -78,19 +78,30 @@ class SequenceBuilder:
         """
         template = self.tokenizer.pair
         room = room_for_texts(self.truncation, self.model_limit, template.num_special_tokens)
-        ids = self._encode_unique([text for pair in pairs for text in pair])
+        ids = self._encode_unique([text for pair in pairs for text in pair], room)
         joined = [(ids[i], ids[i + 1]) for i in range(0, len(ids), 2)]
-        lengths = [self._pair_lengths(len(first), len(second), room) for first, second in joined]
+        lengths = [
+            self._pair_lengths(pair, len(first), len(second), room)
+            for pair, (first, second) in zip(pairs, joined, strict=True)
+        ]
         return self._pack(template, joined, lengths)
 
-    def _pair_lengths(self, first: int, second: int, room: int) -> tuple[int, int]:
+    def _pair_lengths(
+        self, pair: tuple[str, str], first: int, second: int, room: int
+    ) -> tuple[int, int]:
         if self.truncation.strategy == "only_second":
             return only_second(first, second, room, self.truncation.max_query_length)
+        is_open = any(self.tokenizer.is_cut_early(text, room) for text in pair)
+        if room % 2 and min(first, second) > room and is_open:
+            # the longer text gets the odd token, and of one or both only an end is known
+            first, second = (room + 2, room + 1) if self.tokenizer.is_longer(*pair) else (room,) * 2
         return longest_first(first, second, room)
 
-    def _encode_unique(self, texts: Sequence[str]) -> list[Int32Array]:
+    def _encode_unique(self, texts: Sequence[str], room: int) -> list[Int32Array]:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        encoded = self.tokenizer.encode(list(index))
+        encoded = self.tokenizer.encode_ends(
+            list(index), room, side=self.side, max_characters=self.max_characters
+        )
         return [encoded[index[text]] for text in texts]
 
     def _pack(

@@ -15,8 +15,9 @@ import tokenizers
 from tokenizers import normalizers
 
 from polyrank.checkpoint.files import read_plain
-from polyrank.errors import CheckpointError
-from polyrank.types import Int32Array
+from polyrank.errors import CheckpointError, InputError
+from polyrank.text.windows import Windows
+from polyrank.types import Int32Array, Side
 
 _PROBE = "a"
 
@@ -100,6 +101,7 @@ class Tokenizer:
         self.vocab_size = self._tokenizer.get_vocab_size()
         self.single = _template(self._tokenizer.encode(_PROBE), num_texts=1)
         self.pair = _template(self._tokenizer.encode(_PROBE, _PROBE), num_texts=2)
+        self._windows = Windows(self._tokenizer)
 
     def _lowercase(self) -> None:
         steps: list[Any] = [normalizers.Lowercase()]
@@ -118,6 +120,55 @@ class Tokenizer:
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+    def encode_ends(
+        self,
+        texts: Sequence[str],
+        num_tokens: int,
+        *,
+        side: Side = "right",
+        max_characters: int | None = None,
+    ) -> list[Int32Array]:
+        """Return the token ids of each text, or those at one end of it where it has many.
+
+        Args:
+            texts: Texts that `check_text` accepts.
+            num_tokens: How many tokens are read of each.
+            side: "right" where the end of a text may be left out, "left" where its start may.
+            max_characters: Most characters of a text that has to be tokenised whole; None sets
+                no limit.
+
+        Returns:
+            One array per text. One of `num_tokens` or fewer ids holds all of them; a longer one
+            holds the first, or the last, or all.
+
+        Raises:
+            InputError: If a text has more characters than `max_characters` and no short piece
+                of it tells its tokens.
+        """
+        found: dict[int, Int32Array] = {}
+        long = [i for i, text in enumerate(texts) if self._windows.is_long(text, num_tokens)]
+        if side == "left":
+            ends = [self._windows.last(texts[i], num_tokens) for i in long]
+            found = {i: ids for i, ids in zip(long, ends, strict=True) if ids is not None}
+        elif long:
+            firsts = self._windows.first([texts[i] for i in long], num_tokens)
+            for i, first in zip(long, firsts, strict=True):
+                if first is not None:
+                    found[i] = np.asarray(first[0].ids[: first[1]], np.int32)
+        whole = [i for i in range(len(texts)) if i not in found]
+        for i in whole:
+            _check_length(texts[i], max_characters)
+        found |= zip(whole, self.encode([texts[i] for i in whole]), strict=True)
+        return [found[i] for i in range(len(texts))]
+
+    def is_cut_early(self, text: str, num_tokens: int) -> bool:
+        """Return whether `encode_ends` looks at a part of a text first."""
+        return self._windows.is_long(text, num_tokens)
+
+    def is_longer(self, first: str, second: str) -> bool:
+        """Return whether one text has more tokens than another."""
+        return self._windows.is_longer(first, second)
 
     def tokens(self, texts: Sequence[str], *, is_special: bool) -> list[list[Token]]:
         """Return the tokens of each text with their places, without truncation.
@@ -156,8 +207,21 @@ class Tokenizer:
         """
         if num_tokens == 0:
             return 0
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = None
+        if self._windows.is_long(text, num_tokens):
+            (first,) = self._windows.first([text], num_tokens)
+            offsets = first and first[0].offsets
+        if offsets is None:
+            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return int(offsets[min(num_tokens, len(offsets)) - 1][1]) if offsets else 0
+
+
+def _check_length(text: str, max_characters: int | None) -> None:
+    if max_characters is not None and len(text) > max_characters:
+        raise InputError(
+            f"a text has {len(text):,} characters, and no short part of it tells its tokens: it "
+            f"has too few spaces. Such a text may have {max_characters:,}; shorten it."
+        )
 
 
 def _tokens(encoding: tokenizers.Encoding, text: str) -> list[Token]:

@@ -10,7 +10,7 @@ from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, document_text, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error
 from polyrank.server.dialects.ranking import ranked
-from polyrank.text.pairs import Side
+from polyrank.types import Side
 
 VLLM = Dialect("vllm", error, {"invalid": 400})
 
