@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -96,6 +96,21 @@ check-native: native ## test the kernels on every path that runs here, also unde
 	$(call configure,sanitize,-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g" -DPOLYRANK_SANITIZE=address$(,)undefined -DPOLYRANK_PYTHON=OFF -DPOLYRANK_TESTS=ON)
 	$(CMAKE) --build build/sanitize
 	$(call each_path,sanitize)
+
+# The Python module with sanitizers, which must be loaded before Python itself; detect_leaks is off
+# since the interpreter leaves memory to the end of the process. An allocation of a gigabyte fails.
+SANITIZED := build/sanitize-python
+sanitized = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024:quarantine_size_mb=16 \
+	UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python tests/native/with_extension.py $(SANITIZED)/_native.*so
+
+sanitize-build: $(VENV)/.native
+	$(call configure,sanitize-python,-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g" -DPOLYRANK_SANITIZE=address$(,)undefined -DPython_EXECUTABLE=$(abspath $(BIN)/python))
+	$(CMAKE) --build $(SANITIZED) --target _native
+
+sanitize: $(VENV)/.test sanitize-build ## run the tests of the native encoder under AddressSanitizer and UBSan (OPTIONS="tests/unit/test_mixed_table.py")
+	$(sanitized) -m pytest $(or $(OPTIONS),tests/unit/test_native.py tests/unit/test_mixed_table.py tests/unit/test_int4_linears.py -k "not no_memory and not commands")
 
 # Statically linked, so that the emulator needs no ARM libraries. The second run is a processor
 # without dot product, which must take the portable path.

@@ -126,9 +126,9 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
   std::vector<float> words = values(static_cast<size_t>(kPieces) * hidden, 1),
                      positions = values(static_cast<size_t>(kLongest) * hidden, 0.1f),
                      ones(hidden, 1.0f), zeros(std::max(3 * hidden, inner), 0.0f);
-  body.set_tables({words.data(), nullptr, TableType::kFloat32},
-                  {positions.data(), nullptr, TableType::kFloat32},
-                  {zeros.data(), nullptr, TableType::kFloat32});
+  body.set_tables({words.data(), nullptr, TableType::kFloat32, kPieces},
+                  {positions.data(), nullptr, TableType::kFloat32, kLongest},
+                  {zeros.data(), nullptr, TableType::kFloat32, 1});
   body.set_embedding_norm(ones.data(), zeros.data());
   for (int layer = 0; layer < num_layers; ++layer) {
     for (int which = 0; which < kNumLinears; ++which) {
@@ -155,7 +155,8 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
     bounds.push_back(static_cast<int32_t>(ids.size()));
   }
   std::vector<float> out(sizes.size() * hidden);
-  Batch batch{ids.data(), nullptr, places.data(), bounds.data(), static_cast<int>(sizes.size())};
+  Batch batch{ids.data(), nullptr, places.data(), bounds.data(), static_cast<int>(sizes.size()),
+              ids.size()};
   double time = seconds([&] { body.run(batch, Pooling::kMean, num_threads, out.data()); });
   std::printf("%-8s %d threads %8.0f tokens/s  %6.1f us a token and thread\n",
               is_int8 ? "int8" : "float32", num_threads, ids.size() / time,

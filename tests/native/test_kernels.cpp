@@ -6,7 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu.h"
@@ -246,13 +248,13 @@ std::vector<float> embedded(const char* name, const Table& words, int num_rows) 
   constexpr int width = 64;
   const std::vector<float> other(width, 0.25f), gamma(width, 1), beta(width, 0);
   Body body({width, 0, 4, 96, 1e-5f, Activation::kGelu}, choose_kernels(name));
-  const Table rest{other.data(), nullptr, TableType::kFloat32};
+  const Table rest{other.data(), nullptr, TableType::kFloat32, 1};
   body.set_tables(words, rest, rest);
   body.set_embedding_norm(gamma.data(), beta.data());
   std::vector<int32_t> ids(num_rows), places(num_rows, 0), bounds{0, num_rows};
   for (int i = 0; i < num_rows; ++i) ids[i] = i;
   std::vector<float> rows(static_cast<size_t>(num_rows) * width);
-  body.run({ids.data(), nullptr, places.data(), bounds.data(), 1}, Pooling::kTokens, 1, rows.data());
+  body.run({ids.data(), nullptr, places.data(), bounds.data(), 1, ids.size()}, Pooling::kTokens, 1, rows.data());
   return rows;
 }
 
@@ -267,8 +269,8 @@ void test_tables(const char* name) {
     exact.push_back(exact_half(halves.back()));
   }
   check(halves.size() == num_rows * width, "halves of whole rows", static_cast<double>(halves.size()));
-  check(embedded(name, {halves.data(), nullptr, TableType::kFloat16}, num_rows) ==
-            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+  check(embedded(name, {halves.data(), nullptr, TableType::kFloat16, num_rows}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32, num_rows}, num_rows),
         "float16 tables are exact");
 
   std::vector<uint8_t> bytes(num_rows * width / 2);
@@ -283,9 +285,63 @@ void test_tables(const char* name) {
       exact[b * kInt4Block + kInt4Block / 2 + j] = static_cast<float>(high - 8) * exact_half(halves[taken]);
     }
   }
-  check(embedded(name, {bytes.data(), scales.data(), TableType::kInt4}, num_rows) ==
-            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+  check(embedded(name, {bytes.data(), scales.data(), TableType::kInt4, num_rows}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32, num_rows}, num_rows),
         "int4 tables are exact");
+}
+
+// `run` itself refuses every number by which it would read outside of something.
+void test_checks(const char* name) {
+  constexpr int width = 64;
+  const std::vector<float> values(5 * width, 0.25f), gamma(width, 1);
+  Body body({width, 0, 4, 96, 1e-5f, Activation::kGelu}, choose_kernels(name));
+  struct Numbers {
+    std::vector<int32_t> ids{4, 0, 3}, places{0, 1, 2}, types{1, 0, 1}, bounds{0, 2, 3};
+  };
+  std::vector<float> out(3 * width);
+  const auto run = [&](const Numbers& numbers, const LayerWeights& layers = {}) {
+    const Batch batch{numbers.ids.data(), numbers.types.data(), numbers.places.data(),
+                      numbers.bounds.data(), static_cast<int>(numbers.bounds.size()) - 1,
+                      numbers.ids.size()};
+    body.run(batch, Pooling::kTokens, 1, out.data(), layers);
+  };
+  const auto is_refused = [&](const Numbers& numbers, const LayerWeights& layers = {}) {
+    try {
+      run(numbers, layers);
+    } catch (const std::out_of_range&) {
+      return true;
+    } catch (const std::invalid_argument&) {
+      return true;
+    }
+    return false;
+  };
+  check(is_refused({}), "a body without tables does not run");
+  body.set_tables({values.data(), nullptr, TableType::kFloat32, 5},
+                  {values.data(), nullptr, TableType::kFloat32, 3},
+                  {values.data(), nullptr, TableType::kFloat32, 2});
+  check(is_refused({}), "a body without norms does not run");
+  body.set_embedding_norm(gamma.data(), values.data());
+  run({});
+  constexpr int32_t least = std::numeric_limits<int32_t>::min(),
+                    most = std::numeric_limits<int32_t>::max();
+  for (int32_t outside : {-1, -100, 5, least, most}) {
+    for (size_t token : {0, 1, 2}) {
+      Numbers ids, places, types;
+      ids.ids[token] = places.places[token] = types.types[token] = outside;
+      check(is_refused(ids) && is_refused(places) && is_refused(types), "rows outside a table",
+            outside);
+    }
+  }
+  for (std::vector<int32_t> bounds : std::vector<std::vector<int32_t>>{
+           {0, 2}, {0, 2, 4}, {1, 2, 3}, {0, 0, 3}, {0, 3, 3}, {0, 4, 3}, {0, -1, 3}, {-1, 2, 3},
+           {0, 2, most}, {0, least, 3}, {0}}) {
+    Numbers numbers;
+    numbers.bounds = bounds;
+    check(is_refused(numbers), "bounds that do not ascend to the end", bounds.back());
+  }
+  check(is_refused({}, {{1, 1.0f}}) && is_refused({}, {{-1, 1.0f}}) &&
+            is_refused({}, {{0, 1.0f}, {0, 1.0f}}),
+        "layers that the body lacks");
 }
 
 // Rows of all four tiers in any order, the last group of 64 not full.
@@ -338,11 +394,11 @@ void test_mixed_table(const char* name) {
   for (int t = 0; t < 3; ++t) {
     coded[t] = {codes[t].data(), codebooks[t].data(), counts[t + 1], width / sizes[t]};
   }
-  const MixedRows rows({steps.data(), scales.data(), TableType::kInt4}, planes.data(), plane_bytes,
+  const MixedRows rows({steps.data(), scales.data(), TableType::kInt4, counts[0]}, planes.data(), plane_bytes,
                        num_rows, coarse.data(), coded);
   for (int t = 0; t < num_tiers; ++t) check(rows.num_rows(t) == counts[t], "rows of a tier are counted", t);
-  check(embedded(name, {&rows, nullptr, TableType::kMixed}, num_rows) ==
-            embedded(name, {exact.data(), nullptr, TableType::kFloat32}, num_rows),
+  check(embedded(name, {&rows, nullptr, TableType::kMixed, num_rows}, num_rows) ==
+            embedded(name, {exact.data(), nullptr, TableType::kFloat32, num_rows}, num_rows),
         "mixed tables are exact");
   // added to what is there, as segments would be
   std::vector<float> found(width, 0.5f), wanted(width, 0.5f);
@@ -376,8 +432,9 @@ void test_layer_sums(const Body& body, const Batch& batch, const std::vector<flo
   for (int s = 0; s < batch.num_sequences; ++s) {
     const int32_t first = batch.cu_seqlens[s], length = batch.cu_seqlens[s + 1] - first;
     const int32_t bounds[2] = {0, length};
-    body.run({batch.input_ids + first, nullptr, batch.positions + first, bounds, 1}, Pooling::kTokens,
-             3, again.data(), layers);
+    body.run({batch.input_ids + first, nullptr, batch.positions + first, bounds, 1,
+              static_cast<size_t>(length)},
+             Pooling::kTokens, 3, again.data(), layers);
     check(std::memcmp(&sum[static_cast<size_t>(first) * 64], again.data(),
                       static_cast<size_t>(length) * 256) == 0,
           "batch mates change no bit of a sum", length);
@@ -393,8 +450,9 @@ void test_body(const char* name, bool is_int8) {
   std::vector<float> words = normals(vocabulary * 64), places = normals(positions * 64),
                      types = normals(64), gamma = normals(64), beta = normals(64);
   Body body(shape, k);
-  body.set_tables({words.data(), nullptr, TableType::kFloat32}, {places.data(), nullptr, TableType::kFloat32},
-                  {types.data(), nullptr, TableType::kFloat32});
+  body.set_tables({words.data(), nullptr, TableType::kFloat32, vocabulary},
+                  {places.data(), nullptr, TableType::kFloat32, positions},
+                  {types.data(), nullptr, TableType::kFloat32, 1});
   body.set_embedding_norm(gamma.data(), beta.data());
   for (int layer = 0; layer < shape.num_layers; ++layer) {
     for (Linear which : {kQkv, kOut, kInner, kOuter}) {
@@ -423,7 +481,8 @@ void test_body(const char* name, bool is_int8) {
     bounds.push_back(static_cast<int32_t>(ids.size()));
   }
   std::vector<float> together(ids.size() * 64), again(together.size());
-  Batch batch{ids.data(), nullptr, places_at.data(), bounds.data(), static_cast<int>(lengths.size())};
+  Batch batch{ids.data(), nullptr, places_at.data(), bounds.data(), static_cast<int>(lengths.size()),
+              ids.size()};
   body.run(batch, Pooling::kTokens, 1, together.data());
   for (int threads : {2, 3, 5}) {
     body.run(batch, Pooling::kTokens, threads, again.data());
@@ -432,7 +491,8 @@ void test_body(const char* name, bool is_int8) {
   }
   for (size_t s = 0; s < lengths.size(); ++s) {
     int32_t alone_bounds[2] = {0, lengths[s]};
-    Batch alone{ids.data() + bounds[s], nullptr, places_at.data() + bounds[s], alone_bounds, 1};
+    Batch alone{ids.data() + bounds[s], nullptr, places_at.data() + bounds[s], alone_bounds, 1,
+                static_cast<size_t>(lengths[s])};
     for (int threads : {1, 4}) {
       body.run(alone, Pooling::kTokens, threads, again.data());
       check(std::memcmp(together.data() + static_cast<size_t>(bounds[s]) * 64, again.data(),
@@ -564,6 +624,7 @@ int main(int argc, char** argv) {
   test_body(k.name, false);
   test_tables(k.name);
   test_mixed_table(k.name);
+  test_checks(k.name);
   std::printf("%s: %s\n", k.name, num_failed ? "FAILED" : "passed");
   return num_failed ? 1 : 0;
 }

@@ -2,18 +2,24 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from polyrank import Embedder, Reranker
+from polyrank import Embedder, Reranker, _extras
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.config import EngineConfig
+from polyrank.encoder import choose
+from polyrank.encoder.checks import check_batch
+from polyrank.encoder.choose import plan_encoder
 from polyrank.encoder.onnx import OnnxEncoder
-from polyrank.errors import CapabilityError, ConfigError, EncoderError
+from polyrank.errors import CapabilityError, ConfigError, EncoderError, MissingExtraError
 from polyrank.types import PackedBatch
 from tests.batches import alone, batch_of
 from tests.texts import SENTENCES
@@ -146,7 +152,9 @@ def test_a_path_that_is_not_there(monkeypatch: pytest.MonkeyPatch, opened: Check
         NativeEncoder(opened, EngineConfig())
 
 
-def test_sizes_that_the_kernels_do_not_take(tmp_path: Path) -> None:
+def test_sizes_that_the_kernels_do_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import BertConfig, BertModel
 
@@ -163,10 +171,186 @@ def test_sizes_that_the_kernels_do_not_take(tmp_path: Path) -> None:
     )
     BertModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(CapabilityError, match="multiples of 32"):
+    with pytest.raises(
+        CapabilityError, match=r"multiples of 32.*has 40, 64 and 10\. Choose .*onnx"
+    ):
         Embedder(tmp_path, encoder="native")
-    # left to itself, another encoder steps in
+    # left to itself, another encoder steps in, and it is said why
     assert Embedder(tmp_path).info.encoder.name != "native"
+    opened = read_checkpoint(tmp_path)
+    plan = plan_encoder(opened, EngineConfig())
+    assert plan.encoder == "onnx"
+    assert "native encoder needs" in plan.encoder_reason
+    # and where none is there to step in, it is not only said that one is missing
+    monkeypatch.setattr(choose, "is_installed", lambda *modules: False)
+    monkeypatch.setattr(_extras, "is_installed", lambda *modules: False)
+    with pytest.raises(MissingExtraError, match=r"native encoder needs .* has 40, .*onnx"):
+        choose.choose_encoder(opened, EngineConfig())
+
+
+def a_body(**sizes: int) -> object:
+    """A body of one layer, 9 words, 5 positions and 2 segments, as C++ has it."""
+    shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, **sizes}
+    body = native.NativeBody(**shape, layer_norm_eps=1e-5, activation="gelu", is_int8=False, isa="")
+    words, positions, types = (np.full((rows, 32), 0.5, np.float32) for rows in (9, 5, 2))
+    body.set_tables(words, positions, types, None, "F16")
+    row, matrix = np.ones(32, np.float32), np.eye(32, dtype=np.float32)
+    body.set_embedding_norm(row, row)
+    for name in ("qkv", "out", "inner", "outer"):
+        count = 3 if name == "qkv" else 1
+        body.set_linear(0, name, [matrix] * count, [row] * count, None, 1)
+    for which in (0, 1):
+        body.set_norm(0, which, row, row)
+    return body
+
+
+INT32 = np.iinfo(np.int32)
+NUMBERS = {
+    "input_ids": [8, 0, 3],
+    "token_types": [0, 1, 0],
+    "positions": [4, 1, 2],
+    "cu_seqlens": [0, 2, 3],
+}
+
+
+def run_numbers(body: object, layers: tuple[tuple[int, float], ...] = (), **numbers: object):
+    arrays = {key: np.array(value, np.int32) for key, value in {**NUMBERS, **numbers}.items()}
+    return body.run(**arrays, pooling="tokens", layers=list(layers), num_threads=1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["input_ids", "token_types", "positions"])
+@pytest.mark.parametrize("outside", [-1, -100, 9, INT32.min, INT32.max])
+def test_cpp_refuses_rows_outside_its_tables(name: str, outside: int) -> None:
+    body = a_body()
+    assert run_numbers(body).shape == (3, 32)
+    for token in range(3):
+        numbers = list(NUMBERS[name])
+        numbers[token] = outside
+        with pytest.raises(IndexError, match=rf"{outside} is outside a table of \d rows"):
+            run_numbers(body, **{name: numbers})
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [[0], [0, 2], [0, 2, 4], [1, 3], [0, 0, 3], [0, 4, 3], [0, -1, 3], [-1, 3], [0, INT32.max]],
+)
+def test_cpp_refuses_bounds_that_do_not_fit(bounds: list[int]) -> None:
+    body = a_body()
+    with pytest.raises(ValueError):
+        run_numbers(body, cu_seqlens=bounds)
+    ids, positions, ends = (
+        np.array(value, np.int32) for value in (NUMBERS["input_ids"], NUMBERS["positions"], bounds)
+    )
+    for note in (body.measure_inputs, body.record_inputs):  # type: ignore[attr-defined]
+        with pytest.raises(ValueError):
+            note(ids, positions, ends)
+
+
+@pytest.mark.parametrize("layers", [((2, 1.0),), ((-1, 1.0),), ((1, 1.0), (0, 1.0))])
+def test_cpp_refuses_layers_that_it_lacks(layers: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(IndexError, match="layers must ascend from 0 to 1"):
+        run_numbers(a_body(), layers)
+
+
+def test_cpp_refuses_what_would_not_fit_its_sizes() -> None:
+    body = a_body()
+    for sizes in (
+        {"num_layers": 0},
+        {"num_layers": -1},
+        {"num_layers": 10**8},
+        {"hidden_size": 0},
+        {"hidden_size": -32},
+        {"hidden_size": 1 << 30},
+        {"intermediate_size": 0},
+        {"num_heads": 0},
+        {"num_heads": -2},
+    ):
+        with pytest.raises(ValueError):
+            a_body(**sizes)
+    row, matrix = np.ones(33, np.float32), np.ones((32, 33), np.float32)
+    shorter = np.ones(8, np.int32)
+    for call in (
+        lambda: body.set_norm(0, 0, row, row),
+        lambda: body.set_norm(1, 0, row[:32], row[:32]),
+        lambda: body.set_norm(0, 2, row[:32], row[:32]),
+        lambda: body.set_linear(0, "out", [matrix], [row[:32]], None, 1),
+        lambda: body.set_tables(matrix, matrix, matrix, None, "F16"),
+        lambda: body.set_tables(
+            np.ones((9, 32), np.int8), row[None, :32], row[None, :32], row[:8], ""
+        ),
+        lambda: body.set_embedding_norm(unaligned(32), row[:32]),
+        lambda: run_numbers(body, positions=shorter),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert run_numbers(body).shape == (3, 32)  # and is as it was
+
+
+def unaligned(count: int) -> np.ndarray:
+    return np.frombuffer(b"\0" + np.ones(count, np.float32).tobytes(), np.float32, count, 1)
+
+
+@pytest.mark.parametrize("span", [[0, 4], [-1, 2], [2, 2], [2, 1], [0, INT32.max]])
+def test_cpp_refuses_spans_outside_the_rows(span: list[int]) -> None:
+    rows, good, bad = np.ones((3, 7), np.float32), [[0, 3]], [span]
+    for first, second in ((good, bad), (bad, good)):
+        with pytest.raises(ValueError, match="outside the rows"):
+            native.best_products(rows, np.array(first, np.int32), np.array(second, np.int32))
+
+
+@pytest.mark.parametrize("pad_token_id", [-1, -3, -40, -100, -(10**6)])
+def test_padding_that_would_lie_before_the_table(opened: Checkpoint, pad_token_id: int) -> None:
+    body = replace(opened.spec.body, pad_token_id=pad_token_id, position_offset=pad_token_id + 1)
+    with pytest.raises(EncoderError, match=rf"padding id {pad_token_id};.*Correct pad_token_id"):
+        check_batch(batch_of(opened, LENGTHS), body)
+
+
+def test_what_cpp_throws_becomes_an_error_of_ours(
+    opened: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polyrank.encoder.native.check_batch", lambda batch, body: None)
+    encoder = NativeEncoder(opened, EngineConfig())
+    batch = batch_of(opened, LENGTHS)
+    batch.input_ids[3] = opened.spec.body.vocab_size
+    with pytest.raises(EncoderError, match=r"refused a batch of .* outside a table of .* rows"):
+        encoder.run(batch, ())
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.config import EngineConfig
+from polyrank.encoder.native import NativeEncoder
+from polyrank.errors import EncoderError
+from polyrank.types import PackedBatch
+config = EngineConfig(num_threads=int(sys.argv[2]))
+encoder = NativeEncoder(read_checkpoint(Path(sys.argv[1])), config)
+batch = PackedBatch(np.full(200_000, 5, np.int32), np.arange(0, 200_001, 100, np.int32))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+try:
+    encoder.run(batch, () if sys.argv[2] == "1" else ("cls",))
+except EncoderError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits that bind")
+@pytest.mark.parametrize(("num_threads", "said"), [(1, "memory ran out"), (2000, "2000 threads")])
+def test_no_memory_is_an_error_of_ours(
+    checkpoint: Callable[[str], Path], num_threads: int, said: str
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        LIMITED,
+        str(checkpoint("bge-reranker-base")),
+        str(num_threads),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert said in done.stdout, done.stdout + done.stderr
 
 
 def test_closed(opened: Checkpoint) -> None:

@@ -84,6 +84,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "weights": ", ".join(dtypes),
         "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
         "encoder": plan.encoder,
+        "encoder_because": plan.encoder_reason,
         "precision": plan.precision,
         "precision_because": plan.reason,
         "gate": _gate(checkpoint.gate()),

@@ -109,4 +109,6 @@ def padded_indices(batch: PackedBatch) -> tuple[NDArray[np.intp], NDArray[np.boo
 def segments_in_range(batch: PackedBatch, body: BodySpec) -> bool:
     """Return whether every segment id has a row in the body's segment table."""
     types = batch.token_type_ids
-    return types is None or int(types.max(initial=0)) < body.type_vocab_size
+    if types is None:
+        return True
+    return int(types.min(initial=0)) >= 0 and int(types.max(initial=0)) < body.type_vocab_size

@@ -10,6 +10,9 @@ from polyrank.encoder.base import segments_in_range
 from polyrank.errors import CorruptWeightsError, EncoderError
 from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
 
+WIDTH_STEP = 32  # of what the native kernels take at once
+HEAD_STEP = 16
+
 
 def check_batch(batch: PackedBatch, body: BodySpec) -> None:
     """Raise unless every token, segment and position has a row in the body's tables.
@@ -19,7 +22,8 @@ def check_batch(batch: PackedBatch, body: BodySpec) -> None:
         body: The body that would run them.
 
     Raises:
-        EncoderError: If an id is out of range, or a sequence is empty or too long.
+        EncoderError: If an id is out of range, a sequence is empty or too long, or positions would
+            begin before the table.
     """
     if not len(batch) or batch.lengths.min() < 1:
         raise EncoderError("a batch needs one sequence or more, each of one token or more.")
@@ -34,11 +38,31 @@ def check_batch(batch: PackedBatch, body: BodySpec) -> None:
             f"token_type_ids name a segment beyond the {body.type_vocab_size} that the checkpoint "
             "has. Leave them out, or take the checkpoint's own tokenizer."
         )
+    # With the next check this bounds all rows that `position_ids` can name: a padding id takes the
+    # row before the offset, the last token the one `max_seqlen` after it.
+    if body.pad_token_id < 0 or body.position_offset not in (0, body.pad_token_id + 1):
+        raise EncoderError(
+            f"positions would begin at row {body.position_offset} beside padding id "
+            f"{body.pad_token_id}; the position table begins at 0. Correct pad_token_id in "
+            "config.json: the tokenizer's padding id, 1 for XLM-R."
+        )
     if batch.max_seqlen > body.max_seqlen:
         raise EncoderError(
             f"a sequence has {batch.max_seqlen:,} tokens; the checkpoint has positions for "
             f"{body.max_seqlen:,}. Truncate it, or split the document into passages."
         )
+
+
+def native_misfit(body: BodySpec) -> str | None:
+    """Return what the native encoder needs that a body lacks, or None where it can run it."""
+    widths = body.hidden_size, body.intermediate_size
+    if not any(width % WIDTH_STEP for width in widths) and not body.head_size % HEAD_STEP:
+        return None
+    return (
+        f"the native encoder needs hidden and intermediate sizes that are multiples of "
+        f"{WIDTH_STEP} and heads of a multiple of {HEAD_STEP}; this body has {widths[0]}, "
+        f"{widths[1]} and {body.head_size}"
+    )
 
 
 def check_layers(pooling: tuple[PoolingMode, ...], layers: LayerWeights, body: BodySpec) -> None:

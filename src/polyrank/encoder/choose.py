@@ -4,15 +4,16 @@ Knows the backends by a table and imports one only when it is chosen.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polyrank._extras import install_command, is_installed, require
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
+from polyrank.encoder.checks import native_misfit
 from polyrank.encoder.precision import choose_precision, float32_reason
-from polyrank.errors import ConfigError, MissingExtraError
+from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
 
 AUTO = "auto"
 CPU = "cpu"
@@ -44,7 +45,7 @@ class _Backend:
     is_cpu_only: bool
     has_int8: bool  # int8 products; the others run int8 folders on dequantised weights
     make: Callable[[Checkpoint, EngineConfig], Encoder]
-    fits: Callable[[BodySpec], bool] = lambda body: True
+    misfit: Callable[[BodySpec], str | None] = lambda body: None
 
     def objection(self, config: EngineConfig) -> str | None:
         """Return why this backend cannot do what is asked, or None where it can."""
@@ -61,11 +62,13 @@ class EncoderPlan:
 
     Attributes:
         encoder: Name of the encoder.
+        encoder_reason: Why that encoder, in words.
         precision: Type of the products in linear layers.
         reason: Why that precision, in words.
     """
 
     encoder: str
+    encoder_reason: str
     precision: str
     reason: str
 
@@ -88,13 +91,9 @@ def _make_pytorch(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
     return PytorchEncoder(checkpoint, config)
 
 
-def _fits_native(body: BodySpec) -> bool:
-    return not (body.hidden_size % 32 or body.intermediate_size % 32 or body.head_size % 16)
-
-
 # In order of preference: "auto" takes the first one that is installed and can do what is asked.
 _BACKENDS = (
-    _Backend(NATIVE, "onnx", ("polyrank._native",), True, True, _make_native, _fits_native),
+    _Backend(NATIVE, "onnx", ("polyrank._native",), True, True, _make_native, native_misfit),
     _Backend("onnx", "onnx", ("onnx", "onnxruntime"), True, False, _make_onnx),
     _Backend("pytorch", "torch", ("torch",), False, False, _make_pytorch),
 )
@@ -117,14 +116,21 @@ def choose_encoder(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
         MissingExtraError: If its libraries are not installed; for "auto", if no encoder's are.
         EncoderError: If the encoder cannot load the checkpoint.
     """
-    backend = _pick(config, checkpoint.spec.body)
+    body = checkpoint.spec.body
+    backend = _pick(config, body)
+    if misfit := backend.misfit(body):
+        other = _pick(replace(config, encoder=AUTO), body)
+        raise CapabilityError(f'{misfit}. Choose encoder="{other.name}", or leave it at "{AUTO}".')
     if backend.name == NATIVE and not is_installed(*backend.modules):
         raise MissingExtraError(
             "the native encoder was not built when polyrank was installed: it needs GCC 12, Clang "
             "15 or newer and CMake 3.25, or a ready wheel for this system. Another encoder comes "
             f"with: {install_command('onnx')}"
         )
-    require(backend.extra, *backend.modules, purpose=f"The {backend.name} encoder")
+    # told why, whoever would have the native one, which needs nothing more, if it fitted
+    misfits = _misfits(config, body)
+    because = f"{misfits}. " if misfits else ""
+    require(backend.extra, *backend.modules, purpose=f"{because}The {backend.name} encoder")
     return backend.make(checkpoint, config)
 
 
@@ -142,17 +148,30 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
         ConfigError: If the name is unknown, or that encoder does not run on the device.
         CheckpointError: If the folder's gate record cannot be read.
     """
-    backend = _pick(config, checkpoint.spec.body)
+    body = checkpoint.spec.body
+    backend = _pick(config, body)
+    because = "asked for"
+    if config.encoder == AUTO:
+        because = _misfits(config, body) or "the first one installed that can do what is asked"
     choice = choose_precision(checkpoint, config.precision)
     if not backend.has_int8:
         reason = float32_reason(checkpoint, choice, backend.name)
-        return EncoderPlan(backend.name, "float32", reason)
-    return EncoderPlan(backend.name, choice.name, choice.reason)
+        return EncoderPlan(backend.name, because, "float32", reason)
+    return EncoderPlan(backend.name, because, choice.name, choice.reason)
+
+
+def _willing(config: EngineConfig) -> list[_Backend]:
+    return [entry for entry in _BACKENDS if not entry.objection(config)]
+
+
+def _misfits(config: EngineConfig, body: BodySpec) -> str:
+    """Return why backends that could do what is asked cannot do it for this body; "" for none."""
+    return "; ".join(reason for entry in _willing(config) if (reason := entry.misfit(body)))
 
 
 def _pick(config: EngineConfig, body: BodySpec) -> _Backend:
     if config.encoder == AUTO:
-        able = [entry for entry in _BACKENDS if not entry.objection(config) and entry.fits(body)]
+        able = [entry for entry in _willing(config) if not entry.misfit(body)]
         if not able:
             raise ConfigError(
                 f"no encoder runs {config.precision} on {config.device!r} for this checkpoint. "

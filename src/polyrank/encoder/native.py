@@ -5,6 +5,8 @@ count change nothing.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from polyrank.checkpoint.quantization import scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
-from polyrank.encoder.checks import check_batch, check_layers, check_rows
+from polyrank.encoder.checks import check_batch, check_layers, check_rows, native_misfit
 from polyrank.encoder.native_linears import (
     LINEARS,
     Float32Linears,
@@ -32,7 +34,7 @@ from polyrank.encoder.pooling import pool
 from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
-from polyrank.errors import CapabilityError, ConfigError, EncoderError
+from polyrank.errors import CapabilityError, ConfigError, EncoderError, PolyrankError
 from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
 
 ISA_VARIABLE = "POLYRANK_ISA"
@@ -56,26 +58,18 @@ class NativeEncoder:
         CapabilityError: If the body's sizes are not multiples of what the kernels take.
         CorruptWeightsError: If weights hold NaN or infinity.
         ConfigError: If POLYRANK_ISA names kernels that do not run here.
-        EncoderError: If memory runs out.
+        EncoderError: If memory runs out, or threads cannot be started.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         self._checkpoint = checkpoint
         self._num_threads = config.num_threads or usable_threads()
         self._is_int8 = choose_precision(checkpoint, config.precision).is_int8
-        body = checkpoint.spec.body
-        if body.hidden_size % 32 or body.intermediate_size % 32 or body.head_size % 16:
-            raise CapabilityError(
-                f"the native encoder needs hidden and intermediate sizes that are multiples of 32 "
-                f"and heads of a multiple of 16; {checkpoint.spec.name} has {body.hidden_size}, "
-                f'{body.intermediate_size} and {body.head_size}. Choose encoder="onnx".'
-            )
-        try:
+        if misfit := native_misfit(checkpoint.spec.body):
+            raise CapabilityError(f'{misfit}. Choose encoder="auto".')
+        _check_isa()
+        with _translated(f"loading {checkpoint.spec.name}", self._num_threads):
             self._body: _native.NativeBody | None = self._load(self._linears())
-        except MemoryError as exc:
-            raise EncoderError(
-                f"there is not enough memory to load {checkpoint.spec.name}."
-            ) from exc
         self._capabilities = Capabilities(
             name="native",
             is_padding=False,
@@ -103,15 +97,15 @@ class NativeEncoder:
             Shape (num_sequences, hidden_size * len(pooling)), or (total_tokens, hidden_size).
 
         Raises:
-            EncoderError: If an id, a length or a layer is out of range, memory runs out, or the
-                encoder was closed.
+            EncoderError: If an id, a length or a layer is out of range, memory runs out, threads
+                cannot be started, or the encoder was closed.
         """
         check_batch(batch, self._checkpoint.spec.body)
         check_layers(pooling, layers, self._checkpoint.spec.body)
         if self._body is None:
             raise EncoderError("this native encoder was closed. Load the checkpoint again.")
         is_inside = len(pooling) == 1 and pooling[0] in POOLED_INSIDE
-        try:
+        with _translated(f"a batch of {batch.total_tokens:,} tokens", self._num_threads):
             rows = self._body.run(
                 np.ascontiguousarray(batch.input_ids, np.int32),
                 _contiguous(batch.token_type_ids),
@@ -121,11 +115,6 @@ class NativeEncoder:
                 list(layers),
                 self._num_threads,
             )
-        except MemoryError as exc:
-            raise EncoderError(
-                f"memory ran out in a batch of {batch.total_tokens:,} tokens: lower "
-                "max_batch_tokens, or max_length for one long text."
-            ) from exc
         check_rows(rows, self._checkpoint)
         return pool(rows, batch.cu_seqlens, pooling) if pooling and not is_inside else rows
 
@@ -146,7 +135,9 @@ class NativeEncoder:
         Raises:
             EncoderError: If the encoder was closed, or an id or a length is out of range.
         """
-        return self._opened(batch).measure_inputs(*_tokens(batch, self._checkpoint))
+        body = self._opened(batch)
+        with _translated(f"a batch of {batch.total_tokens:,} tokens", self._num_threads):
+            return body.measure_inputs(*_tokens(batch, self._checkpoint))
 
     def record_inputs(self, batch: PackedBatch) -> Float32Array:
         """Return what linear layers are given for each token.
@@ -161,7 +152,9 @@ class NativeEncoder:
         Raises:
             EncoderError: If the encoder was closed, or an id or a length is out of range.
         """
-        return self._opened(batch).record_inputs(*_tokens(batch, self._checkpoint))
+        body = self._opened(batch)
+        with _translated(f"a batch of {batch.total_tokens:,} tokens", self._num_threads):
+            return body.record_inputs(*_tokens(batch, self._checkpoint))
 
     def _opened(self, batch: PackedBatch) -> _native.NativeBody:
         check_batch(batch, self._checkpoint.spec.body)
@@ -185,22 +178,16 @@ class NativeEncoder:
 
     def _load(self, linears: Linears) -> _native.NativeBody:
         spec = self._checkpoint.spec.body
-        try:
-            body = _native.NativeBody(
-                hidden_size=spec.hidden_size,
-                num_layers=spec.num_layers,
-                num_heads=spec.num_heads,
-                intermediate_size=spec.intermediate_size,
-                layer_norm_eps=spec.layer_norm_eps,
-                activation=spec.activation,
-                is_int8=linears.is_int8,
-                isa=os.environ.get(ISA_VARIABLE, ""),
-            )
-        except ValueError as exc:
-            raise ConfigError(
-                f"{ISA_VARIABLE} is {os.environ.get(ISA_VARIABLE)!r}; this processor runs "
-                f"{', '.join(_native.usable_paths())}."
-            ) from exc
+        body = _native.NativeBody(
+            hidden_size=spec.hidden_size,
+            num_layers=spec.num_layers,
+            num_heads=spec.num_heads,
+            intermediate_size=spec.intermediate_size,
+            layer_norm_eps=spec.layer_norm_eps,
+            activation=spec.activation,
+            is_int8=linears.is_int8,
+            isa=os.environ.get(ISA_VARIABLE, ""),
+        )
         if is_mixed(TABLES[0], self._checkpoint.body_tensors):
             self._set_mixed(body)
         else:
@@ -254,6 +241,33 @@ class NativeEncoder:
         if info.dtype == "U8":
             return np.require(weights.get_uint8(info.name), requirements=["A", "C"]), "F16"
         return read_float32(self._checkpoint, name), "F16"
+
+
+def _check_isa() -> None:
+    paths, forced = _native.usable_paths(), os.environ.get(ISA_VARIABLE, "")
+    if forced and forced not in paths:
+        raise ConfigError(f"{ISA_VARIABLE} is {forced!r}; this processor runs {', '.join(paths)}.")
+
+
+@contextmanager
+def _translated(action: str, num_threads: int) -> Iterator[None]:
+    """Raise what C++ throws as errors of polyrank's own."""
+    try:
+        yield
+    except PolyrankError:
+        raise
+    except MemoryError as exc:
+        raise EncoderError(
+            f"memory ran out in {action}. Lower max_batch_tokens, or max_length for one long text, "
+            "or give the process more memory."
+        ) from exc
+    except RuntimeError as exc:  # std::system_error: the stacks of threads need memory, too
+        raise EncoderError(
+            f"{action} did not get its {num_threads} threads ({exc}): memory or the system's limit "
+            "on threads ran out. Lower num_threads, or raise the limits (ulimit -v, ulimit -u)."
+        ) from exc
+    except (ValueError, IndexError) as exc:  # what C++ checks, if checks here have a gap
+        raise EncoderError(f"the native encoder refused {action}: {exc}. Report this.") from exc
 
 
 def _in_place(array: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -44,6 +45,20 @@ void check(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
+constexpr int kMostLayers = 1 << 16;  // sizes beyond these are mistakes, and products of them
+constexpr int kMostWidth = 1 << 20;   // would leave an int
+
+// Where an array begins, once it is known that its values lie where the processor may read them.
+template <typename T, typename Array>
+const T* aligned(const Array& array) {
+    check(reinterpret_cast<uintptr_t>(array.data()) % alignof(T) == 0, "an array is not aligned");
+    return static_cast<const T*>(array.data());
+}
+template <typename T, typename... Rest>
+const T* data_of(const nb::ndarray<const T, Rest...>& array) {
+    return aligned<T>(array);
+}
+
 nb::dict cpu_features() {
     const polyrank::CpuFeatures& cpu = polyrank::cpu_features();
     nb::dict out;
@@ -69,6 +84,7 @@ const polyrank::Kernels& kernels_here() {
 
 Rows clean_rows(Matrix<float> rows, Vector<float> center, Matrix<float> directions) {
     const size_t width = rows.shape(1);
+    check(width <= kMostWidth && directions.shape(0) <= kMostWidth, "rows are too wide");
     check(center.shape(0) == width && directions.shape(1) == width,
           "center and directions must be as wide as the rows");
     const polyrank::Kernels& kernels = kernels_here();
@@ -77,8 +93,8 @@ Rows clean_rows(Matrix<float> rows, Vector<float> center, Matrix<float> directio
     {
         nb::gil_scoped_release release;
         std::vector<float> along(polyrank::kMostCleanRows * directions.shape(0));
-        kernels.clean({rows.data(), rows.shape(0), static_cast<int>(width), center.data(),
-                       directions.data(), static_cast<int>(directions.shape(0)), along.data(),
+        kernels.clean({data_of(rows), rows.shape(0), static_cast<int>(width), data_of(center),
+                       data_of(directions), static_cast<int>(directions.shape(0)), along.data(),
                        out});
     }
     return {out, {rows.shape(0), width}, owner};
@@ -93,9 +109,10 @@ Floats1 make_floats(size_t size, float** values) {
 // Checks spans and returns how many rows they name together.
 size_t count_rows(const Matrix<int32_t>& spans, size_t num_rows) {
     check(spans.shape(1) == 2, "spans are pairs of bounds");
+    const int32_t* bounds = data_of(spans);
     size_t count = 0;
     for (size_t i = 0; i < spans.shape(0); ++i) {
-        const int32_t start = spans(i, 0), end = spans(i, 1);
+        const int32_t start = bounds[2 * i], end = bounds[2 * i + 1];
         check(start >= 0 && start < end && static_cast<size_t>(end) <= num_rows,
               "a span is empty or outside the rows");
         count += static_cast<size_t>(end - start);
@@ -105,6 +122,7 @@ size_t count_rows(const Matrix<int32_t>& spans, size_t num_rows) {
 
 nb::tuple best_products(Matrix<float> rows, Matrix<int32_t> queries, Matrix<int32_t> documents) {
     check(queries.shape(0) == documents.shape(0), "queries and documents must be equally many");
+    check(rows.shape(1) <= kMostWidth, "rows are too wide");
     const polyrank::Kernels& kernels = kernels_here();
     float *by_query, *by_document;
     Floats1 first = make_floats(count_rows(queries, rows.shape(0)), &by_query);
@@ -112,11 +130,12 @@ nb::tuple best_products(Matrix<float> rows, Matrix<int32_t> queries, Matrix<int3
     {
         nb::gil_scoped_release release;
         const size_t width = rows.shape(1);
+        const float* first_row = data_of(rows);
         for (size_t i = 0; i < queries.shape(0); ++i) {
             const polyrank::MatchCall call{
-                rows.data() + static_cast<size_t>(queries(i, 0)) * width,
+                first_row + static_cast<size_t>(queries(i, 0)) * width,
                 queries(i, 1) - queries(i, 0),
-                rows.data() + static_cast<size_t>(documents(i, 0)) * width,
+                first_row + static_cast<size_t>(documents(i, 0)) * width,
                 documents(i, 1) - documents(i, 0),
                 static_cast<int>(width),
                 by_query,
@@ -175,7 +194,8 @@ class NativeBody {
     NativeBody(int hidden_size, int num_layers, int num_heads, int intermediate_size,
                float layer_norm_eps, const std::string& activation, bool is_int8,
                const std::string& isa)
-        : shape_{hidden_size, num_layers, num_heads, intermediate_size, layer_norm_eps,
+        : shape_{checked_sizes(hidden_size, num_layers, num_heads, intermediate_size), num_layers,
+                 num_heads, intermediate_size, layer_norm_eps,
                  choose<Activation>({{"identity", Activation::kIdentity},
                                      {"gelu", Activation::kGelu},
                                      {"gelu_tanh", Activation::kGeluTanh},
@@ -186,12 +206,7 @@ class NativeBody {
                                     activation)},
           is_int8_(is_int8),
           kernels_(choose_or_throw(isa, is_int8)),
-          body_(shape_, kernels_) {
-        check(hidden_size % 32 == 0 && intermediate_size % 32 == 0,
-              "hidden_size and intermediate_size must be multiples of 32");
-        check(num_heads > 0 && hidden_size % num_heads == 0 && hidden_size / num_heads % 16 == 0,
-              "the head size must be a multiple of 16");
-    }
+          body_(shape_, kernels_) {}
 
     NativeBody(const NativeBody&) = delete;
     NativeBody& operator=(const NativeBody&) = delete;
@@ -227,18 +242,20 @@ class NativeBody {
             check(codebooks[t].shape(1) == MixedRows::kCodewords && parts > 0 &&
                       parts * codebooks[t].shape(2) == width && codes[t].shape(1) == parts + 1,
                   "a codebook holds 256 codewords for each part of a row");
-            coded[t] = {codes[t].data(), codebooks[t].data(), codes[t].shape(0),
+            coded[t] = {codes[t].data(), data_of(codebooks[t]), codes[t].shape(0),
                         static_cast<int>(parts)};
         }
         auto rows = std::make_unique<MixedRows>(tier0, planes.data(), planes.shape(1),
-                                                static_cast<size_t>(num_words), coarse.data(), coded);
+                                                static_cast<size_t>(num_words), data_of(coarse),
+                                                coded);
         check(rows->num_rows(0) == blocks.shape(0), "the first tier has another number of rows");
         for (size_t t = 0; t < tiers; ++t) {
             check(rows->num_rows(static_cast<int>(t) + 1) == coded[t].num_rows,
                   "a tier has another number of rows than its plane says");
         }
-        body_.set_tables({rows.get(), nullptr, TableType::kMixed}, table(positions, {}, bits16),
-                         table(types, {}, bits16));
+        body_.set_tables(
+            {rows.get(), nullptr, TableType::kMixed, static_cast<size_t>(num_words)},
+            table(positions, {}, bits16), table(types, {}, bits16));
         mixed_ = std::move(rows);
         kept_ = {blocks, positions, types};
         kept_scales_ = scales;
@@ -251,7 +268,7 @@ class NativeBody {
     void set_embedding_norm(Vector<float> gamma, Vector<float> beta) {
         check_width(gamma.shape(0), shape_.hidden_size);
         check_width(beta.shape(0), shape_.hidden_size);
-        body_.set_embedding_norm(gamma.data(), beta.data());
+        body_.set_embedding_norm(data_of(gamma), data_of(beta));
     }
 
     void set_norm(int layer, int which, Vector<float> gamma, Vector<float> beta) {
@@ -259,7 +276,7 @@ class NativeBody {
         check(which == 0 || which == 1, "which must be 0 or 1");
         check_width(gamma.shape(0), shape_.hidden_size);
         check_width(beta.shape(0), shape_.hidden_size);
-        body_.set_norm(layer, which, gamma.data(), beta.data());
+        body_.set_norm(layer, which, data_of(gamma), data_of(beta));
     }
 
     void set_linear(int layer, const std::string& name, const std::vector<Matrix<float>>& weights,
@@ -276,11 +293,11 @@ class NativeBody {
             check_width(weights[i].shape(0), outputs);
             check_width(weights[i].shape(1), inputs);
             check_width(biases[i].shape(0), outputs);
-            parts.push_back(weights[i].data());
-            bias_parts.push_back(biases[i].data());
+            parts.push_back(data_of(weights[i]));
+            bias_parts.push_back(data_of(biases[i]));
         }
         if (multipliers) check_width(multipliers->shape(0), inputs);
-        const float* scale = multipliers ? multipliers->data() : nullptr;
+        const float* scale = multipliers ? data_of(*multipliers) : nullptr;
         nb::gil_scoped_release release;
         body_.set_linear(layer, which, parts.data(), bias_parts.data(),
                          static_cast<int>(parts.size()), is_int8_, scale, num_threads);
@@ -303,8 +320,8 @@ class NativeBody {
         check_width(bias.shape(0), outputs);
         if (multipliers) check_width(multipliers->shape(0), inputs);
         nb::gil_scoped_release release;
-        body_.set_linear_s8(layer, which, weights.data(), scales.data(), bias.data(),
-                            multipliers ? multipliers->data() : nullptr);
+        body_.set_linear_s8(layer, which, weights.data(), data_of(scales), data_of(bias),
+                            multipliers ? data_of(*multipliers) : nullptr);
     }
 
     // Weights in panels (kernels.h), read in place: one array, for query, key and value three.
@@ -332,8 +349,8 @@ class NativeBody {
         kept_panels_.insert(kept_panels_.end(), parts.begin(), parts.end());
         nb::gil_scoped_release release;
         body_.set_linear_panels(layer, which, rows.data(), static_cast<int>(rows.size()),
-                                scales.data(), bias.data(),
-                                multipliers ? multipliers->data() : nullptr);
+                                data_of(scales), data_of(bias),
+                                multipliers ? data_of(*multipliers) : nullptr);
     }
 
     Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
@@ -348,20 +365,19 @@ class NativeBody {
         check(cu_seqlens.shape(0) >= 2, "a batch needs one sequence or more");
         check(positions.shape(0) == tokens && (!token_types || token_types->shape(0) == tokens),
               "ids, segments and positions must be equally many");
-        const int num_sequences = static_cast<int>(cu_seqlens.shape(0)) - 1;
-        check(cu_seqlens.data()[0] == 0 &&
-                  static_cast<size_t>(cu_seqlens.data()[num_sequences]) == tokens,
-              "cu_seqlens must begin with 0 and end with the number of tokens");
-        const polyrank::LayerWeights summed = layer_weights(layers);
-        check(summed.empty() || how == Pooling::kTokens, "layers are summed of token rows only");
+        const size_t num_sequences = cu_seqlens.shape(0) - 1;
+        check(num_sequences <= tokens, "a sequence is empty");
+        polyrank::LayerWeights summed;
+        for (const auto& [layer, weight] : layers) summed.push_back({layer, weight});
         const size_t rows = how == Pooling::kTokens ? tokens : num_sequences;
         const size_t width = shape_.hidden_size;
         float* out = new float[rows * width];
         nb::capsule owner(out, [](void* p) noexcept { delete[] static_cast<float*>(p); });
         {
             nb::gil_scoped_release release;
-            body_.run({input_ids.data(), token_types ? token_types->data() : nullptr,
-                       positions.data(), cu_seqlens.data(), num_sequences},
+            body_.run({data_of(input_ids), token_types ? data_of(*token_types) : nullptr,
+                       data_of(positions), data_of(cu_seqlens), static_cast<int>(num_sequences),
+                       tokens},
                       how, num_threads, out, summed);
         }
         return Rows(out, {rows, width}, owner);
@@ -396,11 +412,13 @@ class NativeBody {
 
     void note_inputs(const Vector<int32_t>& input_ids, const Vector<int32_t>& positions,
                      const Vector<int32_t>& cu_seqlens, const polyrank::Inputs& inputs) const {
-        check(cu_seqlens.shape(0) >= 2 && positions.shape(0) == input_ids.shape(0),
-              "ids and positions must be equally many");
+        const size_t tokens = input_ids.shape(0);
+        check(cu_seqlens.shape(0) >= 2 && cu_seqlens.shape(0) - 1 <= tokens,
+              "a batch needs one sequence or more, none empty");
+        check(positions.shape(0) == tokens, "ids and positions must be equally many");
         nb::gil_scoped_release release;
-        body_.note_inputs({input_ids.data(), nullptr, positions.data(), cu_seqlens.data(),
-                           static_cast<int>(cu_seqlens.shape(0)) - 1},
+        body_.note_inputs({data_of(input_ids), nullptr, data_of(positions), data_of(cu_seqlens),
+                           static_cast<int>(cu_seqlens.shape(0)) - 1, tokens},
                           inputs);
     }
 
@@ -409,6 +427,19 @@ class NativeBody {
         check(kernels != nullptr,
               "no such kernels for this processor (isa, or the variable POLYRANK_ISA)");
         return is_int8 || kernels->exact == nullptr ? kernels : kernels->exact;
+    }
+
+    // Returns hidden_size where a body of these sizes can be; before memory is taken for one.
+    static int checked_sizes(int hidden_size, int num_layers, int num_heads,
+                             int intermediate_size) {
+        check(num_layers > 0 && num_layers <= kMostLayers, "there must be 1 to 65,536 layers");
+        check(hidden_size > 0 && hidden_size <= kMostWidth && intermediate_size > 0 &&
+                  intermediate_size <= kMostWidth && hidden_size % 32 == 0 &&
+                  intermediate_size % 32 == 0,
+              "hidden_size and intermediate_size must be multiples of 32, 1,048,576 at most");
+        check(num_heads > 0 && hidden_size % num_heads == 0 && hidden_size / num_heads % 16 == 0,
+              "the head size must be a multiple of 16");
+        return hidden_size;
     }
 
     static Linear linear(const std::string& name) {
@@ -425,37 +456,31 @@ class NativeBody {
         check_width(rows.shape(1), is_int4 ? shape_.hidden_size / 2 : shape_.hidden_size);
         Table made;
         made.rows = rows.data();
-        if (scales) made.scales = scales->data();
+        made.num_rows = rows.shape(0);
         if (rows.dtype() == nb::dtype<float>()) {
             made.type = TableType::kFloat32;
+            made.rows = aligned<float>(rows);
         } else if (rows.dtype() == nb::dtype<int8_t>()) {
             check(scales && scales->dtype() == nb::dtype<float>() && scales->ndim() == 1 &&
                       scales->shape(0) == rows.shape(0),
                   "an int8 table needs one scale a row");
             made.type = TableType::kInt8;
+            made.scales = aligned<float>(*scales);
         } else if (is_int4) {
             const size_t blocks = shape_.hidden_size / polyrank::kInt4Block;
             check(scales && scales->dtype() == nb::dtype<uint16_t>() && scales->ndim() == 2 &&
                       scales->shape(0) == rows.shape(0) && scales->shape(1) == blocks,
                   "an int4 table needs one float16 scale a block");
             made.type = TableType::kInt4;
+            made.scales = aligned<uint16_t>(*scales);
         } else {
             // NumPy has no bfloat16: both kinds come as their bits
             check(rows.dtype() == nb::dtype<uint16_t>(), "tables are float32, 16 bits, int8 or int4");
             made.type = choose<TableType>(
                 {{"F16", TableType::kFloat16}, {"BF16", TableType::kBfloat16}}, bits16);
+            made.rows = aligned<uint16_t>(rows);
         }
         return made;
-    }
-
-    polyrank::LayerWeights layer_weights(const std::vector<std::pair<int, float>>& given) const {
-        polyrank::LayerWeights layers;
-        for (const auto& [layer, weight] : given) {
-            check(layer > (layers.empty() ? -1 : layers.back().layer) && layer <= shape_.num_layers,
-                  "layers must be ones that the body has, ascending");
-            layers.push_back({layer, weight});
-        }
-        return layers;
     }
 
     void check_layer(int layer) const {

@@ -10,6 +10,8 @@
 #include <functional>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 #include "tables.h"
 #include "threads.h"
@@ -21,6 +23,7 @@ constexpr size_t kAlignment = 64;
 constexpr int kPackTokens = 1024;    // tokens that one thread takes through all layers at once
 constexpr int kRowGrain = 16;        // rows are shared out in such steps
 constexpr int kLeastRows = 256;      // at once, or weights are read again too often
+constexpr int kMostThreads = 4096;   // of one run; more would only overflow sums of them
 constexpr size_t kInnerBytes = 1536 << 10;  // of the widest activations, to stay in a core's cache
 
 size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -411,10 +414,59 @@ void Body::pool(const Pack& pack, int sequence, Pooling pooling, float* out) con
 
 void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out,
                const LayerWeights& layers) const {
-  run_packs(batch, pooling, num_threads, out, layers, nullptr);
+  check_set();
+  check(batch);
+  check(layers, pooling);
+  run_packs(batch, pooling, std::clamp(num_threads, 1, kMostThreads), out, layers, nullptr);
+}
+
+// Nothing of it is read before it was set.
+void Body::check_set() const {
+  bool is_set = words_.rows && positions_.rows && types_.rows && !embedding_norm_.gamma.empty();
+  for (const Layer& layer : layers_) {
+    for (const PackedLinear& linear : layer.linears) is_set = is_set && linear.n > 0;
+    for (const Norm& norm : layer.norms) is_set = is_set && !norm.gamma.empty();
+  }
+  if (!is_set) throw std::invalid_argument("a table, a norm or a linear layer was not set");
+}
+
+// Here, at the one door to all reading of tables, so that no caller's mistake gets past it. It is
+// one pass over a few integers a token, which then costs some hundred thousand multiplications.
+void Body::check(const Batch& batch) const {
+  const int32_t* bounds = batch.cu_seqlens;
+  bool is_ascending = batch.num_sequences > 0 && bounds[0] == 0;
+  for (int s = 0; is_ascending && s < batch.num_sequences; ++s) {
+    is_ascending = bounds[s] < bounds[s + 1];
+  }
+  if (!is_ascending || static_cast<size_t>(bounds[batch.num_sequences]) != batch.num_tokens) {
+    throw std::invalid_argument(
+        "cu_seqlens must begin with 0, ascend and end with the number of tokens");
+  }
+  const int32_t first = 0;
+  check_rows(words_, batch.input_ids, batch.num_tokens, "token id");
+  check_rows(positions_, batch.positions, batch.num_tokens, "position");
+  check_rows(types_, batch.token_types ? batch.token_types : &first,
+             batch.token_types ? batch.num_tokens : 1, "token type");
+}
+
+void Body::check(const LayerWeights& layers, Pooling pooling) const {
+  if (!layers.empty() && pooling != Pooling::kTokens) {
+    throw std::invalid_argument("layers are summed of token rows only");
+  }
+  int before = -1;
+  for (const LayerWeight& layer : layers) {
+    if (layer.layer <= before || layer.layer > shape_.num_layers) {
+      throw std::out_of_range("layers must ascend from 0 to " +
+                              std::to_string(shape_.num_layers) + ", not reach layer " +
+                              std::to_string(layer.layer) + " after " + std::to_string(before));
+    }
+    before = layer.layer;
+  }
 }
 
 void Body::note_inputs(const Batch& batch, const Inputs& inputs) const {
+  check_set();
+  check(batch);
   const size_t tokens = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
   const size_t places = layers_.size() * kNumLinears * width_stride();
   if (inputs.widths != nullptr) std::fill(inputs.widths, inputs.widths + places, 0.0f);

@@ -78,6 +78,7 @@ struct Batch {
   const int32_t* positions;     // (total_tokens,)
   const int32_t* cu_seqlens;    // (num_sequences + 1,)
   int num_sequences;
+  size_t num_tokens;            // of the arrays, which the bounds must end with
 };
 
 class Body {
@@ -104,11 +105,13 @@ class Body {
 
   // Writes one row per sequence, or per token for kTokens, of hidden_size floats. With `layers`,
   // for kTokens only, a row is the weighted sum of those layers' rows; later layers do not run.
-  // Safe to call from several threads.
+  // Safe to call from several threads. Checks every number by which anything is read: throws
+  // std::out_of_range for a row that a table lacks or a layer that the body lacks,
+  // std::invalid_argument for bounds that do not ascend or a body of which a part was not set.
   void run(const Batch& batch, Pooling pooling, int num_threads, float* out,
            const LayerWeights& layers = {}) const;
 
-  // Runs a batch and notes what linear layers are given.
+  // Runs a batch and notes what linear layers are given. Checks as `run` does.
   void note_inputs(const Batch& batch, const Inputs& inputs) const;
 
   const Kernels* kernels() const { return kernels_; }
@@ -127,6 +130,9 @@ class Body {
 
   PackedLinear& prepare_s8(int layer, Linear which, const float* scales, const float* bias,
                            const float* multipliers);
+  void check_set() const;
+  void check(const Batch& batch) const;
+  void check(const LayerWeights& layers, Pooling pooling) const;
   int rows_at_once() const;
   void reserve(const Pack& pack, Scratch& scratch) const;
   void run_pack(const Pack& pack, int member) const;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace polyrank {
 namespace {
@@ -108,6 +110,14 @@ void MixedRows::add(size_t row, int n, bool is_first, float* out) const {
                        static_cast<size_t>(std::popcount(mates & (bit - 1)));
   if (tier == 0) return add_int4_row(blocks_, place, n, is_first, out);
   add_coded_row(coded_[tier - 1], coarse_, place, n, is_first, out);
+}
+
+void check_rows(const Table& table, const int32_t* rows, size_t count, const char* what) {
+  uint32_t most = 0;  // what is below zero becomes larger than any row; without branches
+  for (size_t i = 0; i < count; ++i) most = std::max(most, static_cast<uint32_t>(rows[i]));
+  if (count == 0 || most < table.num_rows) return;
+  throw std::out_of_range(std::string(what) + " " + std::to_string(static_cast<int32_t>(most)) +
+                          " is outside a table of " + std::to_string(table.num_rows) + " rows");
 }
 
 void add_row(const Table& table, int32_t row, int n, bool is_first, float* out) {

@@ -18,6 +18,7 @@ struct Table {
   // float32 (num_rows,) for int8; float16 bits (num_rows, width / kInt4Block) for int4
   const void* scales = nullptr;
   TableType type = TableType::kFloat32;
+  size_t num_rows = 0;
 };
 
 // Rows of product codes: a byte that names a coarse row, then one a codeword of the row's parts.
@@ -61,7 +62,11 @@ class MixedRows {
   size_t totals_[kTiers] = {};
 };
 
-// Adds a row of a table to n floats, or writes it there.
+// Throws std::out_of_range, naming `what`, unless the table has every one of these rows. One pass
+// over the numbers, so that add_row need not look.
+void check_rows(const Table& table, const int32_t* rows, size_t count, const char* what);
+
+// Adds a row of a table to n floats, or writes it there. The row must be one that the table has.
 void add_row(const Table& table, int32_t row, int n, bool is_first, float* out);
 
 }  // namespace polyrank
