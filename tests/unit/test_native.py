@@ -327,7 +327,8 @@ from polyrank.errors import EncoderError
 from polyrank.types import PackedBatch
 config = EngineConfig(num_threads=int(sys.argv[2]))
 encoder = NativeEncoder(read_checkpoint(Path(sys.argv[1])), config)
-batch = PackedBatch(np.full(200_000, 5, np.int32), np.arange(0, 200_001, 100, np.int32))
+size = 200_000 if sys.argv[2] == "1" else 4_000
+batch = PackedBatch(np.full(size, 5, np.int32), np.arange(0, size + 1, 100, np.int32))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
 try:
