@@ -3,9 +3,9 @@
 ``PYTHONPATH=benchmarks python -m quality --data DATA --model FOLDER [--baseline FOLDER]``. The
 first stage is the baseline embedder in float32, so that models are compared on the same
 candidates; BM25 stands beside it, with what the model makes of its candidates where the model says
-what lexical scores count for (`polyrank train blend`). Writes quality.json, quality.md and
-quality.png into benchmarks/results; sets that were measured before on the same weights and as many
-queries stay, so that sets can be run in turns.
+what lexical scores count for (`polyrank train first-stage-weight`). Writes quality.json, quality.md
+and quality.png into benchmarks/results; sets that were measured before on the same weights and as
+many queries stay, so that sets can be run in turns.
 """
 
 import argparse

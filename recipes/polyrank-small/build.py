@@ -16,7 +16,7 @@ from pathlib import Path
 
 from polyrank.checkpoint.hub import base_model_folder
 from polyrank.compress.corpus import UNDETERMINED, CorpusConfig, read_texts
-from polyrank.training.blending import BLEND_FILE
+from polyrank.training.first_stage.learn import WEIGHTS_RECORD_FILE
 
 NAME = "polyrank-small"
 MOST_BYTES = 45_000_000
@@ -96,7 +96,8 @@ def draw_calibration(given: argparse.Namespace, output: Path) -> None:
 
 def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     """Train reranking and classification on the compressed table's values, in int8 products."""
-    arguments = ["train", "matching", str(table), "--output", str(output), "--compute", "int8"]
+    arguments = ["train", "late-interaction", str(table), "--output", str(output)]
+    arguments += ["--compute", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
     arguments += ["--lists", given.lists, "--seed", given.seed, "--miner", str(base_model_folder())]
@@ -104,10 +105,10 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     run(arguments, given.threads)
 
 
-def blend(given: argparse.Namespace, trained: Path) -> None:
+def first_stage_weight(given: argparse.Namespace, trained: Path) -> None:
     """Learn what first-stage scores count for, on questions: one number, for which few do."""
-    arguments = ["train", "blend", str(trained), "--compute", "int8", "--seed", given.seed]
-    arguments += ["--queries", "60", "--passages", "600"]
+    arguments = ["train", "first-stage-weight", str(trained), "--compute", "int8"]
+    arguments += ["--seed", given.seed, "--queries", "60", "--passages", "600"]
     for name in QUESTIONS:
         arguments += ["--data", str(given.data / "train" / "qa" / f"{name}.jsonl.gz")]
     run(arguments, given.threads)
@@ -138,8 +139,8 @@ def main() -> None:
         run(["compress", "table", str(base_model_folder()), str(table), *text], None)
     if not trained.is_dir():
         train(given, table, trained)
-    if not (trained / BLEND_FILE).is_file():
-        blend(given, trained)
+    if not (trained / WEIGHTS_RECORD_FILE).is_file():
+        first_stage_weight(given, trained)
     if not released.is_dir():
         quantize(given, table, trained, released)
     size = sum(path.stat().st_size for path in released.rglob("*") if path.is_file())

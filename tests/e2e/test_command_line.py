@@ -80,7 +80,7 @@ def test_rerank_adds_what_a_search_found(checkpoint: Checkpoint) -> None:
     assert all(row["bm25"] == scores[row["index"]] for row in lines(done.stdout))
     refused = run("rerank", "how long?", *options, stdin=given, check=False)
     assert refused.returncode == 1
-    assert "polyrank train blend" in " ".join(refused.stderr.split())
+    assert "polyrank train first-stage-weight" in " ".join(refused.stderr.split())
 
 
 def test_rerank_on_a_terminal_shows_a_table(checkpoint: Checkpoint, documents: Path) -> None:

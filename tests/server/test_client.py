@@ -101,7 +101,7 @@ def test_first_stage_scores_count(server: Running, folders: Folders) -> None:
         unchecked = {"query": QUERY, "documents": ["a", "b"], "first_stage_scores": [1]}
         with pytest.raises(InputError, match="one number a document"):
             client._send(_Call("/polyrank/rank", unchecked))
-        with pytest.raises(CapabilityError, match="train blend"):
+        with pytest.raises(CapabilityError, match="train first-stage-weight"):
             client.rank(QUERY, DOCUMENTS, first_stage_scores=found)
         with pytest.raises(ConfigError, match="-1"):
             client.rank(QUERY, DOCUMENTS, first_stage_scores=found, first_stage=-1)

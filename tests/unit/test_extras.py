@@ -19,10 +19,10 @@ ARGUMENTS = {
     "compress trim": ["nowhere", "nowhere", "--text", "nowhere"],
     "eval": ["nowhere"],
     "serve": ["--model", "nowhere"],
-    "train blend": ["--data", "nowhere"],
+    "train first-stage-weight": ["--data", "nowhere"],
     "train classifier": ["--data", "nowhere", "--output", "nowhere"],
     "train embedder": ["--data", "nowhere", "--output", "nowhere"],
-    "train matching": ["--data", "nowhere", "--output", "nowhere"],
+    "train late-interaction": ["--data", "nowhere", "--output", "nowhere"],
     "train reranker": ["--data", "nowhere", "--output", "nowhere"],
 }
 WITHOUT = {"classify", "doctor", "embed", "info", "rerank"}
@@ -78,7 +78,9 @@ def test_every_command_checks_its_extra_first() -> None:
         assert code == 1, name
         assert told.startswith(f"error: polyrank {name} needs "), told
         assert "not installed. Install with: " in told
-        assert ("torch --index-url" in told) == (name.startswith("train ") and "blend" not in name)
+        assert ("torch --index-url" in told) == (
+            name.startswith("train ") and "first-stage" not in name
+        )
     assert "polyrank.inference.model" not in heavy
 
 

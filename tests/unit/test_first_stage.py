@@ -107,7 +107,7 @@ def test_a_strong_first_stage_can_decide(checkpoint: Checkpoint) -> None:
         ({"first_stage_scores": [1.0, "much"]}, InputError, "one number a document"),
         ({"first_stage_scores": [1.0, float("nan")]}, InputError, r"\[1\] is nan"),
         ({"first_stage_scores": [float("inf"), 0]}, InputError, r"\[0\] is inf"),
-        ({"first_stage_scores": [1, 2]}, CapabilityError, "train blend"),
+        ({"first_stage_scores": [1, 2]}, CapabilityError, "train first-stage-weight"),
         ({"first_stage_scores": [1, 2], "first_stage": "dense"}, CapabilityError, "dense"),
         ({"first_stage_scores": [1, 2], "first_stage": "sparse"}, ConfigError, "sparse"),
         ({"first_stage_scores": [1, 2], "first_stage": -1}, ConfigError, "-1"),
@@ -213,5 +213,5 @@ def test_eval_blends_and_says_so(blended: Path, checkpoint: Checkpoint, tmp_path
     assert plain["mean"]["reranked"] != plain["mean"]["first_stage"]
     with pytest.raises(ConfigError, match="--reranker"):
         call(*base, "--blend", "auto")
-    with pytest.raises(CapabilityError, match="train blend"):
+    with pytest.raises(CapabilityError, match="train first-stage-weight"):
         call(*base, "--reranker", checkpoint("bge-reranker-base"), "--blend", "auto")

@@ -6,11 +6,11 @@ import pytest
 
 from polyrank.errors import ConfigError, DataError
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.training.drawing import IRRELEVANT, NEUTRAL, RELEVANT, Drawer
-from polyrank.training.negatives import Miner, Request
-from polyrank.training.reading import read_mixture, read_sources
-from polyrank.training.schedule import plan_draws
-from polyrank.training.source import text_key
+from polyrank.training.data.negatives import Miner, Request
+from polyrank.training.data.reading import read_mixture, read_sources
+from polyrank.training.data.sampling import IRRELEVANT, NEUTRAL, RELEVANT, Drawer
+from polyrank.training.data.schedule import plan_draws
+from polyrank.training.data.source import text_key
 from tests.toys import marked_beir, marked_rows, write_lines
 from tests.unit.test_evaluation_run import Trigrams
 

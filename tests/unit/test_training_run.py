@@ -16,11 +16,11 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli.main import app
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataError, TrainingError
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.training.losses import LIST_SHARPNESS, PairLoss
-from polyrank.training.models import load_start
-from polyrank.training.monitor import MonitorConfig
-from polyrank.training.pipeline import Job, train
-from polyrank.training.trainers import settle_precision
+from polyrank.training.finetune.losses import LIST_SHARPNESS, PairLoss
+from polyrank.training.finetune.monitor import MonitorConfig
+from polyrank.training.finetune.run import Job, train
+from polyrank.training.finetune.start import load_start
+from polyrank.training.finetune.trainers import settle_precision
 from tests.toys import MARK, marked_beir, marked_rows, write_lines
 
 PAIRS = [

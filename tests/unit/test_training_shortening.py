@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from polyrank.training.drawing import RankedList
-from polyrank.training.shortening import MOST_SENTENCES, sentences, shortened
+from polyrank.training.data.sampling import RankedList
+from polyrank.training.data.shortening import MOST_SENTENCES, sentences, shortened
 
 
 @pytest.mark.parametrize(

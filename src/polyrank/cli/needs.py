@@ -13,7 +13,7 @@ EXTRA_OF_COMMAND: Mapping[str, str] = {
     "serve": "server",
     "compress": "eval",
     "train": "train",
-    "train blend": "eval",
+    "train first-stage-weight": "eval",
 }
 """Extras by command or group of commands; those not named need none."""
 

@@ -26,8 +26,8 @@ from polyrank.cli.train_options import (
 
 if TYPE_CHECKING:
     from polyrank.training.config import TrainTask
-    from polyrank.training.monitor import MonitorConfig
-    from polyrank.training.pipeline import Job, Outcome
+    from polyrank.training.finetune.monitor import MonitorConfig
+    from polyrank.training.finetune.run import Job, Outcome
 
 INTERRUPTED = 130
 
@@ -183,8 +183,8 @@ for _made in (reranker, classifier, embedder):
     train_app.command(_made.__name__)(_made)
 
 
-@train_app.command()
-def matching(
+@train_app.command("late-interaction")
+def late_interaction(
     data: Annotated[
         list[str],
         typer.Option(
@@ -250,13 +250,16 @@ def matching(
 
     For example:
 
-        polyrank train matching intfloat/multilingual-e5-small -d qa -d docs:2 -o three
+        polyrank train late-interaction intfloat/multilingual-e5-small -d qa -d docs:2 -o three
     """
     from polyrank.training.config import DataSource
-    from polyrank.training.matching import train_matching
-    from polyrank.training.matching_config import MatchingConfig, MatchingJob
+    from polyrank.training.late_interaction.settings import (
+        LateInteractionConfig,
+        LateInteractionJob,
+    )
+    from polyrank.training.late_interaction.train import train_late_interaction
 
-    config = MatchingConfig(
+    config = LateInteractionConfig(
         lists=lists,
         directions=directions,
         length_weight=length_weight,
@@ -266,9 +269,9 @@ def matching(
     )
     sources = tuple(DataSource.parse(text) for text in data)
     target = output.absolute()
-    job = MatchingJob(model, sources, target, config, miner, cache_dir, threads)
+    job = LateInteractionJob(model, sources, target, config, miner, cache_dir, threads)
     with steps(quiet=quiet) as progress:
-        record = train_matching(job, progress=progress)
+        record = train_late_interaction(job, progress=progress)
     last = record["evaluations"][-1]
     if screen.is_table_wanted(as_json, None):
         figures = ", ".join(f"{key} {value}" for key, value in last.items() if key != "epoch")
@@ -281,7 +284,7 @@ def matching(
 
 
 def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
-    from polyrank.training.pipeline import train
+    from polyrank.training.finetune.run import train
 
     quiet = given["quiet"]
     with steps(quiet=quiet) as progress:
@@ -297,7 +300,7 @@ def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
 
 def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
     from polyrank.training.config import DataSource, TrainingConfig
-    from polyrank.training.pipeline import Job
+    from polyrank.training.finetune.run import Job
 
     settings = {name: _plain(value) for name, value in given.items() if name in SETTINGS}
     miner = given["miner"]
@@ -325,7 +328,7 @@ def _plain(value: Any) -> Any:
 def _monitor(given: Mapping[str, Any]) -> "MonitorConfig | None":
     if given["eval_data"] is None:
         return None
-    from polyrank.training.monitor import MonitorConfig
+    from polyrank.training.finetune.monitor import MonitorConfig
 
     mode = given["eval_mode"]
     languages = (code.strip() for code in (given["eval_languages"] or "").split(","))
@@ -370,8 +373,8 @@ def _show_table(record: Mapping[str, Any]) -> None:
     )
 
 
-@train_app.command()
-def blend(
+@train_app.command("first-stage-weight")
+def first_stage_weight(
     data: Annotated[
         list[str],
         typer.Option(
@@ -424,35 +427,42 @@ def blend(
 
     For example:
 
-        polyrank train blend mine -d qa -d more.jsonl:2
-        polyrank train blend -d qa --dry-run --queries 60
+        polyrank train first-stage-weight mine -d qa -d more.jsonl:2
+        polyrank train first-stage-weight -d qa --dry-run --queries 60
     """
     from polyrank.cli.memory import row_cache_bytes
-    from polyrank.training.blending import BLEND_FILE, BlendConfig, BlendJob, train_blend
     from polyrank.training.config import DataSource
+    from polyrank.training.first_stage.learn import (
+        WEIGHTS_RECORD_FILE,
+        FirstStageWeightConfig,
+        FirstStageWeightJob,
+        learn_first_stage_weights,
+    )
 
-    job = BlendJob(
+    job = FirstStageWeightJob(
         model,
         tuple(DataSource.parse(text) for text in data),
-        BlendConfig(queries, candidates, passages, precision=precision, seed=seed),
+        FirstStageWeightConfig(queries, candidates, passages, precision=precision, seed=seed),
         first_stage_model,
         threads,
         row_cache_bytes(None),
         dry_run,
     )
     with steps(quiet=quiet) as progress:
-        record = train_blend(job, progress=progress)
+        record = learn_first_stage_weights(job, progress=progress)
     if screen.is_table_wanted(as_json, None):
-        _show_blend(record)
+        _show_first_stage_weight(record)
     else:
         sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
     for kind, reason in record["not_learnt"].items():
         screen.remark(f"no weight for {kind} first stages: {reason}", quiet=quiet)
-    wrote = f"wrote what was learnt into {model}; {BLEND_FILE} there tells how they were found"
+    wrote = (
+        f"wrote what was learnt into {model}; {WEIGHTS_RECORD_FILE} there tells how they were found"
+    )
     screen.remark("a dry run: nothing was written" if dry_run else wrote, quiet=quiet)
 
 
-def _show_blend(record: Mapping[str, Any]) -> None:
+def _show_first_stage_weight(record: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     for kind, found in record["first_stages"].items():
         table = Table(box=None, pad_edge=False, title=f"{kind} first stage, {found['measure']}")

@@ -78,7 +78,7 @@ def first_stage_weight(spec: ModelSpec, first_stage: FirstStageKind | float) -> 
             raise CapabilityError(
                 f"{spec.name} does not say what scores of a {first_stage} first stage count for. "
                 "Pass a number as first_stage, the logits that a standard deviation of the scores "
-                "counts for, or learn one with `polyrank train blend`."
+                "counts for, or learn one with `polyrank train first-stage-weight`."
             )
         return spec.first_stage_weights[first_stage]
     is_number = isinstance(first_stage, Real) and not isinstance(first_stage, bool)

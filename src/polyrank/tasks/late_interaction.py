@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from polyrank.checkpoint.spec import MatchFeature, PromptsSpec
 from polyrank.encoder.pooling import pool
 from polyrank.tasks.heads import Dense, Head, LateInteraction
-from polyrank.tasks.matching import choose_matcher
+from polyrank.tasks.maxsim import choose_matcher
 from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.types import Activation, Float32Array, Int32Array, LayerWeights, PoolingMode, Spans

@@ -1,5 +1,6 @@
-"""Fine-tuning of rerankers, classifiers and embedders on sentence-transformers' trainers.
+"""Training on a user's own data.
 
-Data come from `reading`, lists are drawn by `drawing`, and `pipeline.train` does the rest. Only
-`losses`, `models` and `trainers` import torch; `pipeline` imports them when a run begins.
+`finetune` changes a checkpoint's weights, `late_interaction` fits heads to a body that stays,
+`first_stage` learns what a search's scores should count for. All three read their data by `data`.
+Torch is imported when a run begins.
 """

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from polyrank.training.config import TrainingConfig
-from polyrank.training.journal import Journal
-from polyrank.training.source import Source
+from polyrank.training.data.source import Source
+from polyrank.training.finetune.journal import Journal
 
 RECORD_FILE = "training.json"
 PLOT_FILE = "training.png"

@@ -39,9 +39,17 @@ from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import load_model
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.config import RELEVANCE_LABELS
-from polyrank.training.drawing import IRRELEVANT, Drawer, RankedList
-from polyrank.training.matching_config import PREFIX, MatchingConfig, MatchingJob
-from polyrank.training.matching_rows import (
+from polyrank.training.data.negatives import Miner, make_miner
+from polyrank.training.data.reading import read_mixture
+from polyrank.training.data.sampling import IRRELEVANT, Drawer, RankedList
+from polyrank.training.data.schedule import plan_draws
+from polyrank.training.data.shortening import shortened
+from polyrank.training.late_interaction.settings import (
+    PREFIX,
+    LateInteractionConfig,
+    LateInteractionJob,
+)
+from polyrank.training.late_interaction.token_rows import (
     FEATURES,
     RERANK_FEATURES,
     Examples,
@@ -52,18 +60,16 @@ from polyrank.training.matching_rows import (
     lists_of_questions,
     orthonormal,
 )
-from polyrank.training.negatives import Miner, make_miner
-from polyrank.training.reading import read_mixture
 from polyrank.training.record import RECORD_FILE, describe_sources, versions
-from polyrank.training.schedule import plan_draws
-from polyrank.training.shortening import shortened
 from polyrank.types import Activation, Float32Array
 
 _LONGEST_QUERY = 64  # tokens
 _ONE_TOPIC = 0.18  # mean clean cosine of random pairs; near 0 where topics are many
 
 
-def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) -> dict[str, Any]:
+def train_late_interaction(
+    job: LateInteractionJob, *, progress: StepProgress | None = None
+) -> dict[str, Any]:
     """Make a folder whose model reranks and classifies by late interaction.
 
     Args:
@@ -79,8 +85,8 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
         CapabilityError: If the checkpoint makes no vectors, or is int8.
         MissingExtraError: If torch is missing.
     """
-    require("train", purpose="polyrank train matching")
-    from polyrank.training.matching_fit import fit_heads
+    require("train", purpose="polyrank train late-interaction")
+    from polyrank.training.late_interaction.fit import fit_heads
 
     begun = time.monotonic()
     check_free(job.output)
@@ -109,7 +115,7 @@ def train_matching(job: MatchingJob, *, progress: StepProgress | None = None) ->
     heads, course = fit_heads(examples, config, report)
     drawn = np.bincount(schedule.source_of, minlength=len(sources)).tolist()
     record = {
-        "task": "matching",
+        "task": "late-interaction",
         "start": checkpoint.spec.name,
         "start_sha256": fingerprint(checkpoint.weights.paths),
         "precision": reader.model.engine.encoder.capabilities.precision,
@@ -132,7 +138,7 @@ def collect(
     is_translation: NDArray[np.bool_],
     reader: RowReader,
     scorer: LateInteractionScorer,
-    config: MatchingConfig,
+    config: LateInteractionConfig,
     progress: StepProgress,
 ) -> Examples:
     """Return the pairs of the drawn lists as numbers.
@@ -262,7 +268,7 @@ def _widened(rows: Float32Array, width: int) -> Float32Array:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
-def _miner(job: MatchingJob, progress: StepProgress) -> Miner | None:
+def _miner(job: LateInteractionJob, progress: StepProgress) -> Miner | None:
     if not job.config.hard_negatives:
         return None
     return make_miner(

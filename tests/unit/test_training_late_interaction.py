@@ -15,21 +15,21 @@ from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.model import load_model
 from polyrank.tasks.heads import Head
 from polyrank.tasks.late_interaction import LateInteractionScorer
-from polyrank.training import matching
 from polyrank.training.config import DataSource
-from polyrank.training.drawing import Drawer
-from polyrank.training.matching import collect, train_matching
-from polyrank.training.matching_config import MatchingConfig, MatchingJob
-from polyrank.training.matching_fit import _Heads, fit_heads
-from polyrank.training.matching_rows import (
+from polyrank.training.data.reading import read_mixture
+from polyrank.training.data.sampling import Drawer
+from polyrank.training.data.schedule import plan_draws
+from polyrank.training.late_interaction import train as training
+from polyrank.training.late_interaction.fit import _Heads, fit_heads
+from polyrank.training.late_interaction.settings import LateInteractionConfig, LateInteractionJob
+from polyrank.training.late_interaction.token_rows import (
     FEATURES,
     RERANK_FEATURES,
     Examples,
     RowReader,
     language_directions,
 )
-from polyrank.training.reading import read_mixture
-from polyrank.training.schedule import plan_draws
+from polyrank.training.late_interaction.train import collect, train_late_interaction
 from tests.toys import MARK, marked_rows, write_lines
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -52,15 +52,15 @@ def toys(tmp_path_factory):
 def job_for(toys, start, output, **settings):
     given = {"lists": 60, "directions": 1, "epochs": 3, "batch_size": 16, "max_length": 24}
     data = (DataSource(toys / "rows.jsonl"), DataSource(toys / "translations.jsonl"))
-    config = MatchingConfig(**given | {"precision": "float32", **settings})
-    return MatchingJob(str(start), data, output, config, miner=str(start))
+    config = LateInteractionConfig(**given | {"precision": "float32", **settings})
+    return LateInteractionJob(str(start), data, output, config, miner=str(start))
 
 
 @pytest.fixture(scope="module")
 def trained(request, toys, tmp_path_factory):
     checkpoint = request.getfixturevalue("checkpoint")
-    output = tmp_path_factory.mktemp("matching") / "out"
-    record = train_matching(job_for(toys, checkpoint("multilingual-e5-small"), output))
+    output = tmp_path_factory.mktemp("late") / "out"
+    record = train_late_interaction(job_for(toys, checkpoint("multilingual-e5-small"), output))
     return output, record
 
 
@@ -85,7 +85,7 @@ def test_an_embedder_learns_two_more_tasks_and_keeps_its_vectors(checkpoint, tra
 
 def test_the_same_seed_makes_the_same_folder(checkpoint, toys, trained, tmp_path):
     folder, _ = trained
-    train_matching(job_for(toys, checkpoint("multilingual-e5-small"), tmp_path / "again"))
+    train_late_interaction(job_for(toys, checkpoint("multilingual-e5-small"), tmp_path / "again"))
     ours, theirs = (read_checkpoint(path).weights for path in (folder, tmp_path / "again"))
     names = [name for name in ours if name.startswith("heads.")]
     assert names
@@ -147,7 +147,7 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
         query_rows=queries[0],
         query_starts=np.array([0, longest]),
     )
-    fitted = _Heads(examples, MatchingConfig(length_weight=0.3))
+    fitted = _Heads(examples, LateInteractionConfig(length_weight=0.3))
     with torch.no_grad():
         fitted.tokens.weight.normal_()
         fitted.rerank.bias.fill_(0.3)
@@ -163,22 +163,22 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
     weights = (
         np.logaddexp(
             0,
-            queries @ tensors["heads.matching.tokens.weight"][0]
-            + tensors["heads.matching.tokens.bias"],
+            queries @ tensors["heads.late_interaction.tokens.weight"][0]
+            + tensors["heads.late_interaction.tokens.bias"],
         )
         * is_token.numpy()
     )
     sharp = np.maximum(matches, 0) ** 1.5
     match = (weights * sharp).sum(axis=1) / weights.sum(axis=1)
     lengths = features[:, FEATURES.index("document_length")]
-    got = np.column_stack([match, lengths]) @ tensors["heads.matching.rerank.0.weight"][0]
-    got += tensors["heads.matching.rerank.0.bias"][0]
+    got = np.column_stack([match, lengths]) @ tensors["heads.late_interaction.rerank.0.weight"][0]
+    got += tensors["heads.late_interaction.rerank.0.bias"][0]
     np.testing.assert_allclose(got, logits.numpy(), atol=1e-4)
     given = np.column_stack([match, features[:, 1:]])
     layers = [
         type(layer)(
-            tensors[f"heads.matching.classify.{i}.weight"],
-            tensors[f"heads.matching.classify.{i}.bias"],
+            tensors[f"heads.late_interaction.classify.{i}.weight"],
+            tensors[f"heads.late_interaction.classify.{i}.bias"],
             layer.nonlinearity,
         )
         for i, layer in enumerate(head.layers)
@@ -204,19 +204,22 @@ def test_fitting_finds_what_tells_relevant_passages_apart():
         query_rows=np.tile(kinds, (num_lists, 1)),
         query_starts=np.arange(0, num_lists * 4 + 1, 4),
     )
-    config = MatchingConfig(epochs=60, batch_size=32)
+    config = LateInteractionConfig(epochs=60, batch_size=32)
     tensors, course = fit_heads(examples, config, lambda *_: None)
     token_weights = np.logaddexp(
         0,
-        kinds @ tensors["heads.matching.tokens.weight"][0] + tensors["heads.matching.tokens.bias"],
+        kinds @ tensors["heads.late_interaction.tokens.weight"][0]
+        + tensors["heads.late_interaction.tokens.bias"],
     )
     assert token_weights[0] > 4 * token_weights[1]
     assert course[-1]["ranking"] < 0.5 * course[0]["ranking"]
 
 
 def test_translations_and_mined_negatives_have_no_class(checkpoint, toys, monkeypatch):
-    monkeypatch.setattr(matching, "_ONE_TOPIC", 2.0)
-    config = MatchingConfig(lists=30, hard_negatives=1, random_negatives=1, neutrals=1, shortened=0)
+    monkeypatch.setattr(training, "_ONE_TOPIC", 2.0)
+    config = LateInteractionConfig(
+        lists=30, hard_negatives=1, random_negatives=1, neutrals=1, shortened=0
+    )
     sources = read_mixture([DataSource(toys / n) for n in ("rows.jsonl", "translations.jsonl")])
     schedule = plan_draws(sources, config.drawing)
     reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
@@ -246,7 +249,7 @@ def test_lists_come_a_second_time_with_short_passages(checkpoint, toys):
     scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
     found = {}
     for share in (0.0, 1.0):
-        config = MatchingConfig(lists=8, hard_negatives=0, shortened=share)
+        config = LateInteractionConfig(lists=8, hard_negatives=0, shortened=share)
         sources = read_mixture([DataSource(toys / "rows.jsonl")])
         schedule = plan_draws(sources, config.drawing)
         drawer = Drawer(sources, schedule, config.drawing)
@@ -259,10 +262,10 @@ def test_lists_come_a_second_time_with_short_passages(checkpoint, toys):
 
 @pytest.mark.parametrize("limit", [-2.0, 2.0])
 def test_irrelevant_passages_of_one_topic_have_no_class(checkpoint, toys, monkeypatch, limit):
-    monkeypatch.setattr(matching, "_ONE_TOPIC", limit)
+    monkeypatch.setattr(training, "_ONE_TOPIC", limit)
     reader = RowReader(load_model(checkpoint("multilingual-e5-small"), EngineConfig()), 24)
     scorer = reader.scorer(np.zeros(reader.width, "f4"), np.empty((0, reader.width), "f4"))
-    config = MatchingConfig(lists=8, hard_negatives=0)
+    config = LateInteractionConfig(lists=8, hard_negatives=0)
     sources = read_mixture([DataSource(toys / "rows.jsonl")])
     schedule = plan_draws(sources, config.drawing)
     drawer = Drawer(sources, schedule, config.drawing)
@@ -302,34 +305,44 @@ def test_classes_weigh_the_same_however_often_they_occur():
         query_rows=np.ones((2, 4), np.float32),
         query_starts=np.array([0, 2]),
     )
-    weights = _Heads(examples, MatchingConfig()).class_weights.numpy()
+    weights = _Heads(examples, LateInteractionConfig()).class_weights.numpy()
     assert weights[1] * 3 == pytest.approx(weights[0] * 12)
     assert np.isfinite(weights).all()
 
 
 def test_what_cannot_be_trained_is_said(checkpoint, toys, tmp_path):
     with pytest.raises(CapabilityError, match="cannot learn late interaction"):
-        train_matching(job_for(toys, checkpoint("bge-reranker-base"), tmp_path / "out"))
+        train_late_interaction(job_for(toys, checkpoint("bge-reranker-base"), tmp_path / "out"))
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
-        train_matching(job_for(toys, checkpoint("multilingual-e5-small"), tmp_path / "there"))
+        train_late_interaction(
+            job_for(toys, checkpoint("multilingual-e5-small"), tmp_path / "there")
+        )
     with pytest.raises(ConfigError, match="lists must be 1 or more"):
-        MatchingConfig(lists=0)
+        LateInteractionConfig(lists=0)
     alone = write_lines(tmp_path / "alone.jsonl", [{"query": "a", "positives": ["b", "c"]}])
-    job = MatchingJob(
+    job = LateInteractionJob(
         str(checkpoint("multilingual-e5-small")),
         (DataSource(alone),),
         tmp_path / "out",
-        MatchingConfig(lists=4, hard_negatives=0),
+        LateInteractionConfig(lists=4, hard_negatives=0),
     )
     with pytest.raises(DataError, match="two passages"):
-        train_matching(job)
+        train_late_interaction(job)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_trains(checkpoint, toys, tmp_path):
     start = str(checkpoint("multilingual-e5-small"))
-    arguments = ["train", "matching", start, "-d", str(toys / "rows.jsonl"), "--lists", "40"]
+    arguments = [
+        "train",
+        "late-interaction",
+        start,
+        "-d",
+        str(toys / "rows.jsonl"),
+        "--lists",
+        "40",
+    ]
     arguments += ["-o", str(tmp_path / "out"), "--miner", start, "--epochs", "1", "--json"]
     command = [sys.executable, "-m", "polyrank", *arguments]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -342,7 +355,7 @@ def test_a_long_document_must_match_better(toys, checkpoint, trained, tmp_path):
     """The rerank head takes length_weight times the logarithm of the length from the match."""
     folder, _ = trained
     start = checkpoint("multilingual-e5-small")
-    train_matching(job_for(toys, start, tmp_path / "out", length_weight=0.25))
+    train_late_interaction(job_for(toys, start, tmp_path / "out", length_weight=0.25))
     for path, length_weight in ((folder, 0.008), (tmp_path / "out", 0.25)):
         of_match, of_length = (
             Head.load(read_checkpoint(path), read_checkpoint(path).spec.heads["rerank"])
@@ -356,4 +369,4 @@ def test_a_long_document_must_match_better(toys, checkpoint, trained, tmp_path):
 @pytest.mark.parametrize("length_weight", [-0.1, float("inf"), float("nan")])
 def test_length_weights_out_of_range(length_weight):
     with pytest.raises(ConfigError, match="length_weight must be 0 or more"):
-        MatchingConfig(length_weight=length_weight)
+        LateInteractionConfig(length_weight=length_weight)

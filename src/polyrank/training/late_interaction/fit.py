@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from polyrank.compress.corpus import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
-from polyrank.training.drawing import RELEVANT
-from polyrank.training.matching_config import PREFIX, MatchingConfig
-from polyrank.training.matching_rows import FEATURES, Examples
+from polyrank.training.data.sampling import RELEVANT
+from polyrank.training.late_interaction.settings import PREFIX, LateInteractionConfig
+from polyrank.training.late_interaction.token_rows import FEATURES, Examples
 from polyrank.types import Float32Array
 
 _WIDTH = 24  # of the classifier's hidden layer
@@ -30,7 +30,7 @@ class _Heads(nn.Module):
     the match less `length_weight` for each unit of the document's length.
     """
 
-    def __init__(self, examples: Examples, config: MatchingConfig) -> None:
+    def __init__(self, examples: Examples, config: LateInteractionConfig) -> None:
         super().__init__()
         self.length_weight = config.length_weight
         features = torch.from_numpy(examples.features)
@@ -106,7 +106,7 @@ class _Heads(nn.Module):
 
 
 def fit_heads(
-    examples: Examples, config: MatchingConfig, progress: StepProgress
+    examples: Examples, config: LateInteractionConfig, progress: StepProgress
 ) -> tuple[Mapping[str, Float32Array], list[dict[str, Any]]]:
     """Fit token weights and layers.
 

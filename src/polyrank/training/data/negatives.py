@@ -21,7 +21,7 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.evaluation.first_stage import EmbedderFirstStage, EmbedderLike
 from polyrank.inference.embedder import Embedder
 from polyrank.training.config import TrainingConfig
-from polyrank.training.source import Source, text_key
+from polyrank.training.data.source import Source, text_key
 from polyrank.types import Float32Array
 
 MiningProgress = Callable[[int, int], None]

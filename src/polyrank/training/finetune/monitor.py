@@ -23,7 +23,7 @@ from polyrank.evaluation.labelled import macro_f1
 from polyrank.evaluation.plan import EvaluationConfig, Mode, make_plan
 from polyrank.evaluation.run import RerankerLike, evaluate
 from polyrank.training.config import RELEVANCE_LABELS, TrainTask
-from polyrank.training.rows import read_rows
+from polyrank.training.data.rows import read_rows
 from polyrank.types import Float32Array, InputType
 
 NDCG, F1 = "nDCG@10", "macro-F1"

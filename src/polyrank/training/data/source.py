@@ -1,6 +1,6 @@
 """Training data in one form: passages in one or several languages, and which answer which query.
 
-Knows nothing of files; `polyrank.training.reading` makes these.
+Knows nothing of files; `polyrank.training.data.reading` makes these.
 """
 
 import unicodedata

@@ -30,11 +30,11 @@ from polyrank.errors import TrainingError
 from polyrank.tasks.heads import softmax
 from polyrank.text.prompts import prompt_for_input_type
 from polyrank.training.config import TrainingConfig
-from polyrank.training.drawing import RELEVANT, Drawer, RankedList
-from polyrank.training.journal import Journal
-from polyrank.training.losses import PairLoss, embedder_loss
-from polyrank.training.models import STATE_FILE, Start, read_state, write_state
-from polyrank.training.monitor import Measurement
+from polyrank.training.data.sampling import RELEVANT, Drawer, RankedList
+from polyrank.training.finetune.journal import Journal
+from polyrank.training.finetune.losses import PairLoss, embedder_loss
+from polyrank.training.finetune.monitor import Measurement
+from polyrank.training.finetune.start import STATE_FILE, Start, read_state, write_state
 from polyrank.types import Float32Array, InputType
 
 BEST_FILE = "best.safetensors"

@@ -3,7 +3,7 @@
 A search whose order is good already should not be forgotten when its documents are ranked anew.
 On questions of training data the passages are searched, by words (BM25) and by vectors, what is
 found is scored by the reranker, and one number is fitted for each kind of search
-(`polyrank.training.blending_fit`). It goes into the folder's config.json.
+(`polyrank.training.first_stage.fit`). It goes into the folder's config.json.
 """
 
 import json
@@ -29,19 +29,19 @@ from polyrank.evaluation.first_stage import Candidates, EmbedderFirstStage, Firs
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.tasks.first_stage import standardized
-from polyrank.training.blending_fit import Ranked, figures, fit_weight, held_out_weights
 from polyrank.training.config import DataSource
-from polyrank.training.reading import read_mixture
+from polyrank.training.data.reading import read_mixture
+from polyrank.training.data.source import Source
+from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
 from polyrank.training.record import describe_sources, versions
-from polyrank.training.source import Source
 from polyrank.types import FirstStageKind, Precision
 
-BLEND_FILE = "blend.json"
+WEIGHTS_RECORD_FILE = "first_stage_weights.json"
 _QUESTIONS_PER_CALL = 20
 
 
 @dataclass(frozen=True, slots=True)
-class BlendConfig:
+class FirstStageWeightConfig:
     """Settings of a run.
 
     Attributes:
@@ -77,7 +77,7 @@ class BlendConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BlendJob:
+class FirstStageWeightJob:
     """What to learn for which model, on what.
 
     Attributes:
@@ -94,7 +94,7 @@ class BlendJob:
 
     model: str | None
     data: tuple[DataSource, ...]
-    config: BlendConfig
+    config: FirstStageWeightConfig
     first_stage_model: str | None = None
     num_threads: int | None = None
     row_cache_bytes: int = 0
@@ -122,7 +122,9 @@ class Pool:
     num_usable: int
 
 
-def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[str, Any]:
+def learn_first_stage_weights(
+    job: FirstStageWeightJob, *, progress: StepProgress | None = None
+) -> dict[str, Any]:
     """Learn the weights of first-stage scores and write them into the model's config.json.
 
     Args:
@@ -130,7 +132,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
         progress: Called as work goes on.
 
     Returns:
-        What is in blend.json, written beside it unless this is a dry run.
+        What is in first_stage_weights.json, written beside it unless this is a dry run.
 
     Raises:
         ConfigError: If the model is no folder to write to.
@@ -140,7 +142,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
         TrainingError: If the reranker's logits do not help beside any first stage.
         MissingExtraError: If BM25 or the measures are missing.
     """
-    require("eval", purpose="polyrank train blend")
+    require("eval", purpose="polyrank train first-stage-weight")
     begun = time.monotonic()
     if not job.data:
         raise ConfigError("nothing to learn from: name a file or folder with --data.")
@@ -161,7 +163,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
     learnt, not_learnt = _learn_each(ranked, shares)
     own = checkpoint.spec.first_stage_weights
     record = {
-        "task": "blend",
+        "task": "first-stage-weight",
         "model": name,
         "model_sha256": fingerprint(checkpoint.weights.paths),
         "precision": reranker.info.encoder.precision,
@@ -180,7 +182,7 @@ def train_blend(job: BlendJob, *, progress: StepProgress | None = None) -> dict[
     return record
 
 
-def _target(job: BlendJob) -> tuple[Path, str]:
+def _target(job: FirstStageWeightJob) -> tuple[Path, str]:
     if not job.is_dry_run and (job.model is None or not Path(job.model).is_dir()):
         raise ConfigError(
             f"{job.model or 'the default model'} is not a folder whose config.json can be "
@@ -190,7 +192,7 @@ def _target(job: BlendJob) -> tuple[Path, str]:
 
 
 def _first_stages(
-    job: BlendJob, folder: Path, reranker: Reranker
+    job: FirstStageWeightJob, folder: Path, reranker: Reranker
 ) -> dict[FirstStageKind, FirstStage[Any, Any]]:
     from polyrank.evaluation.bm25 import Bm25FirstStage
 
@@ -206,7 +208,7 @@ def _first_stages(
     return stages
 
 
-def draw_pools(sources: Sequence[Source], config: BlendConfig) -> list[Pool]:
+def draw_pools(sources: Sequence[Source], config: FirstStageWeightConfig) -> list[Pool]:
     """Return what is asked and searched in each source and language.
 
     Sources with versions of a passage in several languages are left out: translations answer
@@ -241,7 +243,7 @@ def draw_pools(sources: Sequence[Source], config: BlendConfig) -> list[Pool]:
 
 
 def _pool(
-    source: Source, language: str, config: BlendConfig, generator: np.random.Generator
+    source: Source, language: str, config: FirstStageWeightConfig, generator: np.random.Generator
 ) -> Pool | None:
     texts = list(
         dict.fromkeys(source.passages[i].versions[language] for i in source.by_language[language])
@@ -430,7 +432,7 @@ def _describe(sources: Sequence[Source], pools: Sequence[Pool]) -> list[dict[str
 def _write(folder: Path, config_path: Path, record: Mapping[str, Any]) -> None:
     config = read_object(config_path)
     config[FIRST_STAGE_KEY] = record["weights"]
-    for path, content in ((config_path, config), (folder / BLEND_FILE, record)):
+    for path, content in ((config_path, config), (folder / WEIGHTS_RECORD_FILE, record)):
         with replacing(path) as written:
             text = json.dumps(content, ensure_ascii=False, indent=2)
             written.write_text(text + "\n", "utf8")

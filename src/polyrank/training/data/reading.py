@@ -21,8 +21,8 @@ from pathlib import Path
 from polyrank.errors import DataError
 from polyrank.evaluation.beir import CORPUS_FILES, QRELS_FILES, QUERIES_FILES, load_dataset
 from polyrank.training.config import DataSource
-from polyrank.training.rows import Row, hash_files, read_rows
-from polyrank.training.source import UNNAMED, Example, Passage, Source
+from polyrank.training.data.rows import Row, hash_files, read_rows
+from polyrank.training.data.source import UNNAMED, Example, Passage, Source
 
 _ROWS_FILE = re.compile(r"(?P<name>.+)\.jsonl(\.gz)?")
 _PASSAGES = ".passages"

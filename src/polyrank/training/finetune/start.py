@@ -99,7 +99,7 @@ def load_start(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> S
         start = _load_embedder(checkpoint, device)
     else:
         start = _load_cross_encoder(checkpoint, config, device)
-    # learnt for the checkpoint as it was (`polyrank train blend`)
+    # learnt for the checkpoint as it was (`polyrank train first-stage-weight`)
     vars(start.model[0].model.config).pop(FIRST_STAGE_KEY, None)
     start.model.max_seq_length = min(config.max_length, checkpoint.spec.max_length)
     for module in start.model.modules():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from polyrank.errors import ConfigError
-from polyrank.tasks import matching
-from polyrank.tasks.matching import Matcher, NumpyMatcher, choose_matcher
+from polyrank.tasks import maxsim
+from polyrank.tasks.maxsim import Matcher, NumpyMatcher, choose_matcher
 
 native = pytest.importorskip("polyrank._native")
-from polyrank.tasks.native_matching import NativeMatcher  # noqa: E402
+from polyrank.tasks.native_maxsim import NativeMatcher  # noqa: E402
 
 LENGTHS = (1, 2, 3, 5, 18, 41, 200)
 CU_SEQLENS = np.cumsum([0, *LENGTHS]).astype(np.int32)
@@ -107,5 +107,5 @@ def test_the_matcher_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYRANK_ISA", "abacus")
     with pytest.raises(ConfigError, match=r"POLYRANK_ISA is .abacus.*portable"):
         choose_matcher()
-    monkeypatch.setattr(matching, "is_installed", lambda name: False)
+    monkeypatch.setattr(maxsim, "is_installed", lambda name: False)
     assert isinstance(choose_matcher(), NumpyMatcher)

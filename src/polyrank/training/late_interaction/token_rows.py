@@ -18,9 +18,9 @@ from polyrank.config import TruncationConfig
 from polyrank.inference.model import Model
 from polyrank.tasks.heads import Head, LateInteraction
 from polyrank.tasks.late_interaction import LateInteractionScorer
-from polyrank.training.drawing import Drawer, RankedList
-from polyrank.training.schedule import Schedule
-from polyrank.training.source import Source
+from polyrank.training.data.sampling import Drawer, RankedList
+from polyrank.training.data.schedule import Schedule
+from polyrank.training.data.source import Source
 from polyrank.types import Float32Array
 
 FEATURES: tuple[MatchFeature, ...] = (
@@ -52,7 +52,7 @@ class Examples:
     Attributes:
         features: `FEATURES` but for the first, shape (num_pairs, num_features - 1).
         matches: Best match of each query token, shape (num_pairs, longest query); 0 beyond it.
-        grades: As in `polyrank.training.drawing`, shape (num_pairs,).
+        grades: As in `polyrank.training.data.sampling`, shape (num_pairs,).
         is_labelled: Whether the grade is a class too, shape (num_pairs,): not where a negative was
             chosen for its nearness, or comes from a source of one topic, such as the help of a
             program, since it may be on the topic; nor where the texts are translations of each

@@ -26,11 +26,13 @@ from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.text.prompts import prompt_for_input_type
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.training.drawing import Drawer, Teacher
-from polyrank.training.journal import JOURNAL_FILE, Journal
-from polyrank.training.monitor import Monitor, MonitorConfig, check_apart, make_monitor
-from polyrank.training.negatives import Miner, make_miner
-from polyrank.training.reading import read_mixture
+from polyrank.training.data.negatives import Miner, make_miner
+from polyrank.training.data.reading import read_mixture
+from polyrank.training.data.sampling import Drawer, Teacher
+from polyrank.training.data.schedule import Schedule, plan_draws
+from polyrank.training.data.source import Source
+from polyrank.training.finetune.journal import JOURNAL_FILE, Journal
+from polyrank.training.finetune.monitor import Monitor, MonitorConfig, check_apart, make_monitor
 from polyrank.training.record import (
     PLOT_FILE,
     RECORD_FILE,
@@ -39,13 +41,11 @@ from polyrank.training.record import (
     settled,
     versions,
 )
-from polyrank.training.schedule import Schedule, plan_draws
-from polyrank.training.source import Source
 from polyrank.types import Float32Array
 
 if TYPE_CHECKING:
     from polyrank.evaluation.first_stage import FirstStage
-    from polyrank.training.monitor import LiveModel
+    from polyrank.training.finetune.monitor import LiveModel
 
 BM25 = "bm25"
 RUN_FILE = "run.json"
@@ -193,12 +193,13 @@ class _Run:
         begun: float,
         held: ExitStack,
     ) -> None:
-        from polyrank.training import models, trainers
+        from polyrank.training.finetune import trainers
+        from polyrank.training.finetune.start import load_start
 
         self.job, self.checkpoint, self.config = job, checkpoint, job.config
         self.sources, self.schedule, self.progress = sources, schedule, progress
         self.monitor = _monitor(job)
-        self.start = models.load_start(checkpoint, job.config, _device(job))
+        self.start = load_start(checkpoint, job.config, _device(job))
         drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
         self.resumed = self._claim(held)
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
@@ -236,8 +237,8 @@ class _Run:
 
     def go(self) -> Outcome:
         """Train, keep the best, write the folder."""
-        from polyrank.training.models import read_state
-        from polyrank.training.trainers import BEST_FILE
+        from polyrank.training.finetune.start import read_state
+        from polyrank.training.finetune.trainers import BEST_FILE
 
         resumed = str(self.resumed) if self.resumed else None
         with self.stop.listening():
@@ -352,7 +353,7 @@ class _Run:
             publish(folder, output)  # in place of that of a run that was stopped and resumed
 
     def _draw(self, path: Path) -> None:
-        from polyrank.training.plot import draw_training
+        from polyrank.training.finetune.plot import draw_training
 
         draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
 

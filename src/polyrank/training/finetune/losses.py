@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer import losses as vector_losses
 from torch import Tensor, nn
 
 from polyrank.training.config import TrainingConfig
-from polyrank.training.drawing import RELEVANT
+from polyrank.training.data.sampling import RELEVANT
 
 LIST_SHARPNESS = 10.0
 """Label of a relevant passage in ListNet, whose target is the softmax of the labels: at 1, four

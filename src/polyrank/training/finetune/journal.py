@@ -7,7 +7,7 @@ from typing import Any
 
 from polyrank._files import replacing
 from polyrank.errors import CheckpointError
-from polyrank.training.monitor import Measurement
+from polyrank.training.finetune.monitor import Measurement
 
 JOURNAL_FILE = "journal.json"
 MOST_POINTS = 200

@@ -8,11 +8,11 @@ from polyrank.errors import ConfigError
 from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.types import Precision
 
-PREFIX = "heads.matching"
+PREFIX = "heads.late_interaction"
 
 
 @dataclass(frozen=True, slots=True)
-class MatchingConfig:
+class LateInteractionConfig:
     """Settings of a run.
 
     Attributes:
@@ -84,7 +84,7 @@ class MatchingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class MatchingJob:
+class LateInteractionJob:
     """What to train on what, and where to put it.
 
     Attributes:
@@ -101,7 +101,7 @@ class MatchingJob:
     model: str | None
     data: tuple[DataSource, ...]
     output: Path
-    config: MatchingConfig
+    config: LateInteractionConfig
     miner: str | None = None
     cache_dir: Path | None = None
     num_threads: int | None = None

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.training.drawing import RankedList
+from polyrank.training.data.sampling import RankedList
 from polyrank.types import Float32Array
 
 MOST_SENTENCES = 3

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from polyrank.training.journal import Journal
+from polyrank.training.finetune.journal import Journal
 
 _INK, _FAINT = "#222222", "#B8B8B8"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito's palette

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polyrank.errors import DataError
 from polyrank.training.config import TrainingConfig
-from polyrank.training.source import Example, Source
+from polyrank.training.data.source import Example, Source
 
 MAX_DRAWS = 2_000_000
 """Lists that a run without a number of steps or epochs can draw."""

@@ -100,6 +100,6 @@ def choose_matcher() -> Matcher:
     """
     if not is_installed("polyrank._native"):
         return NumpyMatcher()
-    from polyrank.tasks.native_matching import NativeMatcher
+    from polyrank.tasks.native_maxsim import NativeMatcher
 
     return NativeMatcher()

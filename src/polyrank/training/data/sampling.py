@@ -8,9 +8,9 @@ from numpy.random import Generator
 
 from polyrank.errors import DataError
 from polyrank.training.config import TrainingConfig
-from polyrank.training.negatives import Miner, Request
-from polyrank.training.schedule import Schedule
-from polyrank.training.source import Example, Source, text_key
+from polyrank.training.data.negatives import Miner, Request
+from polyrank.training.data.schedule import Schedule
+from polyrank.training.data.source import Example, Source, text_key
 from polyrank.types import Float32Array
 
 IRRELEVANT, NEUTRAL, RELEVANT = 0, 1, 2

@@ -19,11 +19,17 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli.main import app
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.tasks.first_stage import standardized
-from polyrank.training.blending import BLEND_FILE, BlendConfig, BlendJob, draw_pools, train_blend
-from polyrank.training.blending_fit import Ranked, figures, fit_weight, held_out_weights
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.training.models import load_start
-from polyrank.training.source import Example, Passage, Source
+from polyrank.training.data.source import Example, Passage, Source
+from polyrank.training.finetune.start import load_start
+from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
+from polyrank.training.first_stage.learn import (
+    WEIGHTS_RECORD_FILE,
+    FirstStageWeightConfig,
+    FirstStageWeightJob,
+    draw_pools,
+    learn_first_stage_weights,
+)
 from tests.checkpoints import late_interaction
 from tests.toys import WORDS, marked_beir, write_lines
 
@@ -138,7 +144,7 @@ def source(num_passages=120, **changes):
 
 
 def test_pools_hold_the_answers_in_their_order():
-    config = BlendConfig(queries=10, passages=50)
+    config = FirstStageWeightConfig(queries=10, passages=50)
     (pool,) = draw_pools([source()], config)
     assert (len(pool.passages), len(pool.questions), pool.num_usable) == (50, 10, 40)
     for asked, answers in zip(pool.questions, pool.answers, strict=True):
@@ -147,15 +153,15 @@ def test_pools_hold_the_answers_in_their_order():
     numbers = [int(text.split()[1]) for text in pool.passages]
     assert numbers == sorted(numbers)
     assert draw_pools([source()], config) == [pool]
-    assert draw_pools([source()], BlendConfig(queries=10, passages=50, seed=1)) != [pool]
-    (small,) = draw_pools([source()], BlendConfig(queries=10, passages=5))
+    assert draw_pools([source()], FirstStageWeightConfig(queries=10, passages=50, seed=1)) != [pool]
+    (small,) = draw_pools([source()], FirstStageWeightConfig(queries=10, passages=5))
     assert len(small.passages) == 10
 
 
 def test_repeated_texts_are_one():
     passages = tuple(Passage({"en": f"passage {i // 2}"}, "") for i in range(240))
     examples = (Example({"en": "what?"}, (0,)), Example({"en": "what?"}, (5, 4)))
-    (pool,) = draw_pools([source(passages=passages, examples=examples)], BlendConfig())
+    (pool,) = draw_pools([source(passages=passages, examples=examples)], FirstStageWeightConfig())
     assert len(pool.passages) == 120
     assert pool.questions == ("what?",)
     assert pool.answers == (frozenset({0, 2}),)
@@ -166,15 +172,15 @@ def test_sources_without_enough_are_left_out():
         passages=tuple(Passage({"en": f"p {i}", "de": f"q {i}"}, "") for i in range(120))
     )
     silent = source(examples=(Example({"en": "who?"}, ()), Example({"de": "wer?"}, (1,))))
-    assert len(draw_pools([parallel, source(99), silent, source()], BlendConfig())) == 1
+    assert len(draw_pools([parallel, source(99), silent, source()], FirstStageWeightConfig())) == 1
     with pytest.raises(DataError, match="100 passages in one language"):
-        draw_pools([parallel, source(99), silent], BlendConfig())
+        draw_pools([parallel, source(99), silent], FirstStageWeightConfig())
 
 
 @pytest.mark.parametrize("name", ["queries", "candidates", "passages", "least_passages", "seed"])
 def test_settings_out_of_range(name):
     with pytest.raises(ConfigError, match=name):
-        BlendConfig(**{name: -1})
+        FirstStageWeightConfig(**{name: -1})
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +222,16 @@ def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 
 def job(model, *paths, **settings):
-    config = BlendConfig(queries=40, candidates=20)
-    return BlendJob(str(model), tuple(DataSource(path) for path in paths), config, **settings)
+    config = FirstStageWeightConfig(queries=40, candidates=20)
+    return FirstStageWeightJob(
+        str(model), tuple(DataSource(path) for path in paths), config, **settings
+    )
 
 
 def test_weights_are_learnt_and_written(folder, rows):
     steps = []
     before = json.loads((folder / "config.json").read_text())
-    record = train_blend(job(folder, rows), progress=lambda *step: steps.append(step))
+    record = learn_first_stage_weights(job(folder, rows), progress=lambda *step: steps.append(step))
     learnt = read_checkpoint(folder).spec.first_stage_weights
     assert set(learnt) == {"lexical", "dense"}
     assert learnt["lexical"] > 0
@@ -231,7 +239,7 @@ def test_weights_are_learnt_and_written(folder, rows):
     config = json.loads((folder / "config.json").read_text())
     assert config.pop(FIRST_STAGE_KEY) == learnt
     assert config == before
-    written = (folder / BLEND_FILE).read_text("utf8")
+    written = (folder / WEIGHTS_RECORD_FILE).read_text("utf8")
     assert json.loads(written) == record
     assert str(folder.parent) not in written
     assert record["data"][0]["num_lists"] == 40
@@ -246,13 +254,13 @@ def test_weights_are_learnt_and_written(folder, rows):
 
 
 def test_learning_again_gives_the_same_and_keeps_what_is_not_learnt(checkpoint, folder, rows):
-    first = train_blend(job(folder, rows, row_cache_bytes=10**8))
-    again = train_blend(job(folder, rows))
+    first = learn_first_stage_weights(job(folder, rows, row_cache_bytes=10**8))
+    again = learn_first_stage_weights(job(folder, rows))
     assert again["weights"] == first["weights"] == again["weights_before"]
     plain = Path(shutil.copytree(checkpoint("multilingual-e5-small"), folder.parent / "plain"))
     config = json.loads((plain / "config.json").read_text())
     (plain / "config.json").write_text(json.dumps(config | {FIRST_STAGE_KEY: {"dense": 0.25}}))
-    record = train_blend(job(plain, rows))
+    record = learn_first_stage_weights(job(plain, rows))
     assert set(record["first_stages"]) == {"lexical"}
     assert read_checkpoint(plain).spec.first_stage_weights == record["weights"]
     assert record["weights"]["dense"] == 0.25
@@ -260,30 +268,34 @@ def test_learning_again_gives_the_same_and_keeps_what_is_not_learnt(checkpoint, 
 
 def test_another_model_can_be_the_dense_first_stage(checkpoint, folder, rows):
     other = checkpoint("multilingual-e5-large")
-    record = train_blend(job(folder, rows, first_stage_model=str(other), is_dry_run=True))
+    record = learn_first_stage_weights(
+        job(folder, rows, first_stage_model=str(other), is_dry_run=True)
+    )
     assert record["first_stage_model"] == "multilingual-e5-large"
     assert set(record["weights"]) == {"lexical", "dense"}
 
 
 def test_an_embedder_is_not_blended_with_itself(checkpoint, rows):
     folder = checkpoint("multilingual-e5-small")
-    record = train_blend(job(folder, rows, is_dry_run=True))
+    record = learn_first_stage_weights(job(folder, rows, is_dry_run=True))
     assert set(record["weights"]) == {"lexical"}
-    assert not (folder / BLEND_FILE).exists()
+    assert not (folder / WEIGHTS_RECORD_FILE).exists()
     assert read_checkpoint(folder).spec.first_stage_weights == {}
 
 
 def test_what_cannot_be_written_to_is_refused_before_the_work(rows, tmp_path):
     with pytest.raises(ConfigError, match="not a folder"):
-        train_blend(job("some/model", rows))
+        learn_first_stage_weights(job("some/model", rows))
     with pytest.raises(ConfigError, match="--data"):
-        train_blend(job(tmp_path))
+        learn_first_stage_weights(job(tmp_path))
     with pytest.raises(ConfigError, match="the default model is not a folder"):
-        train_blend(BlendJob(None, (DataSource(rows),), BlendConfig()))
+        learn_first_stage_weights(
+            FirstStageWeightJob(None, (DataSource(rows),), FirstStageWeightConfig())
+        )
 
 
 def call(*arguments: object):
-    result = CliRunner().invoke(app, ["train", "blend", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["train", "first-stage-weight", *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
     return result
@@ -304,7 +316,7 @@ def test_a_first_stage_that_finds_no_answer_keeps_its_weight(checkpoint, folder,
     assert read_checkpoint(folder).spec.first_stage_weights == record["weights"]
     assert record["weights"]["lexical"] == 0.75
     with pytest.raises(DataError, match="none of 40 questions"):
-        train_blend(job(checkpoint("multilingual-e5-small"), glued, is_dry_run=True))
+        learn_first_stage_weights(job(checkpoint("multilingual-e5-small"), glued, is_dry_run=True))
 
 
 def test_the_command_learns_and_tells(folder, rows):
@@ -316,7 +328,7 @@ def test_the_command_learns_and_tells(folder, rows):
     record = json.loads(done.stdout)
     assert record["weights"] == json.loads(looked.stdout)["weights"]
     assert record["settings"]["passages"] == 150
-    assert "blend.json there" in done.stderr.replace("\n", " ")
+    assert "first_stage_weights.json there" in done.stderr.replace("\n", " ")
     assert read_checkpoint(folder).spec.first_stage_weights == record["weights"]
     assert call(folder, *options, "--dry-run", "-q").stderr == ""
 
@@ -329,7 +341,7 @@ def test_people_get_a_table(folder, rows, monkeypatch):
 
 
 def test_eval_uses_what_was_learnt(folder, rows, tmp_path):
-    record = train_blend(job(folder, rows))
+    record = learn_first_stage_weights(job(folder, rows))
     data = marked_beir(tmp_path / "beir")
     arguments = ["eval", str(data), "--reranker", str(folder), "--blend", "auto", "-q"]
     for kind, stage in (("lexical", ["bm25"]), ("dense", ["embedder", "--embedder", str(folder)])):

@@ -1,0 +1,1 @@
+"""Training of a checkpoint's weights: rerankers, classifiers, embedders."""

@@ -1,0 +1,1 @@
+"""What a first stage's scores should count for beside a reranker's."""

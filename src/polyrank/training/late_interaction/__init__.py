@@ -1,0 +1,1 @@
+"""Training of heads that compare token rows, on a body that stays as it is."""
