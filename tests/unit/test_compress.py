@@ -50,7 +50,7 @@ from tests.texts import SENTENCES
 TEXTS = list(SENTENCES.values())
 QUERIES = [text[:25] for text in TEXTS]
 EMBEDDER, RERANKER, BERT = "multilingual-e5-small", "bge-reranker-base", "bert-reranker"
-LAYOUT = Path(__file__).parents[2] / "docs" / "int8-layout.md"
+LAYOUT = Path(__file__).parents[2] / "docs" / "reference" / "checkpoint-format.md"
 FLOAT32, INT8 = (
     EngineConfig("native", precision="float32"),
     EngineConfig("native", precision="int8"),

@@ -2,7 +2,7 @@
 
 A panel holds 16 outputs, four inputs of each side by side: element ``[p, d, j, i]`` is the weight
 of output ``16 * p + j`` and input ``4 * d + i``. Inputs are filled up with zeros to a multiple of
-64. `docs/int8-layout.md` describes panels for readers without polyrank.
+64. `docs/reference/checkpoint-format.md` describes panels for readers without polyrank.
 """
 
 import numpy as np

@@ -111,7 +111,7 @@ def _train() -> None:
 
     Data are read by what they hold: a BEIR folder (corpus.jsonl, queries.jsonl, qrels.tsv); a
     JSONL file of {"query", "positives", "negatives", "neutrals"}; questions with their passages,
-    sections in several languages, or translations, as docs/how-to.md describes.
+    sections in several languages, or translations, as the manual describes.
     """
 
 

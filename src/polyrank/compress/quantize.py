@@ -1,4 +1,4 @@
-"""Writing of an int8 folder from a float checkpoint, in the layout of `docs/int8-layout.md`.
+"""Writing of an int8 folder from a float checkpoint, in the layout of `docs/reference/checkpoint-format.md`.
 
 The steps are the ones that the native encoder would take when it quantises at load: same
 multipliers, same bits.

@@ -29,7 +29,7 @@ struct CodedRows {
   int num_parts = 0;
 };
 
-// A table whose rows are stored in one of four ways each, as docs/int8-layout.md describes.
+// A table whose rows are stored in one of four ways each, as docs/reference/checkpoint-format.md describes.
 class MixedRows {
  public:
   static constexpr int kCodewords = 256;
