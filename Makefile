@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -157,6 +157,9 @@ bench-overhead: $(VENV)/.test model ## rank 100 documents by the server and by t
 
 bench-latency: $(VENV)/.test ## what one client waits for the default model (OPTIONS="--turns 10")
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.latency --data $(DATA) $(OPTIONS)
+
+attack-server: $(VENV)/.test ## heavy bodies of every kind to every route of the server (OPTIONS="--only lists")
+	$(BIN)/python -m tests.server.attack --output benchmarks/results/attack-server.md $(OPTIONS)
 
 soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTIONS="--requests 10000")
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.soak $(OPTIONS)

@@ -1,8 +1,10 @@
 """A server in a thread of this process, on a port of its own, and plain calls to it."""
 
+import asyncio
 import gc
 import http.client
 import json
+import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -35,9 +37,10 @@ class Reply:
 class Running:
     """A server that runs."""
 
-    def __init__(self, site: Site, port: int) -> None:
+    def __init__(self, site: Site, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self.site = site
         self.port = port
+        self.loop = loop
 
     @property
     def url(self) -> str:
@@ -89,13 +92,68 @@ def running(
     thread.start()
     wait_until(partial(getattr, server, "started"))
     try:
-        yield Running(site, port)
+        assert server._loop is not None
+        yield Running(site, port, server._loop)
     finally:
         server.drain()
         thread.join(20)
         assert not thread.is_alive()
         site = server = registry = None  # type: ignore[assignment]
         gc.collect()  # the models of this server, before the next one loads its own
+
+
+def resident_bytes(process: int | str = "self") -> int:
+    """Memory that a process holds; 0 where the system has no /proc."""
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * resource.getpagesize()
+
+
+class Watch:
+    """How long a server's event loop was held, and how much the process grew, in a block."""
+
+    EVERY_S = 0.01
+
+    def __init__(self, server: Running) -> None:
+        self.loop = server.loop
+        self.delay_s = 0.0
+        self.growth = 0
+
+    def __enter__(self) -> "Watch":
+        self._ends = threading.Event()
+        self._begin = resident_bytes()
+        self._due = self.loop.time() + self.EVERY_S
+        self.loop.call_soon_threadsafe(self.loop.call_at, self._due, self._tick)
+        self._thread = threading.Thread(target=self._weigh, daemon=True)
+        self._thread.start()
+        return self
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.delay_s = max(self.delay_s, now - self._due)
+        self._due = now + self.EVERY_S
+        if not self._ends.is_set():
+            self.loop.call_at(self._due, self._tick)
+
+    def _weigh(self) -> None:
+        while not self._ends.wait(0.005):
+            self.growth = max(self.growth, resident_bytes() - self._begin)
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+
+@contextmanager
+def unharmed(server: Running, *, growth: int = 300_000_000, delay_s: float = 0.5) -> Iterator[None]:
+    """Assert that a block neither holds the server's event loop nor swells its process."""
+    with Watch(server) as watch:
+        yield
+    assert watch.growth < growth, f"{watch.growth:,} bytes more"
+    assert watch.delay_s < delay_s, f"the event loop was held for {watch.delay_s:.2f} s"
+    assert server.call("/live").status == 200
 
 
 def wait_until(is_so: Any, timeout_s: float = 10) -> None:

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
+from starlette.types import Receive, Scope, Send
 
 from polyrank.engine.scheduler import Scheduler
 from polyrank.errors import PolyrankError, UnauthorizedError
@@ -103,7 +104,7 @@ class Site:
 
     def _dialect_paths(self) -> list[Path]:
         return [
-            Path(route.path, _endpoint(self.exchange, route), methods=[route.method])
+            Path(route.path, _Endpoint(self.exchange, route), methods=[route.method])
             for route in ROUTES
         ]
 
@@ -138,6 +139,7 @@ class Site:
         yield
         self.scheduler.close()
         self.service.close()
+        self.exchange.close()
         await asyncio.to_thread(self.exchange.tracing.close)
 
     async def _probe_all(self) -> None:
@@ -205,11 +207,16 @@ class Site:
             return _error(request, failure, OPENAI.status(failure))
 
 
-def _endpoint(exchange: Exchange, route: Route) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(request: Request) -> Response:
-        return await exchange.serve(route, request)
+class _Endpoint:
+    """A route as an application of its own: it sees when its answer has been sent."""
 
-    return serve
+    def __init__(self, exchange: Exchange, route: Route) -> None:
+        self._exchange = exchange
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._exchange.serve(self._route, Request(scope, receive), send)
 
 
 def _probe(

@@ -8,11 +8,12 @@ texts, each with its length before it: no two inputs can be joined into the same
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
 from polyrank.types import Float32Array
 
+_LONG_BYTES = 1_000  # from here on a text gives its hash
 _OVERHEAD_BYTES = 200  # the key, the objects around the array, the dictionary's slot
 
 
@@ -44,21 +45,32 @@ class CachedRow:
     counts: Counts
 
 
-def cache_key(settings: bytes, texts: Iterable[str]) -> bytes:
+def cache_key(
+    settings: bytes, texts: Iterable[str], known: MutableMapping[int, bytes] | None = None
+) -> bytes:
     """Return the key of texts under some settings, 16 bytes.
 
     Args:
         settings: The model's fingerprint and all that changes the result.
         texts: The text or texts of one result, in order.
+        known: What a text gives its key, by the identity of texts that outlive the mapping: one
+            query stands before many documents, and may be megabytes.
 
     Returns:
         A hash.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (settings, *(text.encode("utf8") for text in texts)):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+    digest = hashlib.blake2b(_part(settings), digest_size=16)
+    known = {} if known is None else known
+    for text in texts:
+        if id(text) not in known:
+            known[id(text)] = _part(text.encode("utf8"))
+        digest.update(known[id(text)])
     return digest.digest()
+
+
+def _part(data: bytes) -> bytes:
+    content = data if len(data) <= _LONG_BYTES else hashlib.blake2b(data, digest_size=16).digest()
+    return len(data).to_bytes(8, "little") + content
 
 
 class ResultCache:

@@ -22,6 +22,7 @@ class RequestContext:
         num_tokens: Tokens of its items; a query whose vector serves many documents counts once.
         num_texts: Texts or pairs in it.
         num_truncated: Of those, how many were cut.
+        num_values: Numbers that its reply will hold, as far as is known.
         tokenization_s: Seconds of tokenising.
         submitted: When its first sequences were queued.
         inference_begun: When its first batch began.
@@ -38,6 +39,7 @@ class RequestContext:
     num_tokens: int = 0
     num_texts: int = 0
     num_truncated: int = 0
+    num_values: int = 0
     tokenization_s: float = 0.0
     submitted: float = inf
     inference_begun: float = inf

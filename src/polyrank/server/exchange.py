@@ -8,14 +8,16 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Send
 
 from polyrank.errors import (
     ConfigError,
@@ -25,13 +27,15 @@ from polyrank.errors import (
     UnauthorizedError,
 )
 from polyrank.server.admission import Admission, Permit
+from polyrank.server.bodies import check_lengths, faults, parse
 from polyrank.server.context import RequestContext
-from polyrank.server.dialects.base import Api, Dialect, Operation, Route
+from polyrank.server.dialects.base import Api, Body, Dialect, Operation, Route
 from polyrank.server.failures import Failure, failure_of
 from polyrank.server.health import Health
 from polyrank.server.keys import Keys
 from polyrank.server.logs import log
 from polyrank.server.metrics import Metrics
+from polyrank.server.sending import Outbox, send_in_pieces
 from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
 from polyrank.server.tracing import NO_TRACING, Fact, Tracing
@@ -41,7 +45,7 @@ ID_HEADER = "x-request-id"
 CLIENT_GONE = 499  # as nginx counts them; nobody reads it
 LARGE_BODY_BYTES = 200_000  # parsed in a worker thread
 LARGE_REPLY_TEXTS = 64
-MOST_FAULTS_TOLD = 5
+LARGE_REPLY_TOKENS = 2_000
 _GOOD_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 # kinds of failures under the labels of TEI's te_request_failure
 TEI_LABELS = {
@@ -52,6 +56,9 @@ TEI_LABELS = {
     "incapable": "model_type",
     "empty": "missing_values",
 }
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Exchange:
@@ -70,6 +77,8 @@ class Exchange:
         self.keys = keys
         self.health = health
         self.tracing = tracing
+        self.outbox = Outbox(settings.limits.max_pending_bytes)
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="polyrank-reader")
 
     @property
     def admission(self) -> Admission:
@@ -81,24 +90,36 @@ class Exchange:
         """Counts what has been."""
         return self.service.metrics
 
-    async def serve(self, route: Route, request: Request) -> Response:
-        """Return the answer to a request, whatever happens.
+    async def serve(self, route: Route, request: Request, send: Send) -> None:
+        """Answer a request, whatever happens: by the operation's reply, or its dialect's error.
 
         Args:
             route: What is done at the request's path.
             request: The request; its body has not been read.
-
-        Returns:
-            The answer: the operation's reply, or its dialect's error.
+            send: Where the answer goes.
         """
-        return await _Turn(self, route, request).answer()
+        # the request has its place until its client has read the answer
+        with ExitStack() as place:
+            await send_in_pieces(await _Turn(self, route, request, place).answer(), send)
+
+    def close(self) -> None:
+        """End the thread that reads bodies."""
+        self.reader.shutdown(wait=False, cancel_futures=True)
+
+    async def in_reader(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return a call's result on a large body; there is one thread, so one body at a time."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.reader, lambda: call(*args, **kwargs))
 
 
 class _Turn:
     """One request and its answer."""
 
-    def __init__(self, exchange: Exchange, route: Route, request: Request) -> None:
+    def __init__(
+        self, exchange: Exchange, route: Route, request: Request, place: ExitStack
+    ) -> None:
         self.exchange = exchange
+        self.place = place
         self.route = route
         self.request = request
         self.operation: Operation = route.operations[0]
@@ -115,6 +136,7 @@ class _Turn:
     async def answer(self) -> Response:
         try:
             content = await self._within_limits()
+            self.place.enter_context(self.exchange.outbox.hold(len(content)))
             response = Response(content, 200, self._headers(), "application/json")
         except ClientDisconnect:
             response = Response(status_code=CLIENT_GONE)
@@ -129,15 +151,14 @@ class _Turn:
                 "this server wants an API key: send it as `Authorization: Bearer KEY`"
             )
         timeout_s = self._timeout_s()
-        with self.exchange.admission.request() as permit:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    body = await self._body(permit)
-                    return await self._unless_gone(self._run(body))
-            except TimeoutError as exc:
-                raise DeadlineExceededError(
-                    f"the result was not there within {timeout_s:g} s; what waited was dropped"
-                ) from exc
+        permit = self.place.enter_context(self.exchange.admission.request())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._unless_gone(self._run(await self._body(permit)))
+        except TimeoutError as exc:
+            raise DeadlineExceededError(
+                f"the result was not there within {timeout_s:g} s; what waited was dropped"
+            ) from exc
 
     def _timeout_s(self) -> float:
         longest = self.exchange.settings.limits.request_timeout_s
@@ -185,31 +206,46 @@ class _Turn:
             if not running.done():
                 with suppress(asyncio.CancelledError):
                     await running
+            # an error knows this frame: if the frame knew the error's task, both would stay, with
+            # all that the body was parsed into, until the garbage is next collected
+            del running, gone, task
 
     async def _run(self, body: bytes) -> bytes:
-        service = self.exchange.service
+        api = Api(self.exchange.service, self.context, self.exchange.settings)
         if self.route.method == "GET":
-            reply = await self.operation.handle(None, self._api())
-            return dump(reply)
+            return dump(await self.operation.handle(None, api))
+        num_bytes = len(body)
+        reading = self._read(body)
+        del body  # what it is parsed into is all that is kept
+        checked = await reading
+        return await self._reply(await self.operation.handle(checked, api), num_bytes)
+
+    async def _read(self, body: bytes) -> Body:
+        exchange, limits = self.exchange, self.exchange.settings.limits
         is_large = len(body) > LARGE_BODY_BYTES
-        depth = self.exchange.settings.limits.max_json_depth
-        fields = await service.in_worker(parse, body, depth) if is_large else parse(body, depth)
+        fields = await exchange.in_reader(parse, body, limits) if is_large else parse(body, limits)
+        # a member takes two bytes or more
+        is_long = len(body) > 2 * limits.max_client_batch_size
+        del body
         if self.route.choose is not None:
-            self.operation = self.route.choose(fields, self.request.headers, service.registry)
+            registry = exchange.service.registry
+            self.operation = self.route.choose(fields, self.request.headers, registry)
         schema = self.operation.schema
         assert schema is not None
-        if is_large:
-            checked = await service.in_worker(schema.model_validate, fields)
-        else:
-            checked = schema.model_validate(fields)
-        del fields, body
-        reply = await self.operation.handle(checked, self._api())
-        if self.context.num_texts > LARGE_REPLY_TEXTS:
-            return await service.in_worker(dump, reply)
-        return dump(reply)
 
-    def _api(self) -> Api:
-        return Api(self.exchange.service, self.context, self.exchange.settings)
+        def check() -> Body:
+            if is_long:
+                check_lengths(fields, limits)
+            return schema.model_validate(fields)
+
+        return await exchange.in_reader(check) if is_large else check()
+
+    async def _reply(self, reply: Any, num_bytes: int) -> bytes:
+        context = self.context
+        is_large = context.num_texts > LARGE_REPLY_TEXTS or num_bytes > LARGE_BODY_BYTES
+        if is_large or context.num_tokens > LARGE_REPLY_TOKENS:
+            return await self.exchange.service.in_worker(dump, reply)
+        return dump(reply)
 
     def _refuse(self, error: Exception) -> Response:
         if isinstance(error, ValidationError):
@@ -289,52 +325,9 @@ def request_id(request: Request) -> str:
     return given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def parse(body: bytes, max_depth: int) -> dict[str, Any]:
-    """Return the fields of a body.
-
-    Args:
-        body: JSON in UTF-8.
-        max_depth: Most lists and objects within each other.
-
-    Returns:
-        The object that it holds.
-
-    Raises:
-        RequestError: If it is not JSON, not an object, or too deep.
-    """
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise RequestError(f"the body is not JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise RequestError(f"the body must be a JSON object, not {type(fields).__name__}")
-    level: list[Any] = [fields]
-    for _ in range(max_depth):
-        inner = (member for each in level for member in _members(each))
-        level = [member for member in inner if isinstance(member, dict | list)]
-        if not level:
-            return fields
-    raise RequestError(f"the body's lists and objects lie more than {max_depth} deep")
-
-
-def _members(container: Any) -> Any:
-    return container.values() if isinstance(container, dict) else container
-
-
 def dump(reply: Any) -> bytes:
     """Return a reply as JSON; NumPy arrays become lists."""
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def faults(error: ValidationError) -> str:
-    """Return what is wrong with a body, field by field, without what it held."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [
-        f"`{'.'.join(map(str, fault['loc'])) or 'body'}`: {fault['msg']}"
-        for fault in found[:MOST_FAULTS_TOLD]
-    ]
-    more = len(found) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more else "")
 
 
 def _ms(seconds: float) -> str:

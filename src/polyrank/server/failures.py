@@ -15,6 +15,7 @@ Kind = Literal[
     "empty",
     "too_large",
     "unauthorized",
+    "forbidden",
     "unknown_model",
     "not_found",
     "method",
@@ -32,6 +33,7 @@ STATUSES: Mapping[Kind, int] = {
     "empty": 400,
     "too_large": 413,
     "unauthorized": 401,
+    "forbidden": 403,
     "unknown_model": 404,
     "not_found": 404,
     "method": 405,
@@ -63,6 +65,7 @@ KINDS: Mapping[type[BaseException], Kind] = {
 }
 """The class nearest to an error's own decides."""
 
+LONGEST_MESSAGE = 2_000
 INTERNAL_MESSAGE = "the server failed at this request; its log tells more under the request's id"
 
 
@@ -102,4 +105,5 @@ def failure_of(error: Exception) -> Failure:
     retry_after_s = error.retry_after_s if isinstance(error, errors.OverloadedError) else None
     if kind == "unavailable":
         retry_after_s = 1.0
-    return Failure(kind, str(error), retry_after_s, name)
+    # a message may quote what a client sent, which may be megabytes
+    return Failure(kind, str(error)[:LONGEST_MESSAGE], retry_after_s, name)

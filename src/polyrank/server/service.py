@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
@@ -27,6 +28,7 @@ from polyrank.server.models import Registry, ServedModel
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.text.inputs import check_text
+from polyrank.text.windows import window_of
 from polyrank.types import EmbeddingPrecision, FirstStageKind, Float32Array, InputType
 
 PART_CHARACTERS = 50_000
@@ -211,8 +213,12 @@ class Service:
         work = await self._compute(context, served, computation, _prompted(before, texts), cut)
         own = head.spec.is_normalized
         is_normalized = own if wanted.is_normalized is None else wanted.is_normalized
-        vectors = shorten(np.stack(work.rows), dimensions, is_normalized=is_normalized)
-        vectors = quantize_vectors(vectors, wanted.precision)
+
+        def finish() -> NDArray[Any]:
+            vectors = shorten(np.stack(work.rows), dimensions, is_normalized=is_normalized)
+            return quantize_vectors(vectors, wanted.precision)
+
+        vectors = await self.in_worker(finish) if len(texts) > SMALL_ROWS else finish()
         return Embedded(served.name, vectors, context.num_tokens)
 
     async def embed_tokens(
@@ -268,10 +274,11 @@ class Service:
     ) -> "_Work":
         if not items:
             raise EmptyRequestError("the request holds no text; give one or more")
-        self.admission.check_batch(len(items), "texts or documents")
-        sizes = [_size(item, i) for i, item in enumerate(items)]
+        # several batches may come in one request, so its sum counts
+        self.admission.check_batch(context.num_texts + len(items), "texts or documents")
+        sizes, num_characters = _sizes(items, 2 * window_of(served.max_length))
         context.model = served.name
-        context.num_characters += sum(sizes)
+        context.num_characters += num_characters
         context.num_texts += len(items)
         work = _Work(self, context, served, computation, cut, items, sizes, is_fresh=is_fresh)
         if self.cache is None or not is_cached:
@@ -330,7 +337,8 @@ class _Work:
         settings = f"{self.served.fingerprint}\n{self.computation.settings}".encode()
 
         def search() -> list[bytes]:
-            keys = [cache_key(settings, _texts(item)) for item in self.items]
+            known: dict[int, bytes] = {}
+            keys = [cache_key(settings, _texts(item), known) for item in self.items]
             for i, key in enumerate(keys):
                 found = cache.get(key)
                 # a text that must not be cut has to be refused again
@@ -393,7 +401,8 @@ class _Work:
             self.service.admission.check_tokens(num_fresh * whole // max(size, 1))
             num_tokens = batch.total_tokens * whole // max(size, 1)
             num_rows = len(indices) if pooling else num_tokens
-            self.service.admission.check_values(num_rows * self.computation.num_values)
+            self.context.num_values += num_rows * self.computation.num_values
+            self.service.admission.check_values(self.context.num_values)
         return prepared
 
     def _refuse_to_cut(self, at: int) -> NoReturn:
@@ -453,8 +462,27 @@ def _texts(item: Item) -> tuple[str, ...]:
     return (item,) if isinstance(item, str) else item
 
 
-def _size(item: Item, i: int) -> int:
-    return sum(len(check_text(text, f"text {i}")) for text in _texts(item))
+def _sizes(items: Sequence[Item], longest: int) -> tuple[list[int], int]:
+    """Return how many characters of each item are tokenised, and those of all texts.
+
+    Args:
+        items: Texts and pairs; each text is checked once, however many pairs it stands in.
+        longest: Characters of a text from which on only a part of it is tokenised.
+
+    Returns:
+        One size an item, and the sum of all that was sent.
+    """
+    lengths: dict[int, int] = {}
+    sizes, total = [], 0
+    for i, item in enumerate(items):
+        size = 0
+        for text in _texts(item):
+            if id(text) not in lengths:
+                lengths[id(text)] = len(check_text(text, f"text {i}"))
+            size += min(lengths[id(text)], longest)
+            total += lengths[id(text)]
+        sizes.append(size)
+    return sizes, total
 
 
 def _prompted(before: str, texts: Sequence[str]) -> list[str]:

@@ -41,11 +41,15 @@ class Limits:
             nothing waits.
         max_client_batch_size: Documents or texts of one request.
         max_payload_bytes: Bytes of one request's body.
-        max_pending_bytes: Bytes of all bodies under way together.
+        max_pending_bytes: Bytes of all bodies under way together; and of all replies that are
+            being sent.
         max_reply_values: Numbers in one reply: vectors of texts, or of tokens.
         max_json_depth: Lists and objects within each other.
         request_timeout_s: Seconds after which a request gets 504, if its header asks for no less.
         body_timeout_s: Seconds in which a request's head must have come, and then its body.
+        write_timeout_s: Seconds in which a client must read some of its reply, or is hung up on.
+        max_connections: Connections at once. Beyond them one that is idle makes room, or the new
+            one gets 503.
         drain_s: Seconds that requests under way have to end after SIGTERM.
         drain_delay_s: Seconds after SIGTERM in which new connections are still taken, so that
             load balancers can see that readiness is gone.
@@ -63,8 +67,15 @@ class Limits:
     max_json_depth: int = 16
     request_timeout_s: float = 60.0
     body_timeout_s: float = 30.0
+    write_timeout_s: float = 30.0
+    max_connections: int = 1000
     drain_s: float = 30.0
     drain_delay_s: float = 0.0
+
+    @property
+    def max_json_values(self) -> int:
+        """Values of one body: each text of a batch may be an object, or some token ids."""
+        return max(100 * self.max_client_batch_size, 100_000)
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -88,6 +99,8 @@ class ServerSettings:
         auto_truncate: Whether texts that are too long are cut where a request does not say.
         is_strict_about_names: Whether a request must name a served model exactly.
         cors_origins: Origins of web pages that may call; none by default.
+        allowed_hosts: Names that requests may call the server by; "*" allows all. Without any,
+            a server that only this machine reaches goes by this machine's names alone.
         certificate: TLS certificate chain, or None for plain HTTP.
         private_key: The certificate's key.
         cache_bytes: Size of the result cache; 0 switches it off.
@@ -112,6 +125,7 @@ class ServerSettings:
     auto_truncate: bool = True
     is_strict_about_names: bool = False
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     certificate: Path | None = None
     private_key: Path | None = None
     cache_bytes: int = 0

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from polyrank.errors import EmptyRequestError, InputError
+from polyrank.errors import EmptyRequestError, InputError, PayloadTooLargeError
+from polyrank.server.cutting import MAX_CHARACTERS
 from polyrank.server.models import ServedModel
 from polyrank.text.inputs import check_text
 from polyrank.text.tokenizer import Token
@@ -11,6 +12,7 @@ from polyrank.text.tokenizer import Token
 if TYPE_CHECKING:
     from polyrank.server.service import Service
 
+_VALUES_OF_TOKEN = 5  # id, text, whether it is special, start and stop
 _FOREIGN_IDS = (
     "token ids {at} are not those of model {name!r}: {why}. Send texts; langchain-openai does with "
     "check_embedding_ctx_length=False."
@@ -43,12 +45,21 @@ class TokenTools:
 
         Raises:
             EmptyRequestError: If there is no text.
+            PayloadTooLargeError: If the texts, or the reply, would be too long.
         """
         served = self._served(model)
         self._check(texts, "texts")
+        num_characters = sum(map(len, texts))
+        if num_characters > MAX_CHARACTERS:
+            raise PayloadTooLargeError(
+                f"the texts have {num_characters:,} characters; this server gives the tokens of "
+                f"{MAX_CHARACTERS:,} at once. Ask for fewer."
+            )
         checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
         tokenizer = served.tokenizer
-        return await self._service.in_worker(tokenizer.tokens, checked, is_special=is_special)
+        found = await self._service.in_worker(tokenizer.tokens, checked, is_special=is_special)
+        self._service.admission.check_values(_VALUES_OF_TOKEN * sum(map(len, found)))
+        return found
 
     async def decode(
         self, ids: Sequence[Sequence[int]], model: str | None, *, skip_special: bool
@@ -69,10 +80,10 @@ class TokenTools:
         """
         served = self._served(model)
         self._check(ids, "lists of ids")
-        for i, members in enumerate(ids):
-            _check_range(served, members, i)
 
         def run() -> list[str]:
+            for i, members in enumerate(ids):
+                _check_range(served, members, i)
             return [served.tokenizer.decode(each, skip_special=skip_special) for each in ids]
 
         return await self._service.in_worker(run)
@@ -101,9 +112,6 @@ class TokenTools:
         self._check(inputs, "texts")
         if all(isinstance(each, str) for each in inputs):
             return list(inputs)
-        for i, each in enumerate(inputs):
-            if not isinstance(each, str):
-                _check_range(served, each, i)
         return await self._service.in_worker(
             lambda: [_text(served, x, i) for i, x in enumerate(inputs)]
         )
@@ -144,15 +152,16 @@ class TokenTools:
 
 def _check_range(served: ServedModel, ids: Sequence[int], at: int) -> None:
     size = served.tokenizer.vocab_size
-    wrong = [each for each in ids if not 0 <= each < size]
-    if wrong:
-        why = f"{wrong[0]} is outside its vocabulary of {size:,}"
+    wrong = next((each for each in ids if not 0 <= each < size), None)
+    if wrong is not None:
+        why = f"{wrong} is outside its vocabulary of {size:,}"
         raise InputError(_FOREIGN_IDS.format(at=at, name=served.name, why=why))
 
 
 def _text(served: ServedModel, given: str | Sequence[int], at: int) -> str:
     if isinstance(given, str):
         return given
+    _check_range(served, given, at)
     tokenizer = served.tokenizer
     special = {int(each) for part in tokenizer.single.parts for each in part}
     inner = [each for each in given if each not in special]

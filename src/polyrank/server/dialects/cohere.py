@@ -161,15 +161,17 @@ async def embed_v1(body: EmbedV1Body, api: Api) -> dict[str, Any]:
     """Return vectors: a plain list of floats, or by type where types are named."""
     wanted = Vectors(input_type=_input_type(body), is_normalized=True)
     found = await api.embed(body.texts, wanted, model=body.model, cut=_cut(body.truncate))
-    by_type = body.embedding_types is not None
+    vectors: Any = found.vectors
+    if body.embedding_types is not None:
+        vectors = await api.aside(len(vectors), _by_type, found, body.embedding_types)
     return {
         "id": new_id("embed"),
         "texts": body.texts,
-        "embeddings": _by_type(found, body.embedding_types or ["float"])
-        if by_type
-        else found.vectors,
+        "embeddings": vectors,
         "meta": _amounts("1", found, api),
-        "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
+        "response_type": "embeddings_floats"
+        if body.embedding_types is None
+        else "embeddings_by_type",
     }
 
 
@@ -184,7 +186,7 @@ async def embed_v2(body: EmbedV2Body, api: Api) -> dict[str, Any]:
     return {
         "id": new_id("embed"),
         "texts": texts,
-        "embeddings": _by_type(found, body.embedding_types or ["float"]),
+        "embeddings": await api.aside(len(texts), _by_type, found, body.embedding_types),
         "meta": _amounts("2", found, api),
         "response_type": "embeddings_by_type",
     }
@@ -218,9 +220,9 @@ _PRECISIONS: dict[str, EmbeddingPrecision] = {
 }
 
 
-def _by_type(found: Embedded, types: list[EmbeddingType]) -> dict[str, Any]:
+def _by_type(found: Embedded, types: list[EmbeddingType] | None) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for kind in types:
+    for kind in dict.fromkeys(types or ["float"]):
         if kind == "base64":
             made[kind] = [to_base64(vector) for vector in found.vectors]
         elif kind == "float":

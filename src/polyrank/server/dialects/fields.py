@@ -85,6 +85,7 @@ def document_text(
 
 def texts_of(documents: Sequence[Any], rank_fields: Sequence[str] | None = None) -> list[str]:
     """Return the texts of documents; see `document_text`."""
+    rank_fields = rank_fields and list(dict.fromkeys(rank_fields))
     return [document_text(each, i, rank_fields) for i, each in enumerate(documents)]
 
 
@@ -94,7 +95,7 @@ def as_object(document: Any) -> dict[str, Any]:
 
 
 def to_base64(vector: NDArray[Any]) -> str:
-    """Return a vector's bytes, little-endian, in base64."""
+    """Return the bytes of a vector, or of several row by row, little-endian, in base64."""
     little = vector.astype(vector.dtype.newbyteorder("<"), copy=False)
     return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode("ascii")
 

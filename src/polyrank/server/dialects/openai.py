@@ -97,7 +97,7 @@ async def embeddings(body: EmbeddingsBody, api: Api) -> dict[str, Any]:
     found = await api.embed(texts, body.wanted(), model=body.model, cut=Cut(is_allowed))
     return {
         "object": "list",
-        "data": _data(found, is_base64=body.is_base64),
+        "data": await api.aside(len(texts), _data, found, is_base64=body.is_base64),
         "model": found.model,
         "usage": {"prompt_tokens": found.num_tokens, "total_tokens": found.num_tokens},
         "id": new_id("embd"),

@@ -3,16 +3,14 @@
 Vectors come as one block of bytes in base64. Errors name the class that the library would raise.
 """
 
-import base64
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from polyrank.errors import InputError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Documents, texts_of
+from polyrank.server.dialects.fields import Documents, texts_of, to_base64
 from polyrank.server.failures import Failure
 from polyrank.server.service import FirstStage, Vectors
 from polyrank.tasks.rerank import check_top_n, order_by_logit
@@ -88,13 +86,12 @@ async def embed(body: EmbedBody, api: Api) -> dict[str, Any]:
         body.input_type, body.prompt_name, body.normalize, body.dimensions, body.precision
     )
     found = await api.embed(body.texts, wanted, model=body.model, cut=Cut(body.truncate))
-    vectors = np.ascontiguousarray(found.vectors)
-    little = vectors.astype(vectors.dtype.newbyteorder("<"), copy=False)
+    vectors = found.vectors
     return {
         "model": found.model,
         "shape": list(vectors.shape),
         "dtype": vectors.dtype.name,
-        "data": base64.b64encode(little.tobytes()).decode("ascii"),
+        "data": await api.aside(len(vectors), to_base64, vectors),
         "num_tokens": found.num_tokens,
     }
 

@@ -19,6 +19,7 @@ from polyrank.server.failures import Failure
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.service import Classified, Vectors
 from polyrank.tasks.rerank import order_by_logit
+from polyrank.text.tokenizer import Token
 from polyrank.types import TaskName
 
 ERROR_TYPES = {
@@ -223,6 +224,10 @@ async def tokenize(body: TokenizeBody, api: Api) -> list[list[dict[str, Any]]]:
         before = served.prompt(input_type=None, prompt_name=body.prompt_name)
         texts = [before + text for text in texts]
     found = await api.tokenize(texts, model=body.model, is_special=body.add_special_tokens)
+    return await api.aside(sum(map(len, found)), _spelt, found)
+
+
+def _spelt(found: Sequence[Sequence[Token]]) -> list[list[dict[str, Any]]]:
     return [
         [
             {
@@ -240,9 +245,9 @@ async def tokenize(body: TokenizeBody, api: Api) -> list[list[dict[str, Any]]]:
 
 async def decode(body: DecodeBody, api: Api) -> list[str]:
     """Return the text of each list of ids."""
-    lists = [ids for ids in body.ids if not isinstance(ids, int)]
-    if len(lists) != len(body.ids):
-        lists = [[each for each in body.ids if isinstance(each, int)]]
+    # a list of ids, or of lists of them; an empty one holds nothing to spell out
+    is_one = bool(body.ids) and isinstance(body.ids[0], int)
+    lists: Any = [body.ids] if is_one else body.ids
     return await api.decode(lists, model=body.model, skip_special=body.skip_special_tokens)
 
 
@@ -307,7 +312,8 @@ async def vertex(body: VertexBody, api: Api) -> dict[str, Any]:
     for instance in body.instances:
         operation = guess(instance, {}, api.service.registry)
         assert operation.schema is not None
-        predictions.append(await operation.handle(operation.schema.model_validate(instance), api))
+        checked = await api.service.in_worker(operation.schema.model_validate, instance)
+        predictions.append(await operation.handle(checked, api))
     return {"predictions": predictions}
 
 
