@@ -14,15 +14,23 @@ import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyrank import errors
 from polyrank._extras import require
-from polyrank.errors import OverloadedError, PolyrankError, ServingError, UnavailableError
+from polyrank.config import check_choice, check_whole
+from polyrank.errors import (
+    ConfigError,
+    OverloadedError,
+    PolyrankError,
+    ServingError,
+    UnavailableError,
+)
 from polyrank.tasks.first_stage import check_first_stage_scores
+from polyrank.text.inputs import as_list, check_pair, check_text, check_texts, document_text
 from polyrank.types import (
     Classification,
     Document,
@@ -37,6 +45,7 @@ import tenacity  # noqa: E402
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LONGEST_WAIT_S = 30.0
+LONGEST_TIMEOUT_S = 1e6
 _DTYPES = ("float32", "int8", "uint8")
 
 
@@ -74,9 +83,9 @@ def _rank(
     model: str | None,
 ) -> _Call:
     fields: dict[str, Any] = {
-        "query": query,
-        "documents": documents,
-        "top_n": top_n,
+        "query": check_text(query, "query"),
+        "documents": [document_text(each, f"documents[{i}]") for i, each in enumerate(documents)],
+        "top_n": None if top_n is None else check_whole("top_n", top_n),
         "model": model,
     }
     if found is not None:
@@ -99,16 +108,20 @@ def _hits(reply: Any, documents: Sequence[Document]) -> list[RankedHit]:
 
 
 def _embed(
-    texts: Iterable[str],
+    texts: str | Iterable[str],
     input_type: InputType | None,
     dimensions: int | None,
     precision: EmbeddingPrecision,
     model: str | None,
 ) -> _Call:
+    check_choice("precision", precision, get_args(EmbeddingPrecision))
+    if input_type is not None:
+        check_choice("input_type", input_type, get_args(InputType))
     fields = {
-        "texts": list(texts),
-        "input_type": input_type,
-        "dimensions": dimensions,
+        "texts": check_texts([texts] if isinstance(texts, str) else texts),
+        # servers before this one know "document" alone
+        "input_type": "document" if input_type == "passage" else input_type,
+        "dimensions": None if dimensions is None else check_whole("dimensions", dimensions),
         "precision": precision,
         "model": model,
     }
@@ -124,7 +137,14 @@ def _vectors(reply: Any) -> NDArray[Any]:
 
 
 def _classify(inputs: Iterable[str | tuple[str, str]], model: str | None) -> _Call:
-    return _Call("/polyrank/classify", {"inputs": list(inputs), "model": model})
+    members = as_list(inputs, "inputs", "texts or pairs of texts")
+    checked = [
+        check_text(each, f"inputs[{i}]")
+        if isinstance(each, str)
+        else check_pair(each, f"inputs[{i}]")
+        for i, each in enumerate(members)
+    ]
+    return _Call("/polyrank/classify", {"inputs": checked, "model": model})
 
 
 def _classifications(reply: Any) -> list[Classification]:
@@ -179,6 +199,7 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def _policy(max_tries: int) -> dict[str, Any]:
+    check_whole("max_tries", max_tries)
     return {
         "retry": tenacity.retry_if_exception_type((OverloadedError, UnavailableError)),
         "stop": tenacity.stop_after_attempt(max_tries),
@@ -187,10 +208,19 @@ def _policy(max_tries: int) -> dict[str, Any]:
     }
 
 
-def _settings(base_url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
-    headers = {TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000)))}
+def _settings(base_url: object, api_key: object, timeout_s: object) -> dict[str, Any]:
+    if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"base_url must begin with http:// or https://, not {base_url!r:.80}")
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+        raise ConfigError(
+            f"timeout_s must be a number of seconds from 0 to {LONGEST_TIMEOUT_S:,.0f}, not "
+            f"{timeout_s!r:.80}"
+        )
+    headers = {TIMEOUT_HEADER.encode(): str(max(1, round(timeout_s * 1000))).encode()}
     if api_key is not None:
-        headers["Authorization"] = f"Bearer {api_key}"
+        if not isinstance(api_key, str) or not api_key.isprintable():
+            raise ConfigError("api_key must be a text of printable characters, on one line")
+        headers[b"authorization"] = f"Bearer {api_key}".encode()
     # the server ends the request itself; a little more time lets its answer arrive
     timeout = httpx.Timeout(timeout_s + 2, connect=min(timeout_s, 10))
     return {"base_url": base_url.rstrip("/"), "headers": headers, "timeout": timeout}
@@ -242,7 +272,8 @@ class Client:
 
         Args:
             query: What is looked for.
-            documents: Strings, or mappings whose "text" holds the text.
+            documents: Strings, or mappings or objects that hold the text as "text", "content" or
+                "page_content". The texts alone are sent.
             top_n: How many to return; None returns all.
             first_stage_scores: What the search that found the documents gave each, to be added,
                 standardised, to the logits; None leaves them out.
@@ -256,13 +287,13 @@ class Client:
         Raises:
             PolyrankError: Of the class that the library would raise, or ServingError.
         """
-        members = list(documents)
+        members = as_list(documents, "documents", "strings, mappings or objects with a text")
         call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
         return _checked(_hits, self._send(call), members)
 
     def embed(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         input_type: InputType | None = None,
         dimensions: int | None = None,
@@ -272,20 +303,21 @@ class Client:
         """Return one vector per text, shape (num_texts, dimensions).
 
         Args:
-            texts: The texts.
-            input_type: "query" for questions, "document" for what is searched.
+            texts: The texts, or a single one.
+            input_type: "query" for questions, "document" or "passage" for what is searched.
             dimensions: Keep only the first values.
             precision: "float32", "int8", "uint8", "binary" or "ubinary".
             model: Name of a served model; None takes the first that embeds.
 
         Returns:
-            Vectors in input order.
+            Vectors in input order; of a single text its vector alone, shape (dimensions,).
 
         Raises:
             PolyrankError: Of the class that the library would raise, or ServingError.
         """
         call = _embed(texts, input_type, dimensions, precision, model)
-        return _checked(_vectors, self._send(call))
+        vectors = _checked(_vectors, self._send(call))
+        return vectors[0] if isinstance(texts, str) else vectors
 
     def classify(
         self, inputs: Iterable[str | tuple[str, str]], *, model: str | None = None
@@ -362,13 +394,13 @@ class AsyncClient:
         model: str | None = None,
     ) -> list[RankedHit]:
         """Return documents by relevance to a query, best first; see `Client.rank`."""
-        members = list(documents)
+        members = as_list(documents, "documents", "strings, mappings or objects with a text")
         call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
         return _checked(_hits, await self._send(call), members)
 
     async def embed(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         input_type: InputType | None = None,
         dimensions: int | None = None,
@@ -377,7 +409,8 @@ class AsyncClient:
     ) -> NDArray[Any]:
         """Return one vector per text; see `Client.embed`."""
         call = _embed(texts, input_type, dimensions, precision, model)
-        return _checked(_vectors, await self._send(call))
+        vectors = _checked(_vectors, await self._send(call))
+        return vectors[0] if isinstance(texts, str) else vectors
 
     async def classify(
         self, inputs: Iterable[str | tuple[str, str]], *, model: str | None = None

@@ -1,12 +1,76 @@
 """Settings as frozen dataclasses that check themselves and never change afterwards."""
 
+import operator
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import get_args
+from typing import SupportsIndex, get_args
 
 from polyrank.errors import ConfigError
 from polyrank.types import Precision, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
+
+
+def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> int:
+    """Return a setting that is a whole number.
+
+    Args:
+        name: Its name, for the message.
+        value: What was given: an int, or what stands for one, as NumPy's integers do.
+        low: The least it may be.
+        high: The most it may be; None sets no limit.
+
+    Returns:
+        The number.
+
+    Raises:
+        ConfigError: If it is no whole number, or out of range.
+    """
+    limits = f"{low} or more" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ConfigError(
+            f"{name} must be a whole number, {limits}, not {type(value).__name__}: {value!r:.80}"
+        )
+    number = operator.index(value)
+    if number < low or (high is not None and number > high):
+        raise ConfigError(f"{name} must be {limits}, not {number}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise unless a setting is one of some words.
+
+    Args:
+        name: Its name, for the message.
+        value: What was given.
+        choices: The words.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r:.80}")
+
+
+def check_source(model: object, revision: object, cache_dir: object) -> None:
+    """Raise unless the settings that say where a checkpoint comes from are texts, paths or None.
+
+    Args:
+        model: Folder or Hub id.
+        revision: Branch, tag or commit.
+        cache_dir: The Hub's cache folder.
+
+    Raises:
+        ConfigError: If one is something else.
+    """
+    for name, value in (("model", model), ("revision", revision), ("cache_dir", cache_dir)):
+        is_path = name != "revision" and isinstance(value, os.PathLike)
+        if not (value is None or isinstance(value, str) or is_path):
+            raise ConfigError(
+                f"{name} must be a text{'' if name == 'revision' else ' or path'}, not "
+                f"{type(value).__name__}: {value!r:.80}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +100,15 @@ class EngineConfig:
     row_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_batch_tokens < 1:
-            raise ConfigError(f"max_batch_tokens must be 1 or more, not {self.max_batch_tokens}")
-        if self.precision not in get_args(Precision):
-            raise ConfigError(
-                f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}"
-            )
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ConfigError(f"num_threads must be 1 or more, not {self.num_threads}")
-        if self.row_cache_bytes < 0:
-            raise ConfigError(f"row_cache_bytes must be 0 or more, not {self.row_cache_bytes}")
+        check_choice("precision", self.precision, get_args(Precision))
+        for name in ("encoder", "device"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ConfigError(f"{name} must be a name, not {value!r:.80}")
+        check_whole("max_batch_tokens", self.max_batch_tokens)
+        check_whole("row_cache_bytes", self.row_cache_bytes, low=0)
+        if self.num_threads is not None:
+            check_whole("num_threads", self.num_threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +132,10 @@ class TruncationConfig:
     max_query_length: int | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(TruncationStrategy):
-            raise ConfigError(
-                f"truncation must be one of {', '.join(get_args(TruncationStrategy))}, "
-                f"not {self.strategy!r}"
-            )
+        check_choice("truncation", self.strategy, get_args(TruncationStrategy))
         for name in ("max_length", "max_query_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be 1 or more, not {value}")
+            if value is not None:
+                check_whole(name, value)
         if self.max_query_length is not None and self.strategy != "only_second":
             raise ConfigError('max_query_length needs truncation="only_second"')

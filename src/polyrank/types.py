@@ -7,7 +7,7 @@ owns the tokens `cu_seqlens[i]:cu_seqlens[i + 1]`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,41 @@ Activation = Literal["sigmoid", "softmax", "identity"]
 TruncationStrategy = Literal["longest_first", "only_second"]
 EmbeddingPrecision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 Precision = Literal["auto", "float32", "int8"]
-InputType = Literal["query", "document"]
+InputType = Literal["query", "document", "passage"]
 Side = Literal["right", "left"]
 FirstStageKind = Literal["lexical", "dense"]
 
-Document = str | Mapping[str, Any]
-"""A document: its text, or a mapping whose ``"text"`` holds it (other fields pass through)."""
+
+class HasText(Protocol):
+    """An object with a text, as LlamaIndex's nodes are."""
+
+    @property
+    def text(self) -> Any:
+        """The text."""
+        ...
+
+
+class HasContent(Protocol):
+    """An object with a content, as Haystack's documents are."""
+
+    @property
+    def content(self) -> Any:
+        """The text."""
+        ...
+
+
+class HasPageContent(Protocol):
+    """An object with a page's content, as LangChain's documents are."""
+
+    @property
+    def page_content(self) -> Any:
+        """The text."""
+        ...
+
+
+Document = str | Mapping[str, Any] | HasText | HasContent | HasPageContent
+"""A document: its text, or a mapping or object that holds it as ``text``, ``content`` or
+``page_content``; it comes back as it was given."""
 
 LayerWeights = tuple[tuple[int, float], ...]
 """What each layer counts for where token rows are a sum over several, ascending by layer.
@@ -38,6 +67,9 @@ LayerWeights = tuple[tuple[int, float], ...]
 Layer 0 is what enters the first layer, after the norm of the embeddings; layer n is what leaves the
 n-th, after its last norm. Empty for the last layer's rows alone, as they are.
 """
+
+Vector = np.ndarray[tuple[int], np.dtype[Any]]
+Matrix = np.ndarray[tuple[int, int], np.dtype[Any]]
 
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all) as work goes on."""

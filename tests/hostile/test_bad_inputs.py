@@ -65,8 +65,10 @@ def test_wrong_types_are_named(reranker: Reranker, embedder: Embedder, value: An
 def test_a_single_text_is_not_a_list(reranker: Reranker, embedder: Embedder) -> None:
     with pytest.raises(InputError, match="documents must be a list"):
         reranker.rank("query", "document")
-    with pytest.raises(InputError, match="texts must be a list"):
-        embedder.encode("text")
+    with pytest.raises(InputError, match="texts must be a list of strings, not dict"):
+        embedder.encode({"text": "a"})
+    with pytest.raises(InputError, match="texts must be a list of strings, not int"):
+        embedder.encode(5)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"pairs\[0\] must be two texts, not 3"):
         reranker.score([("a", "b", "c")])  # type: ignore[list-item]
 
@@ -103,6 +105,19 @@ def test_settings_out_of_range(checkpoint: Checkpoint, reranker: Reranker) -> No
         ({"max_batch_tokens": 0}, "1 or more"),
         ({"encoder": "abacus"}, "abacus"),
         ({"activation": "softmax"}, "sigmoid or identity"),
+        ({"activation": ["sigmoid"]}, "sigmoid or identity"),
+        ({"max_length": 1.5}, "whole number, 1 or more, not float: 1.5"),
+        ({"max_batch_tokens": "4096"}, "not str"),
+        ({"num_threads": True}, "not bool"),
+        ({"num_threads": 1.0}, "not float"),
+        ({"row_cache_bytes": -1}, "0 or more"),
+        ({"row_cache_bytes": 0.5}, "not float"),
+        ({"truncation": None}, "longest_first, only_second"),
+        ({"precision": 8}, "auto, float32, int8"),
+        ({"encoder": None}, "encoder must be a name"),
+        ({"device": 0}, "device must be a name"),
+        ({"revision": 5}, "revision must be a text, not int"),
+        ({"cache_dir": 5}, "cache_dir must be a text or path, not int"),
     ):
         with pytest.raises(ConfigError, match=message):
             Reranker(folder, **settings)  # type: ignore[arg-type]
@@ -110,12 +125,54 @@ def test_settings_out_of_range(checkpoint: Checkpoint, reranker: Reranker) -> No
         reranker.rank("a", ["b"], top_n=0)
 
 
+@pytest.mark.parametrize("cls", [Reranker, Embedder, Classifier])
+def test_a_model_is_a_text_or_a_path(cls: Any) -> None:
+    with pytest.raises(ConfigError, match="model must be a text or path, not int: 5"):
+        cls(5)
+
+
+@pytest.mark.parametrize("top_n", [0, -1, 1.5, True, "3", float("nan")])
+def test_top_n_is_a_whole_number(reranker: Reranker, top_n: Any) -> None:
+    with pytest.raises(ConfigError, match="top_n must be "):
+        reranker.rank("a", ["b"], top_n=top_n)
+    assert len(reranker.rank("a", ["b", "c"], top_n=np.int64(1))) == 1  # type: ignore[arg-type]
+
+
+def test_a_prompt_is_checked_as_texts_are(embedder: Embedder) -> None:
+    with pytest.raises(InputError, match="prompt holds a lone surrogate"):
+        embedder.encode(["text"], prompt="\ud83d")
+    with pytest.raises(InputError, match="prompt must be a string, not int"):
+        embedder.encode(["text"], prompt=5)  # type: ignore[call-overload]
+
+
+def test_names_of_other_libraries_are_refused_with_ours(
+    reranker: Reranker, embedder: Embedder
+) -> None:
+    for call, message in (
+        (lambda: reranker.rank("a", ["b"], top_k=1), "rank has no 'top_k': give top_n"),  # type: ignore[call-arg]
+        (lambda: reranker.score([("a", "b")], batch_size=8), "give max_batch_tokens"),  # type: ignore[call-overload]
+        (lambda: embedder.encode(["a"], truncate_dim=8), "give dimensions"),  # type: ignore[call-overload]
+        (lambda: embedder.encode(["a"], normalize_embeddings=True), "give normalize"),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    with pytest.raises(TypeError, match="no_such_thing"):
+        reranker.rank("a", ["b"], no_such_thing=1)  # type: ignore[call-arg]
+
+
 def test_embedding_settings_out_of_range(embedder: Embedder) -> None:
     for settings, message in (
         ({"dimensions": 0}, "from 1 to 64"),
         ({"dimensions": 65}, "from 1 to 64"),
         ({"precision": "int4"}, "int4"),
-        ({"input_type": "passage"}, "query, document"),
+        ({"input_type": "answer"}, "query, document"),
+        ({"input_type": ["query"]}, "query, document"),
+        ({"prompt_name": ["query"]}, "it has: "),
+        ({"precision": None}, "float32, int8"),
+        ({"dimensions": 1.5}, "whole number, from 1 to 64, not float: 1.5"),
+        ({"dimensions": True}, "not bool"),
+        ({"dimensions": "8"}, "not str"),
+        ({"precision": "int8", "ranges": "wide"}, r"\(2, 64\)"),
         ({"prompt_name": "clustering"}, "it has: "),
         ({"input_type": "query", "prompt": "x"}, "only one"),
         ({"precision": "int8", "ranges": np.zeros((2, 3), np.float32)}, r"\(2, 64\)"),

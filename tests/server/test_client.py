@@ -31,6 +31,55 @@ DOCUMENTS = list(SENTENCES.values())
 Folders = dict[str, Path]
 
 
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_settings_are_checked_before_anything_is_sent(cls: type[Client]) -> None:
+    for settings, message in (
+        ({"base_url": "127.0.0.1:3000"}, "base_url must begin with http"),
+        ({"base_url": None}, "base_url must begin with http"),
+        ({"timeout_s": "5"}, "timeout_s must be a number"),
+        ({"timeout_s": 0}, "timeout_s must be a number"),
+        ({"timeout_s": float("nan")}, "timeout_s must be a number"),
+        ({"max_tries": 1.5}, "max_tries must be a whole number"),
+        ({"max_tries": 0}, "max_tries must be 1 or more"),
+        ({"api_key": 5}, "api_key must be a text"),
+        ({"api_key": "a\r\nHost: b"}, "api_key must be a text"),
+        ({"api_key": "\ud83d"}, "api_key must be a text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            cls(**settings)  # type: ignore[arg-type]
+
+
+def test_inputs_are_checked_before_anything_is_sent() -> None:
+    with Client("http://127.0.0.1:9", max_tries=1, api_key="schlüssel") as client:
+        for call, message in (
+            (lambda: client.rank(QUERY, ["a"], top_n=1.5), "top_n must be a whole number"),  # type: ignore[arg-type]
+            (lambda: client.rank(QUERY, "one"), "documents must be a list"),
+            (lambda: client.rank("\ud83d", ["a"]), "query holds a lone surrogate"),
+            (lambda: client.rank(QUERY, [{"body": "a"}]), 'no "text" field'),
+            (lambda: client.embed(["a"], dimensions=1.5), "dimensions must be a whole number"),  # type: ignore[arg-type]
+            (lambda: client.embed(["a"], precision="int4"), "precision must be one of"),  # type: ignore[arg-type]
+            (lambda: client.embed(["a"], input_type="answer"), "input_type must be one of"),  # type: ignore[arg-type]
+            (lambda: client.embed([5]), r"texts\[0\] must be a string"),  # type: ignore[list-item]
+            (lambda: client.classify("one"), "inputs must be a list"),
+            (lambda: client.classify([("a",)]), r"inputs\[0\] must be two texts"),  # type: ignore[list-item]
+        ):
+            with pytest.raises((ConfigError, InputError), match=message):
+                call()
+
+
+def test_one_text_and_other_libraries_documents(server: Running, folders: Folders) -> None:
+    class Page:
+        page_content = DOCUMENTS[0]
+
+    with Client(server.url) as client:
+        vector = client.embed(DOCUMENTS[0], input_type="passage")
+        expected = Embedder(folders["embedder"]).encode(DOCUMENTS[0], input_type="document")
+        np.testing.assert_array_equal(vector, expected)
+        page = Page()
+        hit = client.rank(QUERY, [page, DOCUMENTS[1]], top_n=2)[0]
+        assert hit.document in (page, DOCUMENTS[1])
+
+
 def test_results_are_the_librarys(server: Running, folders: Folders) -> None:
     documents = [{"text": text, "id": i} for i, text in enumerate(DOCUMENTS)]
     with Client(server.url) as client:

@@ -139,8 +139,10 @@ DOCUMENTED_PROMPTS: Mapping[str, Mapping[str, str]] = {
 }
 """Prompts that a model card asks for and the published folder does not hold, by exact Hub id."""
 
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus", "search_document")
 INPUT_TYPE_PROMPTS: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "search_query"),
-    "document": ("document", "passage", "corpus", "search_document"),
+    "document": _DOCUMENT_PROMPTS,
+    "passage": _DOCUMENT_PROMPTS,  # the same by another name, which E5's users know
 }
 """Prompt names that serve an input type; the first one with a text wins."""

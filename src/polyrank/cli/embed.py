@@ -184,7 +184,7 @@ def _sink(output: str | None) -> Iterator[Sink]:
             sys.stdout.flush()
         return
     if suffix == ".parquet":
-        require("parquet", "pyarrow", purpose="Writing Parquet files")
+        require("parquet", purpose="Writing Parquet files")
     with replacing(Path(output)) as path:
         if suffix == ".npy":
             array = ArraySink()

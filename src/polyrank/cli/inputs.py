@@ -1,11 +1,14 @@
-"""Texts from files and standard input: lines, JSONL, CSV, TSV and Parquet, read as a stream."""
+"""Texts from files and standard input: lines, JSONL, CSV, TSV and Parquet, read as a stream.
+
+A JSON array is read whole.
+"""
 
 import csv
 import gzip
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,8 +17,12 @@ from typing import Any, TextIO, cast
 
 from polyrank._extras import require
 from polyrank.errors import DataError
+from polyrank.text.inputs import TEXT_FIELDS as FIELDS_OF_TEXT
 
 STDIN = "-"
+TEXT_FIELD = "text"
+TEXT_FIELDS = (*FIELDS_OF_TEXT, "passage", "document")
+"""Fields that usually hold the text; of a row without "text", the only one of them does."""
 
 
 class InputFormat(StrEnum):
@@ -24,6 +31,7 @@ class InputFormat(StrEnum):
     AUTO = "auto"
     LINES = "lines"
     JSONL = "jsonl"
+    JSON = "json"
     CSV = "csv"
     TSV = "tsv"
     PARQUET = "parquet"
@@ -33,6 +41,7 @@ SUFFIXES = {
     ".txt": InputFormat.LINES,
     ".jsonl": InputFormat.JSONL,
     ".ndjson": InputFormat.JSONL,
+    ".json": InputFormat.JSON,
     ".csv": InputFormat.CSV,
     ".tsv": InputFormat.TSV,
     ".parquet": InputFormat.PARQUET,
@@ -60,9 +69,10 @@ class Source:
 
     Attributes:
         name: Path of a file, or "-" for standard input.
-        format: How it is laid out; AUTO goes by the name's ending, and on standard input by
-            whether the first line is a JSON object.
-        text_field: Field or column that holds the text.
+        format: How it is laid out; AUTO goes by the name's ending, and where that says nothing,
+            as on standard input, by whether it begins as JSON does.
+        text_field: Field or column that holds the text. Rows without "text" may have one of
+            `TEXT_FIELDS` instead.
     """
 
     name: str
@@ -74,6 +84,18 @@ class Source:
         """Name for messages."""
         return "standard input" if self.name == STDIN else self.name
 
+    def check(self) -> None:
+        """Raise now what is known before anything is read.
+
+        Raises:
+            DataError: If the source cannot be opened.
+            MissingExtraError: If the library that reads it is not installed.
+        """
+        if self._layout() == InputFormat.PARQUET:
+            require("parquet", purpose="Reading Parquet files")
+        if self.name != STDIN:
+            self._open().close()
+
     def records(self) -> Iterator[Record]:
         """Read the texts one by one; blank lines of line files are left out.
 
@@ -83,14 +105,16 @@ class Source:
         Raises:
             DataError: If the source cannot be read as what it should be.
         """
-        layout = self.format if self.format != InputFormat.AUTO else self._format_by_name()
+        layout = self._layout()
         if layout == InputFormat.PARQUET:
             yield from self._parquet()
             return
         with closing(self._open()) as file:
             yield from self._decoded(file, layout)
 
-    def _format_by_name(self) -> InputFormat:
+    def _layout(self) -> InputFormat:
+        if self.format != InputFormat.AUTO:
+            return self.format
         if self.name == STDIN:
             return InputFormat.AUTO
         name = self.name.removesuffix(".gz")
@@ -112,6 +136,8 @@ class Source:
         try:
             if layout in (InputFormat.CSV, InputFormat.TSV):
                 yield from self._table(file, "," if layout == InputFormat.CSV else "\t")
+            elif layout == InputFormat.JSON:
+                yield from self._json(file.read())
             else:
                 yield from self._lines(file, layout)
         except UnicodeDecodeError as exc:
@@ -130,7 +156,10 @@ class Source:
         if first is None:
             return
         if layout == InputFormat.AUTO:
-            layout = InputFormat.JSONL if self._is_json(first[1]) else InputFormat.LINES
+            layout = _layout_by_start(first[1], self.text_field)
+        if layout == InputFormat.JSON:
+            yield from self._json("\n" * (first[0] - 1) + first[1] + "\n" + file.read())
+            return
         for at, line in itertools.chain([first], filled):
             where = f"{self.label}, line {at}"
             if layout == InputFormat.JSONL:
@@ -138,12 +167,42 @@ class Source:
             else:
                 yield Record(line, {self.text_field: line}, where)
 
-    def _is_json(self, line: str) -> bool:
+    def _json(self, content: str) -> Iterator[Record]:
+        """Read an array of texts or objects, or the objects that stand one after another."""
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(row, dict) and self.text_field in row
+            values = _json_values(content)
+        except (ValueError, RecursionError) as exc:
+            raise DataError(
+                f"{self.label} is not JSON: {exc}. For one text a line: --format lines"
+            ) from exc
+        members = self._members(values[0]) if len(values) == 1 else values
+        for at, member in enumerate(members, start=1):
+            where = f"{self.label}, item {at}"
+            if isinstance(member, str):
+                yield Record(member, {self.text_field: member}, where)
+            elif isinstance(member, dict):
+                yield self._record(member, where)
+            else:
+                raise DataError(
+                    f"{where}: {type(member).__name__}, where a text or an object should be"
+                )
+
+    def _members(self, value: Any) -> list[Any]:
+        """Return the array that a JSON value is or holds, or an object as the only member."""
+        if isinstance(value, list):
+            return value
+        if isinstance(value, dict):
+            lists = {key: member for key, member in value.items() if _is_array_of_rows(member)}
+            if text_key(value, self.text_field) is not None or not value:
+                return [value]
+            if len(lists) == 1:
+                return next(iter(lists.values()))
+            names = ", ".join(lists) or "none"
+            raise DataError(
+                f"{self.label}: a JSON object with these arrays of texts or objects: {names}. "
+                "Give the array alone, for instance with: jq '.NAME'"
+            )
+        raise DataError(f"{self.label}: a JSON {type(value).__name__}, not an array of texts")
 
     def _table(self, file: TextIO, delimiter: str) -> Iterator[Record]:
         csv.field_size_limit(2**31 - 1)  # a document may be longer than the default 128 KiB
@@ -156,7 +215,7 @@ class Source:
             raise DataError(f"{self.label}, line {reader.line_num}: not CSV: {exc}") from exc
 
     def _parquet(self) -> Iterator[Record]:
-        require("parquet", "pyarrow", purpose="Reading Parquet files")
+        require("parquet", purpose="Reading Parquet files")
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -171,17 +230,74 @@ class Source:
             raise DataError(f"{self.name} cannot be read as Parquet: {exc}") from exc
 
     def _record(self, row: dict[str, Any], where: str) -> Record:
-        if self.text_field not in row:
+        key = text_key(row, self.text_field)
+        if key is None:
             raise DataError(
                 f"{where}: no field {self.text_field!r}; it has {', '.join(map(str, row))}. "
                 "Name the right one with --text-field."
             )
-        text = row[self.text_field]
+        text = row[key]
         if not isinstance(text, str):
-            raise DataError(
-                f"{where}: field {self.text_field!r} holds {type(text).__name__}, not a text"
-            )
+            raise DataError(f"{where}: field {key!r} holds {type(text).__name__}, not a text")
         return Record(text, row, where)
+
+
+def text_key(row: Mapping[str, Any], text_field: str) -> str | None:
+    """Return the field that holds the text of a row, or None where none or several may.
+
+    Args:
+        row: Its fields.
+        text_field: The field that was asked for. Where that is the usual one and the row lacks it,
+            the only one of `TEXT_FIELDS` that it has stands for it.
+
+    Returns:
+        Name of the field.
+    """
+    if text_field in row:
+        return text_field
+    others = [name for name in TEXT_FIELDS if name in row] if text_field == TEXT_FIELD else []
+    return others[0] if len(others) == 1 else None
+
+
+def _is_array_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(member, str | dict) for member in value)
+
+
+def _holds_rows(value: dict[str, Any], text_field: str) -> bool:
+    """Return whether an object is no row itself, but holds an array of them."""
+    return text_key(value, text_field) is None and any(map(_is_array_of_rows, value.values()))
+
+
+def _layout_by_start(line: str, text_field: str) -> InputFormat:
+    """Return how a source is laid out whose name says nothing, by its first line.
+
+    Lines of text may begin with a bracket, as "[1] Smith" does; what begins as an array of texts
+    or objects, or is the first line of an object over several lines, is none.
+    """
+    start = "".join(line.split())
+    if start in ("[", "{") or start.startswith(('["', "[{", '{"')) or start == "[]":
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return InputFormat.JSON
+        is_row = isinstance(value, dict) and not _holds_rows(value, text_field)
+        return InputFormat.JSONL if is_row else InputFormat.JSON
+    return InputFormat.LINES
+
+
+def _json_values(content: str) -> list[Any]:
+    """Return the JSON values that stand one after another in a text."""
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while (start := _next_filled(content, at)) < len(content):
+        value, at = decoder.raw_decode(content, start)
+        values.append(value)
+    return values
+
+
+def _next_filled(content: str, at: int) -> int:
+    while at < len(content) and content[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

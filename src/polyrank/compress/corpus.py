@@ -97,6 +97,11 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             found.update((file, None) for file in sorted(path.rglob("*")) if _is_known(file))
+        elif path.is_file() and _kind(path) == ".json":
+            raise DataError(
+                f"{path} is one JSON value, whose lines are no texts. Write an object a line: "
+                f"jq -c '.[]' {path} > {path.with_suffix('.jsonl')}"
+            )
         elif path.is_file():
             found[path] = None
         else:

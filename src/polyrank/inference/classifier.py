@@ -6,7 +6,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.config import (
+    DEFAULT_MAX_BATCH_TOKENS,
+    EngineConfig,
+    TruncationConfig,
+    check_source,
+)
 from polyrank.errors import InputError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
@@ -73,6 +78,7 @@ class Classifier(Front):
             ConfigError: If a setting does not fit.
             MissingExtraError: If no encoder is installed.
         """
+        check_source(model, revision, cache_dir)
         loaded = load_model(
             model,
             EngineConfig(

@@ -2,17 +2,32 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.config import (
+    DEFAULT_MAX_BATCH_TOKENS,
+    EngineConfig,
+    TruncationConfig,
+    check_choice,
+    check_source,
+)
+from polyrank.inference.foreign import ENCODE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.text.inputs import check_texts
 from polyrank.text.prompts import choose_prompt
-from polyrank.types import EmbeddingPrecision, Float32Array, InputType, Precision, Progress
+from polyrank.types import (
+    EmbeddingPrecision,
+    Float32Array,
+    InputType,
+    Matrix,
+    Precision,
+    Progress,
+    Vector,
+)
 
 
 class Embedder(Front):
@@ -58,6 +73,7 @@ class Embedder(Front):
             ConfigError: If a setting does not fit.
             MissingExtraError: If no encoder is installed.
         """
+        check_source(model, revision, cache_dir)
         loaded = load_model(
             model,
             EngineConfig(encoder, max_batch_tokens, num_threads, device, precision),
@@ -81,9 +97,38 @@ class Embedder(Front):
             notes = ("normalize differs from what the checkpoint says.",)
         return self._describe("identity", notes)
 
+    @overload
+    def encode(  # type: ignore[overload-overlap]  # a str is an iterable of str, too
+        self,
+        texts: str,
+        *,
+        input_type: InputType | None = ...,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        dimensions: int | None = ...,
+        precision: EmbeddingPrecision = ...,
+        ranges: Float32Array | None = ...,
+        progress: Progress | None = ...,
+    ) -> Vector: ...
+
+    @overload
     def encode(
         self,
         texts: Iterable[str],
+        *,
+        input_type: InputType | None = ...,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        dimensions: int | None = ...,
+        precision: EmbeddingPrecision = ...,
+        ranges: Float32Array | None = ...,
+        progress: Progress | None = ...,
+    ) -> Matrix: ...
+
+    @naming(ENCODE_HINTS)
+    def encode(
+        self,
+        texts: str | Iterable[str],
         *,
         input_type: InputType | None = None,
         prompt_name: str | None = None,
@@ -96,9 +141,9 @@ class Embedder(Front):
         """Return one vector per text.
 
         Args:
-            texts: Any number of texts.
-            input_type: "query" for questions, "document" for what is searched: puts the
-                checkpoint's prompt of that purpose before each text. The E5 family needs it.
+            texts: Any number of texts, or a single one.
+            input_type: "query" for questions, "document" (or "passage") for what is searched: puts
+                the checkpoint's prompt of that purpose before each text. The E5 family needs it.
             prompt_name: Name of one of the checkpoint's prompts, instead of `input_type`.
             prompt: The prompt itself, instead of both.
             dimensions: Keep only the first values (for checkpoints trained so), scaled to unit
@@ -110,7 +155,8 @@ class Embedder(Front):
             progress: Called with tokens done and tokens in all.
 
         Returns:
-            Vectors in input order, shape (num_texts, dimensions), contiguous.
+            Vectors in input order, shape (num_texts, dimensions), contiguous; of a single text
+            its vector alone, shape (dimensions,).
 
         Raises:
             InputError: If a text cannot be read.
@@ -121,8 +167,12 @@ class Embedder(Front):
             self.spec.prompts, input_type=input_type, prompt_name=prompt_name, prompt=prompt
         )
         dimensions = check_dimensions(dimensions, self.dimensions)
-        sequences = self._builder.texts([before + text for text in check_texts(texts)])
+        check_choice("precision", precision, get_args(EmbeddingPrecision))
+        is_single = isinstance(texts, str)
+        checked = check_texts([texts] if is_single else texts)
+        sequences = self._builder.texts([before + text for text in checked])
         rows = self._rows(sequences.batch, progress)
         self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
         vectors = shorten(self._head(rows), dimensions, is_normalized=self._is_normalized)
-        return quantize_vectors(vectors, precision, ranges)
+        quantized = quantize_vectors(vectors, precision, ranges)
+        return quantized[0] if is_single else quantized

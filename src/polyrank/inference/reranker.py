@@ -2,16 +2,23 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
 
-from polyrank.config import DEFAULT_MAX_BATCH_TOKENS, EngineConfig, TruncationConfig
+from polyrank.config import (
+    DEFAULT_MAX_BATCH_TOKENS,
+    EngineConfig,
+    TruncationConfig,
+    check_source,
+)
 from polyrank.errors import ConfigError
+from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
-from polyrank.tasks.rerank import check_top_n, document_text, ranking
+from polyrank.tasks.rerank import check_top_n, ranking
 from polyrank.tasks.scoring import (
     BlendedScorer,
     CosineScorer,
@@ -19,7 +26,14 @@ from polyrank.tasks.scoring import (
     PairPlan,
     PairScorer,
 )
-from polyrank.text.inputs import as_list, check_pairs, check_text
+from polyrank.text.inputs import (
+    as_list,
+    check_pair,
+    check_pairs,
+    check_text,
+    document_text,
+    is_single_pair,
+)
 from polyrank.types import (
     Activation,
     Document,
@@ -95,8 +109,9 @@ class Reranker(Front):
             ConfigError: If a setting does not fit.
             MissingExtraError: If no encoder is installed.
         """
+        check_source(model, revision, cache_dir)
         if activation is not None and activation not in ("sigmoid", "identity"):
-            raise ConfigError(f"activation must be sigmoid or identity, not {activation!r}")
+            raise ConfigError(f"activation must be sigmoid or identity, not {activation!r:.80}")
         config = EngineConfig(
             encoder, max_batch_tokens, num_threads, device, precision, row_cache_bytes
         )
@@ -134,6 +149,7 @@ class Reranker(Front):
             notes += ("The checkpoint adds a cosine to the logit; it was asked not to.",)
         return self._describe(self._activation or own, notes)
 
+    @naming(RANK_HINTS)
     def rank(
         self,
         query: str,
@@ -147,8 +163,9 @@ class Reranker(Front):
         """Return documents by relevance to a query, best first.
 
         Args:
-            query: What is looked for.
-            documents: Strings, or mappings whose "text" holds the text. Any number.
+            query: What is looked for. An empty one gets scores too, which say little.
+            documents: Strings, or mappings or objects that hold the text as "text", "content" or
+                "page_content", as LangChain's, LlamaIndex's and Haystack's do. Any number.
             top_n: How many to return; None returns all.
             first_stage_scores: What the search that found the documents gave each, in any unit:
                 standardised over the documents, they are added to the logits. None leaves them
@@ -169,7 +186,7 @@ class Reranker(Front):
             EncoderError: If the encoder fails.
         """
         check_text(query, "query")
-        documents = as_list(documents, "documents", "strings or mappings")
+        documents = as_list(documents, "documents", "strings, mappings or objects with a text")
         texts = [document_text(entry, f"documents[{i}]") for i, entry in enumerate(documents)]
         top_n = check_top_n(top_n)
         add = None
@@ -180,31 +197,50 @@ class Reranker(Front):
             logits = add(logits)
         scores = self._scorer.activate(logits, self._activation)
         tokenizer = self._model.tokenizer
-        return ranking(documents, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)
+        return ranking(documents, texts, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)
 
+    @overload
+    def score(
+        self, pairs: tuple[str, str], *, logits: bool = ..., progress: Progress | None = ...
+    ) -> float: ...
+
+    @overload
     def score(
         self,
         pairs: Iterable[tuple[str, str]],
         *,
+        logits: bool = ...,
+        progress: Progress | None = ...,
+    ) -> Float32Array: ...
+
+    @naming(SCORE_HINTS)
+    def score(
+        self,
+        pairs: tuple[str, str] | Iterable[tuple[str, str]],
+        *,
         logits: bool = False,
         progress: Progress | None = None,
-    ) -> Float32Array:
+    ) -> float | Float32Array:
         """Return the relevance of each (query, document) pair.
 
         Args:
-            pairs: Pairs of texts. Any number.
+            pairs: Pairs of texts, any number, or a single pair.
             logits: Whether to return raw logits instead of scores.
             progress: Called with tokens done and tokens in all.
 
         Returns:
-            Scores in input order, shape (num_pairs,), dtype float32.
+            Scores in input order, shape (num_pairs,), dtype float32; of a single pair its score
+            alone, a float.
 
         Raises:
             InputError: If a pair cannot be read.
             EncoderError: If the encoder fails.
         """
-        _, raw = self._run(check_pairs(pairs), progress)
-        return raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
+        is_single = is_single_pair(pairs)
+        checked = [check_pair(pairs, "pairs")] if is_single else check_pairs(pairs)
+        _, raw = self._run(checked, progress)
+        scores = raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
+        return float(scores[0]) if is_single else scores
 
     def first_stage_weight(self, first_stage: FirstStageKind | float) -> float:
         """Return what a standard deviation of first-stage scores adds to a logit.

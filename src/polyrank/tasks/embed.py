@@ -1,10 +1,11 @@
 """What happens to a vector after the head: shortening, unit length, smaller types. Pure."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.config import check_choice, check_whole
 from polyrank.errors import ConfigError
 from polyrank.tasks.heads import normalize
 from polyrank.types import EmbeddingPrecision, Float32Array
@@ -23,11 +24,7 @@ def check_dimensions(dimensions: int | None, full: int) -> int:
     Raises:
         ConfigError: If it is not between 1 and `full`.
     """
-    if dimensions is None:
-        return full
-    if not 1 <= dimensions <= full:
-        raise ConfigError(f"dimensions must be from 1 to {full}, not {dimensions}")
-    return dimensions
+    return full if dimensions is None else check_whole("dimensions", dimensions, high=full)
 
 
 def shorten(vectors: Float32Array, dimensions: int, *, is_normalized: bool) -> Float32Array:
@@ -73,14 +70,11 @@ def quantize_vectors(
 
     Reference: https://huggingface.co/blog/embedding-quantization
     """
+    check_choice("precision", precision, get_args(EmbeddingPrecision))
     if precision == "float32":
         return vectors
     if precision in ("binary", "ubinary"):
         return _to_bits(vectors, is_signed=precision == "binary")
-    if precision not in ("int8", "uint8"):
-        raise ConfigError(
-            f"precision must be float32, int8, uint8, binary or ubinary, not {precision!r}"
-        )
     steps = _scaled_by_row(vectors) if ranges is None else _scaled_by_range(vectors, ranges)
     return steps.astype(np.int8) if precision == "int8" else (steps + 128).astype(np.uint8)
 
@@ -91,9 +85,12 @@ def _scaled_by_row(vectors: Float32Array) -> Float32Array:
 
 
 def _scaled_by_range(vectors: Float32Array, ranges: Float32Array) -> Float32Array:
-    if ranges.shape != (2, vectors.shape[1]):
-        raise ConfigError(f"ranges must have shape (2, {vectors.shape[1]}), not {ranges.shape}")
-    low, high = ranges
+    try:
+        low, high = np.asarray(ranges, np.float32).reshape(2, vectors.shape[1])
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"ranges must be numbers of shape (2, {vectors.shape[1]}), not {np.shape(ranges)}"
+        ) from exc
     step = np.maximum((high - low) / 255, np.float32(1e-12))
     return np.clip(np.floor((vectors - low) / step), 0, 255) - 128
 

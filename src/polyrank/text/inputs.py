@@ -5,6 +5,44 @@ from typing import Any
 
 from polyrank.errors import InputError
 
+TEXT_FIELDS = ("text", "content", "page_content")
+"""Fields of mappings, and attributes of objects, that may hold a document's text, first come."""
+
+
+def document_text(document: object, what: str) -> str:
+    """Return the text of a document.
+
+    Args:
+        document: A string, a mapping with one of `TEXT_FIELDS`, or an object with such an
+            attribute, as LangChain's, LlamaIndex's and Haystack's documents are.
+        what: Which document it is, for the message.
+
+    Returns:
+        Its text.
+
+    Raises:
+        InputError: If it is none of them, or its text cannot be read.
+    """
+    if isinstance(document, str):
+        return check_text(document, what)
+    if isinstance(document, Mapping):
+        for name in TEXT_FIELDS:
+            if name in document:
+                return check_text(document[name], f'{what}["{name}"]')
+        raise InputError(
+            f'{what} has no "{TEXT_FIELDS[0]}" field; it has '
+            f"{', '.join(map(str, document)) or 'none'}. A text may also be in "
+            f"{' or '.join(TEXT_FIELDS[1:])}."
+        )
+    for name in TEXT_FIELDS:
+        text = getattr(document, name, None)
+        if isinstance(text, str):
+            return check_text(text, f"{what}.{name}")
+    raise InputError(
+        f"{what} must be a string, or a mapping or object with a string as one of "
+        f"{', '.join(TEXT_FIELDS)}, not {type(document).__name__}: {document!r:.80}"
+    )
+
 
 def as_list(values: object, what: str, of: str) -> list[Any]:
     """Return the members of any iterable but a single text.
@@ -86,11 +124,35 @@ def check_pairs(pairs: object, what: str = "pairs") -> list[tuple[str, str]]:
     Raises:
         InputError: If they are not an iterable of pairs of strings.
     """
-    checked: list[tuple[str, str]] = []
-    for i, pair in enumerate(as_list(pairs, what, "(text, text) pairs")):
-        members = as_list(pair, f"{what}[{i}]", "two texts")
-        if len(members) != 2:
-            raise InputError(f"{what}[{i}] must be two texts, not {len(members)}: {pair!r:.80}")
-        first, second = (check_text(text, f"{what}[{i}][{k}]") for k, text in enumerate(members))
-        checked.append((first, second))
-    return checked
+    return [
+        check_pair(pair, f"{what}[{i}]")
+        for i, pair in enumerate(as_list(pairs, what, "(text, text) pairs"))
+    ]
+
+
+def check_pair(pair: object, what: str = "pair") -> tuple[str, str]:
+    """Return two texts that can be read.
+
+    Args:
+        pair: Any iterable of two strings.
+        what: Which pair it is, for the message.
+
+    Returns:
+        The two.
+
+    Raises:
+        InputError: If they are not two strings.
+    """
+    members = as_list(pair, what, "two texts")
+    if len(members) != 2:
+        raise InputError(f"{what} must be two texts, not {len(members)}: {pair!r:.80}")
+    return check_text(members[0], f"{what}[0]"), check_text(members[1], f"{what}[1]")
+
+
+def is_single_pair(pairs: object) -> bool:
+    """Return whether a list or tuple is one pair of texts rather than several pairs."""
+    return (
+        isinstance(pairs, tuple | list)
+        and len(pairs) == 2
+        and all(isinstance(text, str) for text in pairs)
+    )

@@ -2,7 +2,9 @@
 
 from polyrank.checkpoint.layouts import INPUT_TYPE_PROMPTS
 from polyrank.checkpoint.spec import PromptsSpec
+from polyrank.config import check_choice
 from polyrank.errors import ConfigError
+from polyrank.text.inputs import check_text
 from polyrank.types import InputType
 
 
@@ -17,8 +19,8 @@ def choose_prompt(
 
     Args:
         prompts: The checkpoint's prompts.
-        input_type: "query" or "document", served by the checkpoint's prompt of that purpose,
-            or by none where it has none.
+        input_type: "query", or "document" (also called "passage"), served by the checkpoint's
+            prompt of that purpose, or by none where it has none.
         prompt_name: Name of one of the checkpoint's prompts.
         prompt: The text itself. At most one of the three may be given; without any, the
             checkpoint's default prompt is used, if it has one.
@@ -28,21 +30,23 @@ def choose_prompt(
 
     Raises:
         ConfigError: If several are given, or the name or type is unknown.
+        InputError: If the prompt is no text that can be read.
     """
     given = [value for value in (input_type, prompt_name, prompt) if value is not None]
     if len(given) > 1:
         raise ConfigError("give only one of input_type, prompt_name and prompt")
     if prompt is not None:
-        return prompt
+        return check_text(prompt, "prompt")
     if input_type is not None:
         return prompt_for_input_type(prompts, input_type)
     name = prompt_name if prompt_name is not None else prompts.default
     if name is None:
         return ""
-    if name not in prompts.by_name:
+    try:
+        return prompts.by_name[name]
+    except (KeyError, TypeError) as exc:
         known = ", ".join(prompts.by_name) or "none"
-        raise ConfigError(f"this checkpoint has no prompt {name!r}; it has: {known}")
-    return prompts.by_name[name]
+        raise ConfigError(f"this checkpoint has no prompt {name!r:.80}; it has: {known}") from exc
 
 
 def prompt_for_input_type(prompts: PromptsSpec, input_type: InputType) -> str:
@@ -50,7 +54,7 @@ def prompt_for_input_type(prompts: PromptsSpec, input_type: InputType) -> str:
 
     Args:
         prompts: The checkpoint's prompts.
-        input_type: "query" or "document".
+        input_type: "query", "document" or, for the same, "passage".
 
     Returns:
         The first text among the names that serve this type, "" where there is none.
@@ -58,9 +62,6 @@ def prompt_for_input_type(prompts: PromptsSpec, input_type: InputType) -> str:
     Raises:
         ConfigError: If there is no such input type.
     """
-    if input_type not in INPUT_TYPE_PROMPTS:
-        raise ConfigError(
-            f"input_type must be one of {', '.join(INPUT_TYPE_PROMPTS)}, not {input_type!r}"
-        )
+    check_choice("input_type", input_type, INPUT_TYPE_PROMPTS)
     texts = (prompts.by_name.get(name, "") for name in INPUT_TYPE_PROMPTS[input_type])
     return next((text for text in texts if text), "")
