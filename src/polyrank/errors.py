@@ -24,6 +24,8 @@ PolyrankError
 │   └── UnavailableError                  starting, stopping, or a model is being loaded
 └── MissingExtraError      (ImportError)  an optional library is not installed
 
+Beside it stands one warning, CheckpointWarning (UserWarning): a model folder left something open.
+
 A message says what was wrong, the value seen, the limit and the next step. Errors of other
 libraries are translated where polyrank calls them, and chained.
 """
@@ -31,6 +33,10 @@ libraries are translated where polyrank calls them, and chained.
 
 class PolyrankError(Exception):
     """Base of all errors that polyrank raises on purpose."""
+
+
+class CheckpointWarning(UserWarning):
+    """A model folder left something open, such as its pooling, and polyrank assumed it."""
 
 
 class ConfigError(PolyrankError, ValueError):

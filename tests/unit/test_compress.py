@@ -15,11 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from polyrank import Classifier, Embedder, Reranker, _native
 from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.header import DTYPES
 from polyrank.checkpoint.int4 import pack_int4, unpack_int4
+from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.panels import pack_panels, panels_shape, unpack_panels
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
-from polyrank.checkpoint.weights import DTYPES
+from polyrank.checkpoint.state import settings_fingerprint
 from polyrank.cli.info import describe
 from polyrank.compress import calibrate
 from polyrank.compress.blocks import quantize_blocks
@@ -394,8 +396,12 @@ def test_unknown_blocks(broken, block, error):
 
 def record_into(folder, **changes):
     opened = read_checkpoint(folder)
-    record = {"passed": True, "weights_sha256": fingerprint(opened.weights.paths), **changes}
-    (folder / "polyrank_gate.json").write_text(json.dumps(record))
+    record = {
+        "passed": True,
+        "weights_sha256": fingerprint(opened.weights.paths),
+        "settings_sha256": settings_fingerprint(Modules(folder), opened.tokenizer_file),
+    }
+    (folder / "polyrank_gate.json").write_text(json.dumps(record | changes))
 
 
 @pytest.mark.parametrize("make_int8", [True, False])
@@ -426,6 +432,59 @@ def test_auto_is_int8_only_after_a_passed_gate_on_these_weights(
     # the same shapes and sizes, other values
     change_tensors(folder, lambda tensors: tensors["classifier.dense.weight"].fill(0.5))
     assert precision()[0] == "float32"
+
+
+def change_pooling(folder):
+    change_json(folder / "1_Pooling" / "config.json", pooling_mode="cls")
+
+
+def change_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+SETTINGS = {
+    "config": lambda folder: change_json(folder / "config.json", layer_norm_eps=1e-6),
+    "pooling": change_pooling,
+    "modules": lambda folder: (folder / "modules.json").write_text(
+        json.dumps(json.loads((folder / "modules.json").read_text())[:2])
+    ),
+    "prompts": lambda folder: change_json(
+        folder / "config_sentence_transformers.json", prompts={"query": "ask: "}
+    ),
+    "length": lambda folder: change_json(folder / "sentence_bert_config.json", max_seq_length=9),
+    "tokenizer limit": lambda folder: change_json(
+        folder / "tokenizer_config.json", model_max_length=9
+    ),
+    "tokenizer": change_tokenizer,
+    "dense": lambda folder: save_file(
+        {name: 2 * value for name, value in load_file(folder / DENSE_FILE).items()},
+        folder / DENSE_FILE,
+    ),
+}
+DENSE_FILE = "2_Dense/model.safetensors"
+
+
+@pytest.mark.parametrize("what", list(SETTINGS))
+def test_the_record_speaks_of_settings_too(what, checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint("dense-embedder"), tmp_path / "float"))
+    record_into(folder)
+    assert read_checkpoint(folder).gate().passed
+    before = read_checkpoint(folder).state
+    # learnt after the gate has measured, and nothing that int8 changes
+    change_json(folder / "config.json", polyrank_first_stage_weights={"lexical": 0.5})
+    assert read_checkpoint(folder).gate().passed
+    SETTINGS[what](folder)
+    found = read_checkpoint(folder)
+    assert not found.gate().passed
+    assert "other settings" in found.gate().reason
+    assert found.state != before
+
+
+def test_a_record_of_weights_alone_is_no_longer_enough(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
+    record_into(folder, settings_sha256=None)
+    assert not read_checkpoint(folder).gate().passed
 
 
 def test_one_number_of_a_head_changes_the_fingerprint(checkpoint, tmp_path):

@@ -14,9 +14,11 @@ from transformers import AutoModel
 
 from polyrank import Embedder, Reranker
 from polyrank.checkpoint.gate import fingerprint
+from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.panels import unpack_panels
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
+from polyrank.checkpoint.state import settings_fingerprint
 from polyrank.compress.quantize import write_int8
 from polyrank.compress.table import compress_rows
 from polyrank.config import EngineConfig
@@ -65,7 +67,13 @@ def int8_folder(checkpoint, tmp_path_factory):
                 mixed=mixed,
                 is_tokenizer_compressed=True,
             )
-            record = {"passed": True, "weights_sha256": fingerprint([folder / "model.safetensors"])}
+            record = {
+                "passed": True,
+                "weights_sha256": fingerprint([folder / "model.safetensors"]),
+                "settings_sha256": settings_fingerprint(
+                    Modules(folder), folder / "tokenizer.json.gz"
+                ),
+            }
             (folder / "polyrank_gate.json").write_text(json.dumps(record))
             made[name, embeddings] = folder
         return made[name, embeddings]

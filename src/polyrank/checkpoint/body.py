@@ -1,89 +1,111 @@
 """The tensors that a BERT-shaped body consists of, found and checked in the weight files."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from polyrank.checkpoint.files import positive_int
+from polyrank.checkpoint.header import TensorInfo
 from polyrank.checkpoint.int4 import BLOCK_VALUES, int4_shapes
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
 from polyrank.checkpoint.mixed import locate_mixed
 from polyrank.checkpoint.panels import OUTPUTS, PANELS_NDIM, panels_shape
 from polyrank.checkpoint.quantization import multiplier_name, scale_name, steps_of
-from polyrank.checkpoint.spec import BodySpec, QuantizationSpec
-from polyrank.checkpoint.weights import INT8_DTYPES, UINT8_DTYPES, TensorInfo, Weights
+from polyrank.checkpoint.settings import Settings
+from polyrank.checkpoint.spec import BodySpec, Nonlinearity, QuantizationSpec
+from polyrank.checkpoint.weights import INT8_DTYPES, UINT8_DTYPES, Weights
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 
 LAYER = "encoder.layer.{}."
+MAX_LAYERS = 4096
 LEGACY_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
 
 
-def read_body(config: Mapping[str, Any], path: Path, weights: Weights) -> BodySpec:
+def read_body(config: Settings, weights: Weights) -> BodySpec:
     """Return the sizes and conventions of a body.
 
     Args:
         config: Content of config.json.
-        path: Where it was read, for messages.
-        weights: The checkpoint's tensors, asked only for how their names begin.
+        weights: The checkpoint's tensors, asked only for their names.
 
     Returns:
-        The body's specification.
+        The body's specification. As many layers as it has are in the weight files.
 
     Raises:
         UnsupportedArchitectureError: If polyrank does not run such a body.
         CheckpointError: If a key is missing or impossible.
+        MissingWeightError: If the weight files lack the last layer.
     """
-    model_type = str(config.get("model_type"))
+    model_type = config.text("model_type") or ""
     if model_type not in BODIES:
         raise UnsupportedArchitectureError(
-            f"{path} says model_type is {model_type!r}; polyrank runs {', '.join(BODIES)}."
+            f"{config.path} says model_type is {model_type!r:.200}; polyrank runs "
+            f"{', '.join(BODIES)}."
         )
-    _refuse_variants(config, path)
+    _refuse_variants(config)
     layout = BODIES[model_type]
-    hidden_size = positive_int(config, "hidden_size", path)
-    num_heads = positive_int(config, "num_attention_heads", path)
+    hidden_size = config.integer("hidden_size", low=1)
+    num_heads = config.integer("num_attention_heads", low=1)
     if hidden_size % num_heads:
         raise CheckpointError(
-            f"{path} says hidden_size is {hidden_size} and num_attention_heads {num_heads}; "
+            f"{config.path} says hidden_size is {hidden_size} and num_attention_heads {num_heads}; "
             "the first must be a multiple of the second."
         )
-    pad_token_id = config.get("pad_token_id")
-    if type(pad_token_id) is not int:
-        pad_token_id = 1 if layout.counts_from_padding else 0
-    activation = config.get("hidden_act", "gelu")
-    if activation not in NONLINEARITIES:
-        raise UnsupportedArchitectureError(
-            f"{path} says hidden_act is {activation!r}; polyrank knows "
-            f"{', '.join(key for key in NONLINEARITIES if '.' not in key)}."
-        )
-    return BodySpec(
+    vocab_size = config.integer("vocab_size", low=1)
+    # encoders count positions from this id, so that any other would point outside their tables
+    default = min(1 if layout.counts_from_padding else 0, vocab_size - 1)
+    pad_token_id = config.integer("pad_token_id", high=vocab_size - 1, default=default)
+    body = BodySpec(
         model_type=model_type,
         hidden_size=hidden_size,
-        num_layers=positive_int(config, "num_hidden_layers", path),
+        num_layers=config.integer("num_hidden_layers", low=1, high=MAX_LAYERS),
         num_heads=num_heads,
-        intermediate_size=positive_int(config, "intermediate_size", path),
-        vocab_size=positive_int(config, "vocab_size", path),
-        num_positions=positive_int(config, "max_position_embeddings", path),
+        intermediate_size=config.integer("intermediate_size", low=1),
+        vocab_size=vocab_size,
+        num_positions=config.integer("max_position_embeddings", low=1),
         position_offset=pad_token_id + 1 if layout.counts_from_padding else 0,
-        type_vocab_size=positive_int({"type_vocab_size": 2, **config}, "type_vocab_size", path),
+        type_vocab_size=config.integer("type_vocab_size", low=1, default=2),
         pad_token_id=pad_token_id,
-        activation=NONLINEARITIES[activation],
-        layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        activation=_activation(config),
+        layer_norm_eps=config.number("layer_norm_eps", low=1e-30, high=1.0, default=1e-12),
         prefix=_prefix(layout.prefixes, weights),
     )
+    if body.max_seqlen < 1:
+        raise CheckpointError(
+            f"{config.path} says max_position_embeddings is {body.num_positions} and pad_token_id "
+            f"{pad_token_id}; positions of {model_type} begin behind the latter, so none is left."
+        )
+    _check_last_layer(body, weights)
+    return body
 
 
-def _refuse_variants(config: Mapping[str, Any], path: Path) -> None:
-    if config.get("position_embedding_type", "absolute") != "absolute":
+def _check_last_layer(body: BodySpec, weights: Weights) -> None:
+    """Look into the files before layers are listed: a list of 10^8 of them takes gigabytes."""
+    name = f"{body.prefix}{LAYER.format(body.num_layers - 1)}attention.self.query.weight"
+    if name not in weights:
+        raise weights.missing(name)
+
+
+def _activation(config: Settings) -> Nonlinearity:
+    name = config.text("hidden_act") or "gelu"
+    if name not in NONLINEARITIES:
         raise UnsupportedArchitectureError(
-            f"{path} says position_embedding_type is {config['position_embedding_type']!r}; "
+            f"{config.path} says hidden_act is {name!r:.200}; polyrank knows "
+            f"{', '.join(key for key in NONLINEARITIES if '.' not in key)}."
+        )
+    return NONLINEARITIES[name]
+
+
+def _refuse_variants(config: Settings) -> None:
+    positions = config.text("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise UnsupportedArchitectureError(
+            f"{config.path} says position_embedding_type is {positions!r:.200}; "
             "polyrank runs learnt absolute positions."
         )
-    if config.get("is_decoder"):
-        raise UnsupportedArchitectureError(f"{path} describes a decoder; polyrank runs encoders.")
-    if config.get("quantization_config"):
+    if config.flag("is_decoder", default=False):
         raise UnsupportedArchitectureError(
-            f"{path} describes weights quantised by another library; use the original weights."
+            f"{config.path} describes a decoder; polyrank runs encoders."
+        )
+    if "quantization_config" in config:
+        raise UnsupportedArchitectureError(
+            f"{config.path} describes weights quantised by another library; use the original "
+            "weights."
         )
 
 

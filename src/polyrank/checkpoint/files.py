@@ -1,17 +1,115 @@
-"""Reading of a checkpoint's JSON files, with errors that name file, key and remedy."""
+"""Reading of a checkpoint's files: regular ones only, and no more of them than is sane.
+
+A folder comes from anywhere. A name in it may be a pipe that never ends or a link to a device, a
+small file may expand to gigabytes, and JSON may hold numbers of thousands of digits or be nested
+until Python's stack ends. All of that is refused here, before memory grows.
+"""
 
 import gzip
 import json
+import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
 
 COMPRESSED_SUFFIX = ".gz"
-MAX_PLAIN_BYTES = 1 << 30  # of a compressed file; the largest tokenizers take 40 MB
+MAX_PLAIN_BYTES = 128 << 20  # the largest tokenizer of this family takes 50 MB
+MAX_RATIO = 100  # of gzip data; tokenizers reach 6
+MAX_JSON_BYTES = 4 << 20  # of settings; names of 22,000 labels take 1 MB
+MAX_DEPTH = 64
+MAX_DIGITS = 1000  # of a whole number; Python itself gives up at 4,300
 _GZIP = 31  # zlib's word for a gzip header and the widest window
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file of this name, which then can be read without a hang.
+
+    Args:
+        path: The name.
+
+    Returns:
+        False where there is nothing.
+
+    Raises:
+        CheckpointError: If there is something else than a regular file, or it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{path} cannot be looked at: {exc}.") from exc
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(
+            f"{path} is no regular file but a {_kind(mode)}, which polyrank does not open. Put the "
+            "checkpoint's own file there."
+        )
+    return True
+
+
+def _kind(mode: int) -> str:
+    names = {
+        stat.S_IFDIR: "folder",
+        stat.S_IFIFO: "pipe",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+    }
+    return names.get(stat.S_IFMT(mode), "special file")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        CheckpointNotFoundError: If it does not exist.
+        CheckpointError: If it is no regular file, or cannot be opened.
+    """
+    if not is_file(path):
+        raise CheckpointNotFoundError(
+            f"no {path.name} in {path.parent}. A checkpoint folder has the files that the Hub "
+            "lists under 'Files and versions'."
+        )
+    try:
+        return path.open("rb")
+    except OSError as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}.") from exc
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Args:
+        path: The file.
+        max_bytes: What it may take at most.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        CheckpointNotFoundError: If it does not exist.
+        CheckpointError: If it is larger, no regular file, or cannot be read.
+    """
+    with open_file(path) as file:
+        try:
+            data = file.read(max_bytes + 1)
+        except OSError as exc:
+            raise CheckpointError(f"{path} cannot be read: {exc}.") from exc
+    if len(data) > max_bytes:
+        raise CheckpointError(
+            f"{path} takes more than {max_bytes:,} bytes, the most that polyrank reads of such a "
+            "file. It is not the checkpoint's own: download it again."
+        )
+    return data
 
 
 def read_plain(path: Path) -> bytes:
@@ -24,20 +122,21 @@ def read_plain(path: Path) -> bytes:
         What it holds.
 
     Raises:
-        CheckpointError: If it is not whole gzip data, or expands beyond 1 GiB.
-        OSError: If it cannot be read.
+        CheckpointNotFoundError: If it does not exist.
+        CheckpointError: If it is not whole gzip data, or is or expands to more than is sane.
     """
-    data = path.read_bytes()
+    data = read_file(path, MAX_PLAIN_BYTES)
     if path.suffix != COMPRESSED_SUFFIX:
         return data
+    limit = min(MAX_PLAIN_BYTES, MAX_RATIO * len(data))
     expander = zlib.decompressobj(_GZIP)
     try:
-        plain = expander.decompress(data, MAX_PLAIN_BYTES)
+        plain = expander.decompress(data, limit)
     except zlib.error as exc:
         raise CheckpointError(f"{path} is not gzip data: {exc}. Download it again.") from exc
     if not expander.eof:
         raise CheckpointError(
-            f"{path} is cut short, or expands beyond {MAX_PLAIN_BYTES:,} bytes. Download it again."
+            f"{path} is cut short, or expands beyond {limit:,} bytes. Download it again."
         )
     return plain
 
@@ -48,35 +147,99 @@ def compress_json(content: Any) -> bytes:
     return gzip.compress(text.encode("utf8"), mtime=0)
 
 
-def read_json(path: Path) -> Any:
+def parse_json(data: bytes, *, is_strict: bool = False) -> Any:
+    """Return what JSON holds.
+
+    Args:
+        data: JSON in UTF-8.
+        is_strict: Whether to refuse what the standard leaves open too: a key that an object holds
+            twice, and NaN and infinity.
+
+    Returns:
+        The content, with whole numbers of `MAX_DIGITS` digits and nesting of `MAX_DEPTH` at most.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        content = json.loads(
+            data.decode("utf8"),
+            parse_int=_integer,
+            parse_constant=_refuse_constant if is_strict else None,
+            object_pairs_hook=_unique if is_strict else None,
+        )
+    except RecursionError as exc:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from exc
+    _check_depth(content)
+    return content
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it holds the key {key!r:.100} twice")
+        found[key] = value
+    return found
+
+
+def _check_depth(content: Any) -> None:
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in _inner(value)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return _containers(value.values())
+    return _containers(value) if isinstance(value, list) else ()
+
+
+def _containers(values: Iterable[Any]) -> Iterator[Any]:
+    return (value for value in values if isinstance(value, dict | list))
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the content of a JSON file, which may be compressed.
 
     Args:
         path: The file; gzip data where its name ends in .gz.
+        max_bytes: What the JSON may take at most.
 
     Returns:
         What it holds.
 
     Raises:
         CheckpointNotFoundError: If it does not exist.
-        CheckpointError: If it is not JSON in UTF-8.
+        CheckpointError: If it is no JSON in UTF-8, too large, or nested too deep.
     """
+    is_compressed = path.suffix == COMPRESSED_SUFFIX
+    data = read_plain(path) if is_compressed else read_file(path, max_bytes)
     try:
-        return json.loads(read_plain(path).decode("utf8"))
-    except FileNotFoundError as exc:
-        raise CheckpointNotFoundError(
-            f"no {path.name} in {path.parent}. A checkpoint folder has the files that the Hub "
-            "lists under 'Files and versions'."
-        ) from exc
-    except (ValueError, RecursionError, OSError) as exc:
+        return parse_json(data)
+    except ValueError as exc:
         raise CheckpointError(f"{path} cannot be read as JSON: {exc}. Download it again.") from exc
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the content of a JSON file that must hold an object.
 
     Args:
         path: The file.
+        max_bytes: What the JSON may take at most.
 
     Returns:
         Its keys and values.
@@ -84,7 +247,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it holds something else.
     """
-    content = read_json(path)
+    content = read_json(path, max_bytes)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a JSON object.")
     return content
@@ -92,28 +255,4 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_optional(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file, or an empty one where there is no such file."""
-    return read_object(path) if path.is_file() else {}
-
-
-def positive_int(config: Mapping[str, Any], key: str, path: Path) -> int:
-    """Return a size that a configuration must hold.
-
-    Args:
-        config: Content of the configuration.
-        key: Name of the size.
-        path: Where the configuration was read, for the message.
-
-    Returns:
-        The size, 1 or more.
-
-    Raises:
-        CheckpointError: If it is absent or not a whole number of 1 or more.
-    """
-    if key not in config:
-        raise CheckpointError(f"{path} lacks the key {key!r}, which polyrank needs.")
-    value = config[key]
-    if type(value) is not int or value < 1:
-        raise CheckpointError(
-            f"{path} says {key!r} is {value!r}; it must be a whole number above 0."
-        )
-    return value
+    return read_object(path) if is_file(path) else {}

@@ -4,25 +4,23 @@ It is not an entry of a head in `polyrank_heads`, so that published rerankers an
 heads transformers and sentence-transformers describe, can have it as well.
 """
 
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast, get_args
+from typing import get_args
 
+from polyrank.checkpoint.settings import LARGEST_FLOAT32, Settings
 from polyrank.errors import CheckpointError
 from polyrank.types import FirstStageKind
 
 FIRST_STAGE_KEY = "polyrank_first_stage_weights"
+_KINDS: tuple[FirstStageKind, ...] = get_args(FirstStageKind)
 
 
-def read_first_stage_weights(config: Mapping[str, Any], path: Path) -> dict[FirstStageKind, float]:
+def read_first_stage_weights(config: Settings) -> dict[FirstStageKind, float]:
     """Return what a standard deviation of each kind of first-stage score counts for, in logits.
 
     ``"polyrank_first_stage_weights": {"lexical": 0.6, "dense": 0.1}`` in config.json.
 
     Args:
         config: Content of config.json.
-        path: Where it was read.
 
     Returns:
         The weights by kind; empty where the checkpoint names none.
@@ -30,24 +28,21 @@ def read_first_stage_weights(config: Mapping[str, Any], path: Path) -> dict[Firs
     Raises:
         CheckpointError: If an entry is of no known kind, or no finite number from 0 upwards.
     """
-    kinds = get_args(FirstStageKind)
-    entries = config.get(FIRST_STAGE_KEY, {})
-    if not isinstance(entries, dict):
+    content = config.content.get(FIRST_STAGE_KEY)
+    if content is not None and not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} must give {FIRST_STAGE_KEY} as an object of {' and '.join(kinds)}, not "
-            f"{entries!r}."
+            f"{config.path} must give {FIRST_STAGE_KEY} as an object of {' and '.join(_KINDS)}, "
+            f"not {content!r:.200}."
         )
+    entries = config.mapping(FIRST_STAGE_KEY)
     weights: dict[FirstStageKind, float] = {}
-    for kind, weight in entries.items():
-        if kind not in kinds:
+    for kind in entries:
+        if kind not in _KINDS:
             raise CheckpointError(
-                f"{path} gives {FIRST_STAGE_KEY} for {kind!r}; there are {' and '.join(kinds)}."
+                f"{config.path} gives {FIRST_STAGE_KEY} for {kind!r:.200}; there are "
+                f"{' and '.join(_KINDS)}."
             )
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not is_number or not 0 <= weight < math.inf:
-            raise CheckpointError(
-                f"{path} gives {FIRST_STAGE_KEY} of {kind} as {weight!r}; it must be a finite "
-                "number, 0 or more."
-            )
-        weights[cast(FirstStageKind, kind)] = float(weight)
+        if kind not in entries:
+            raise entries.error(kind, "a finite number from 0 upwards")
+        weights[kind] = entries.number(kind, low=0.0, high=LARGEST_FLOAT32)
     return weights

@@ -1,7 +1,7 @@
 """The record of the quality gate: whether int8 was measured on these weights and held up.
 
-`polyrank compress quantize` writes it; serving reads only whether it passed and whether the
-weights are still the ones it speaks of.
+`polyrank compress quantize` writes it; serving reads only whether it passed and whether weights,
+settings and tokenizer are still the ones it speaks of.
 """
 
 import hashlib
@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polyrank.checkpoint.files import read_optional
+from polyrank.checkpoint.files import open_file
+from polyrank.checkpoint.header import read_header
 from polyrank.checkpoint.layouts import GATE_FILE
-from polyrank.checkpoint.weights import Weights, read_header
+from polyrank.checkpoint.modules import Modules
+from polyrank.checkpoint.settings import Settings
+from polyrank.checkpoint.state import settings_fingerprint
+from polyrank.checkpoint.weights import Weights
 from polyrank.errors import CheckpointError
 
 NUM_BLOCKS = 16  # of each tensor
 BLOCK_BYTES = 4096
+MAX_TASKS = 1000  # of which a record has figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,45 +39,53 @@ class GateStatus:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_gate(folder: Path, weights: Weights) -> GateStatus:
-    """Return what the record in a folder says of its weights.
+def read_gate(folder: Path, weights: Weights, tokenizer_file: Path) -> GateStatus:
+    """Return what the record in a folder says of its weights and settings.
 
     Args:
         folder: The checkpoint's folder.
         weights: The tensors of its body.
+        tokenizer_file: Its tokenizer.
 
     Returns:
-        The status; not passed where there is no record, or it speaks of other weights.
+        The status; not passed where there is no record, or it speaks of other weights, settings or
+        another tokenizer.
 
     Raises:
         CheckpointError: If there is a record that cannot be read.
     """
     path = folder / GATE_FILE
-    record = read_optional(path)
-    if not record:
+    record = Settings.read_optional(path)
+    figures = record.content
+    if not figures:
         return GateStatus(False, "the folder has no record of a quality gate for int8")
-    passed, expected = record.get("passed"), record.get("weights_sha256")
-    if not isinstance(passed, bool) or not isinstance(expected, str):
-        raise CheckpointError(
-            f"{path} must hold passed (true or false) and weights_sha256 (a text). Delete it, "
-            "or write it anew with `polyrank compress quantize`."
-        )
-    _check_tasks(record, path)
-    if expected != fingerprint(weights.paths):
+    if "passed" not in record or "weights_sha256" not in record:
+        raise _unreadable(path, "it must hold passed (true or false) and weights_sha256 (a text)")
+    try:
+        passed, of_weights = record.flag("passed", default=False), record.text("weights_sha256")
+        of_settings = record.text("settings_sha256")
+        record.mappings("tasks", MAX_TASKS)
+    except CheckpointError as exc:
+        raise _unreadable(path, str(exc)) from exc
+    if of_weights != fingerprint(weights.paths):
         reason = f"{GATE_FILE} speaks of other weights than the folder holds"
-        return GateStatus(False, reason, record)
+        return GateStatus(False, reason, figures)
+    if of_settings != settings_fingerprint(Modules(folder), tokenizer_file):
+        reason = f"{GATE_FILE} speaks of other settings, or another tokenizer, than the folder has"
+        return GateStatus(False, reason, figures)
     verdict = "passed" if passed else "failed"
-    return GateStatus(passed, f"int8 {verdict} its quality gate{_summary(record)}", record)
+    return GateStatus(passed, f"int8 {verdict} its quality gate{_summary(figures)}", figures)
 
 
-def _check_tasks(record: Mapping[str, Any], path: Path) -> None:
-    tasks = record.get("tasks", [])
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise CheckpointError(f"{path} must hold a list of figures as tasks, not {tasks!r:.100}.")
+def _unreadable(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be used: {what}. Delete it, or write it anew with "
+        "`polyrank compress quantize`."
+    )
 
 
 def _summary(record: Mapping[str, Any]) -> str:
-    words = [str(record[key]) for key in ("dataset", "created") if record.get(key)]
+    words = [f"{record[key]!s:.200}" for key in ("dataset", "created") if record.get(key)]
     return f" ({', '.join(words)})" if words else ""
 
 
@@ -96,7 +109,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         tensors = read_header(path).values()
-        with path.open("rb") as file:
+        with open_file(path) as file:
             length = file.read(8)
             digest.update(length + file.read(int.from_bytes(length, "little")))
             for info in tensors:

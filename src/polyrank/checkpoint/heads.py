@@ -1,22 +1,24 @@
 """What a checkpoint can do: its heads, read from config.json and sentence-transformers files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 
-from polyrank.checkpoint.files import read_json, read_object, read_optional
 from polyrank.checkpoint.layouts import (
     ACTIVATIONS,
     BODIES,
     CLASSIFIER_SUFFIX,
-    LEGACY_POOLING_FLAGS,
-    MODULES,
-    MODULES_FILE,
-    NONLINEARITIES,
     POOLING_MODES,
     PROMPTS_FILE,
+)
+from polyrank.checkpoint.modules import Modules
+from polyrank.checkpoint.settings import (
+    LARGEST_FLOAT32,
+    MAX_ITEMS,
+    MAX_SIZE,
+    Settings,
+    is_text,
 )
 from polyrank.checkpoint.spec import (
     MATCH_FEATURES,
@@ -24,123 +26,25 @@ from polyrank.checkpoint.spec import (
     DenseSpec,
     HeadSpec,
     LateInteractionSpec,
+    Nonlinearity,
 )
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
 
 EXTRA_HEADS_KEY = "polyrank_heads"
+MAX_LAYERS = 16  # linear layers of a head
 
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_NONLINEARITIES: dict[str, Nonlinearity] = {name: name for name in get_args(Nonlinearity)}
+_ACTIVATIONS: dict[str, Activation] = {name: name for name in get_args(Activation)}
 
 Heads = dict[TaskName, HeadSpec]
 
 
-class Modules:
-    """The chain of modules of a sentence-transformers folder (empty for a plain one)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.chain: list[tuple[str, Path]] = []
-        path = folder / MODULES_FILE
-        if not path.is_file():
-            return
-        content = read_json(path)
-        try:
-            for entry in content:
-                kind = entry["type"].rsplit(".", 1)[-1]
-                self.chain.append((MODULES.get(kind, kind), self._subfolder(entry["path"], path)))
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise CheckpointError(f"{path} does not list modules: {exc!r}.") from exc
-        self._check(path)
-
-    def _subfolder(self, relative: str, path: Path) -> Path:
-        if relative and (Path(relative).is_absolute() or ".." in Path(relative).parts):
-            raise CheckpointError(f"{path} names a folder outside the checkpoint: {relative!r}.")
-        return self.folder / relative
-
-    def _check(self, path: Path) -> None:
-        kinds = [kind for kind, _ in self.chain]
-        unknown = [kind for kind in kinds if kind not in MODULES.values()]
-        if unknown:
-            raise UnsupportedArchitectureError(
-                f"{path} uses the module {unknown[0]}; polyrank runs {', '.join(MODULES)}."
-            )
-        if kinds[:1] != ["transformer"] or kinds.count("transformer") != 1:
-            raise UnsupportedArchitectureError(
-                f"{path} must begin with one Transformer module, not {kinds}."
-            )
-        if kinds.count("pooling") > 1 or ("dense" in kinds and "pooling" not in kinds):
-            raise UnsupportedArchitectureError(
-                f"{path} must hold one Pooling module before any Dense one, not {kinds}."
-            )
-
-    @property
-    def body_folder(self) -> Path:
-        """Folder of the transformer: the checkpoint's own, or 0_Transformer in old ones."""
-        return self.chain[0][1] if self.chain else self.folder
-
-    @property
-    def has_pooling(self) -> bool:
-        """Whether the chain pools token rows."""
-        return any(kind == "pooling" for kind, _ in self.chain)
-
-    def head(self) -> HeadSpec:
-        """Return pooling, linear layers and normalisation of the chain as one head."""
-        pooling: tuple[PoolingMode, ...] = ("mean",)
-        layers: list[DenseSpec] = []
-        is_normalized = False
-        for kind, folder in self.chain:
-            if kind == "pooling":
-                pooling = _pooling(folder / "config.json")
-            elif kind == "dense":
-                layers.append(self._dense(folder))
-            elif kind == "normalize":
-                is_normalized = True
-        return HeadSpec(pooling, tuple(layers), is_normalized)
-
-    def _dense(self, folder: Path) -> DenseSpec:
-        path = folder / "config.json"
-        config = read_object(path)
-        name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-        if name not in NONLINEARITIES:
-            raise UnsupportedArchitectureError(
-                f"{path} uses the activation {name!r}; polyrank knows "
-                f"{', '.join(key for key in NONLINEARITIES if '.' in key)}."
-            )
-        bias = "linear.bias" if config.get("bias", True) else None
-        relative = folder.relative_to(self.folder).as_posix()
-        return DenseSpec("linear.weight", bias, NONLINEARITIES[name], relative)
-
-
-def _pooling(path: Path) -> tuple[PoolingMode, ...]:
-    config = read_object(path)
-    if not config.get("include_prompt", True):
-        raise UnsupportedArchitectureError(
-            f"{path} pools without the prompt's tokens (include_prompt: false), "
-            "which polyrank does not do."
-        )
-    named = config.get("pooling_mode")
-    if named is None:
-        modes = [mode for flag, mode in LEGACY_POOLING_FLAGS.items() if config.get(flag)]
-    else:
-        names = [named] if isinstance(named, str) else list(named)
-        unknown = [name for name in names if name not in POOLING_MODES]
-        if unknown:
-            raise UnsupportedArchitectureError(
-                f"{path} pools by {unknown[0]!r}; polyrank knows {', '.join(POOLING_MODES)}."
-            )
-        modes = [POOLING_MODES[name] for name in names]
-    return tuple(modes) or ("mean",)
-
-
-def read_heads(
-    config: Mapping[str, Any], path: Path, body: BodySpec, modules: Modules
-) -> tuple[Heads, tuple[str, ...]]:
+def read_heads(config: Settings, body: BodySpec, modules: Modules) -> tuple[Heads, tuple[str, ...]]:
     """Return the heads of a checkpoint and what had to be assumed.
 
     Args:
         config: Content of config.json.
-        path: Where it was read.
         body: The body that the heads stand on.
         modules: Sentence-transformers modules of the folder.
 
@@ -151,26 +55,26 @@ def read_heads(
         UnsupportedArchitectureError: If a head cannot be run.
         CheckpointError: If a head is described wrongly.
     """
-    settings = read_optional(modules.folder / PROMPTS_FILE)
-    architecture = str((config.get("architectures") or [""])[0])
+    settings = Settings.read_optional(modules.folder / PROMPTS_FILE)
+    architecture = next(iter(config.texts("architectures")), "")
     assumptions: tuple[str, ...] = ()
     heads: Heads = {}
-    if modules.has_pooling and settings.get("model_type") == "CrossEncoder":
+    if modules.has_pooling and settings.text("model_type") == "CrossEncoder":
         head = modules.head()
-        heads = _scoring(head.pooling, head.layers, config, settings, path)
+        heads = _scoring(head.pooling, head.layers, config, settings)
     elif modules.has_pooling:
         heads = {"embed": modules.head()}
     elif architecture.endswith(CLASSIFIER_SUFFIX):
         layers = _classifier_layers(body)
-        heads = _scoring(("cls",), layers, config, settings, path)
+        heads = _scoring(("cls",), layers, config, settings)
     elif EXTRA_HEADS_KEY not in config:
         heads = {"embed": HeadSpec(("mean",))}
         assumptions = (
             "The folder describes no head: vectors are the mean of the token rows, not normalised.",
         )
-    heads.update(_extra_heads(config, path, body))
-    _check_late_interaction(heads, path)
-    _check_similarity(heads, path)
+    heads.update(_extra_heads(config, body))
+    _check_late_interaction(heads, config.path)
+    _check_similarity(heads, config.path)
     return heads, assumptions
 
 
@@ -190,16 +94,15 @@ def _classifier_layers(body: BodySpec) -> tuple[DenseSpec, ...]:
 def _scoring(
     pooling: tuple[PoolingMode, ...],
     layers: tuple[DenseSpec, ...],
-    config: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    path: Path,
+    config: Settings,
+    settings: Settings,
 ) -> Heads:
     """One label makes a reranker, several make a classifier."""
-    labels = _labels(config, path)
+    labels = _labels(config)
     if len(labels) == 1:
         activation = _score_activation(config, settings)
         return {"rerank": HeadSpec(pooling, layers, activation=activation, labels=labels)}
-    problem = config.get("problem_type")
+    problem = config.text("problem_type")
     activations: dict[str | None, Activation] = {
         "multi_label_classification": "sigmoid",
         "regression": "identity",
@@ -208,34 +111,47 @@ def _scoring(
     return {"classify": HeadSpec(pooling, layers, activation=activation, labels=labels)}
 
 
-def _score_activation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Activation:
+def _score_activation(config: Settings, settings: Settings) -> Activation:
     """Sigmoid unless the checkpoint names another, in any of the three places used over time."""
-    nested = config.get("sentence_transformers")
-    candidates = (
-        settings.get("activation_fn"),
-        nested.get("activation_fn") if isinstance(nested, dict) else None,
-        config.get("sbert_ce_default_activation_function"),
+    key = "activation_fn"
+    places = (
+        (settings, key),
+        (config.mapping("sentence_transformers"), key),
+        (config, "sbert_ce_default_activation_function"),
     )
-    for name in candidates:
-        if isinstance(name, str) and name.rsplit(".", 1)[-1] in ACTIVATIONS:
-            return ACTIVATIONS[name.rsplit(".", 1)[-1]]
+    for place, key in places:
+        name = place.text(key)
+        if name is None:
+            continue
+        last = name.rsplit(".", 1)[-1]
+        if last not in ACTIVATIONS:
+            raise UnsupportedArchitectureError(
+                f"{place.path} says {place.name(key)} is {name!r:.200}; polyrank knows "
+                f"{', '.join(ACTIVATIONS)}."
+            )
+        return ACTIVATIONS[last]
     return "sigmoid"
 
 
-def _labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    id2label = config.get("id2label")
-    if id2label is None:
+def _labels(config: Settings) -> tuple[str, ...]:
+    if "id2label" not in config:
         # transformers' own default is two labels
-        return tuple(f"LABEL_{i}" for i in range(int(config.get("num_labels", 2))))
-    try:
-        return tuple(str(id2label[str(i)]) for i in range(len(id2label)))
-    except (KeyError, TypeError) as exc:
+        count = config.integer("num_labels", low=1, high=MAX_ITEMS, default=2)
+        return tuple(f"LABEL_{i}" for i in range(count))
+    names = config.mapping("id2label").content
+    labels = [names.get(str(i)) for i in range(len(names))]
+    if not labels or len(labels) > MAX_ITEMS or not all(map(_is_label, labels)):
         raise CheckpointError(
-            f"{path} must name labels 0 to n-1 in id2label, not {id2label!r}."
-        ) from exc
+            f"{config.path} must name labels 0 to n-1 in id2label, not {names!r:.200}."
+        )
+    return tuple(str(label) for label in labels)
 
 
-def _extra_heads(config: Mapping[str, Any], path: Path, body: BodySpec) -> Heads:
+def _is_label(value: Any) -> bool:
+    return is_text(value) or (type(value) is int and abs(value) <= MAX_SIZE)
+
+
+def _extra_heads(config: Settings, body: BodySpec) -> Heads:
     """Heads beyond what transformers can describe: several tasks on one body.
 
     ``"polyrank_heads": {"classify": {"pooling": "mean", "layers": [{"weight": …, "bias": …,
@@ -243,69 +159,80 @@ def _extra_heads(config: Mapping[str, Any], path: Path, body: BodySpec) -> Heads
     "pooling" there may be "late_interaction".
     """
     heads: Heads = {}
-    for task, entry in dict(config.get(EXTRA_HEADS_KEY, {})).items():
+    entries = config.mapping(EXTRA_HEADS_KEY)
+    for task in entries:
         try:
             if task not in get_args(TaskName):
                 raise ValueError(f"unknown task {task!r}")
-            late = entry.get("late_interaction")
-            if late is not None and "pooling" in entry:
-                raise ValueError("pooling beside late_interaction")
-            heads[cast(TaskName, task)] = HeadSpec(
-                (POOLING_MODES[entry["pooling"]],) if late is None else (),
-                tuple(_dense(layer) for layer in entry.get("layers", ())),
-                bool(entry.get("normalize", False)),
-                entry.get("activation", "identity"),
-                tuple(entry.get("labels", ())),
-                float(entry.get("similarity_weight", 0.0)),
-                None if late is None else _late_interaction(late, body.num_layers),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            heads[cast(TaskName, task)] = _extra_head(entries.mapping(task), body)
+        except (CheckpointError, ValueError) as exc:
             raise CheckpointError(
-                f"{path} describes the head {task!r} of {EXTRA_HEADS_KEY} wrongly: {exc!r}."
+                f"{config.path} describes the head {task!r:.200} of {EXTRA_HEADS_KEY} wrongly: "
+                f"{exc}"
             ) from exc
     return heads
 
 
-def _dense(entry: Mapping[str, Any]) -> DenseSpec:
-    return DenseSpec(entry["weight"], entry.get("bias"), entry.get("nonlinearity", "identity"))
+def _extra_head(entry: Settings, body: BodySpec) -> HeadSpec:
+    late = entry.mapping("late_interaction") if "late_interaction" in entry else None
+    if late is not None and "pooling" in entry:
+        raise ValueError("pooling beside late_interaction")
+    largest = LARGEST_FLOAT32
+    return HeadSpec(
+        (entry.choice("pooling", POOLING_MODES),) if late is None else (),
+        tuple(_dense(layer) for layer in entry.mappings("layers", MAX_LAYERS)),
+        entry.flag("normalize", default=False),
+        entry.choice("activation", _ACTIVATIONS, "identity"),
+        entry.texts("labels"),
+        entry.number("similarity_weight", low=-largest, high=largest, default=0.0),
+        None if late is None else _late_interaction(late, body.num_layers),
+    )
 
 
-def _late_interaction(entry: Mapping[str, Any], num_layers: int) -> LateInteractionSpec:
-    features = tuple(entry["features"])
-    unknown = [name for name in features if name not in MATCH_FEATURES]
-    if unknown or not features or len(set(features)) < len(features):
+def _dense(entry: Settings) -> DenseSpec:
+    nonlinearity = entry.choice("nonlinearity", _NONLINEARITIES, "identity")
+    return DenseSpec(entry.needed_text("weight"), entry.text("bias"), nonlinearity)
+
+
+def _late_interaction(entry: Settings, num_layers: int) -> LateInteractionSpec:
+    features = entry.texts("features")
+    known = {name: name for name in MATCH_FEATURES}
+    if not features or not set(features) <= set(known) or len(set(features)) < len(features):
         raise ValueError(
-            f"features must be different ones of {', '.join(MATCH_FEATURES)}, not {list(features)}"
+            f"features must be different ones of {', '.join(known)}, not {list(features)!r:.200}"
         )
-    weight, directions = entry.get("weight"), entry.get("directions")
-    for name in (entry["center"], "" if directions is None else directions):
-        if not isinstance(name, str):
-            raise TypeError(f"center and directions are names of tensors, not {name!r}")
-    layers = _layer_weights(entry["layers"], num_layers) if "layers" in entry else ()
+    layers: LayerWeights = ()
+    if "layers" in entry.content:
+        layers = _layer_weights(entry.content["layers"], num_layers)
     if layers and "cosine" in features:
         raise ValueError(
             "the feature cosine needs the last layer's rows, which are not at hand where layers "
             "are summed up; take clean_cosine"
         )
+    weight = entry.mapping("weight") if "weight" in entry else None
     return LateInteractionSpec(
-        entry["center"],
-        directions,
-        None if weight is None else DenseSpec(weight["weight"], weight.get("bias"), "identity"),
-        features,
+        entry.needed_text("center"),
+        entry.text("directions"),
+        None
+        if weight is None
+        else DenseSpec(weight.needed_text("weight"), weight.text("bias"), "identity"),
+        tuple(known[name] for name in features if name in known),
         layers,
     )
 
 
 def _layer_weights(entry: Any, num_layers: int) -> LayerWeights:
     if not isinstance(entry, dict) or not entry:
-        raise ValueError(f"layers must give the weight of one layer or more, not {entry!r}")
+        raise ValueError(f"layers must give the weight of one layer or more, not {entry!r:.200}")
     numbers = {str(number): number for number in range(num_layers + 1)}
     for name, weight in entry.items():
         if name not in numbers:
-            raise ValueError(f"layers are numbered 0 to {num_layers}, not {name!r}")
+            raise ValueError(f"layers are numbered 0 to {num_layers}, not {name!r:.200}")
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not is_number or not abs(weight) <= _LARGEST_FLOAT32:
-            raise ValueError(f"the weight of layer {name} must be a finite number, not {weight!r}")
+        if not is_number or not abs(weight) <= LARGEST_FLOAT32:
+            raise ValueError(
+                f"the weight of layer {name} must be a finite number, not {weight!r:.200}"
+            )
     return tuple(sorted((numbers[name], float(weight)) for name, weight in entry.items()))
 
 

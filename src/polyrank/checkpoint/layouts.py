@@ -3,6 +3,7 @@
 Adding a published layout means adding a row here, not a branch elsewhere.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -75,6 +76,72 @@ BODIES: Mapping[str, BodyLayout] = {
 """Bodies that polyrank runs, by ``model_type`` of config.json."""
 
 CLASSIFIER_SUFFIX = "ForSequenceClassification"
+
+OTHER_HEADS = (
+    "ForMaskedLM",
+    "ForCausalLM",
+    "ForPreTraining",
+    "ForNextSentencePrediction",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "LMHeadModel",
+    "ColBERT",
+)
+"""How architectures end whose heads polyrank does not run."""
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Tensors that are found in published files although the model at hand does not read them.
+
+    Attributes:
+        pattern: What their whole names match, with or without the prefix of the body.
+        what: What they are, for people.
+        needs_declaration: Whether they are harmless only where the folder itself says what it is
+            for: a body that was trained with such a head embeds only if somebody made it so.
+        is_refused: Whether they never are, so that the entry only gives them a name.
+    """
+
+    pattern: re.Pattern[str]
+    what: str
+    needs_declaration: bool = False
+    is_refused: bool = False
+
+
+LEFTOVERS = (
+    # buffers that older transformers saved: 0, 1, 2, … and zeros
+    Leftover(re.compile(r"embeddings\.(position_ids|token_type_ids)"), "counts of positions"),
+    # in every BertModel and XLMRobertaModel; embedders pool token rows instead
+    Leftover(re.compile(r"pooler\.dense\.(weight|bias)"), "the pooler of pre-training"),
+    Leftover(
+        re.compile(r"(cls\.(predictions|seq_relationship)|lm_head)\..+"),
+        "the masked-language-model head of pre-training (cls.predictions, lm_head)",
+        needs_declaration=True,
+    ),
+    Leftover(
+        re.compile(r"linear\.(weight|bias)"),
+        "the projection of a ColBERT model, which compares token by token",
+        is_refused=True,
+    ),
+    Leftover(
+        re.compile(r"qa_outputs\.(weight|bias)"),
+        "the head of a model that answers questions",
+        is_refused=True,
+    ),
+    Leftover(
+        re.compile(r"classifier\.(.+\.)?(weight|bias)"),
+        "the classifier of another architecture (one that labels tokens, or choices)",
+        is_refused=True,
+    ),
+)
+"""By the first pattern that matches; what matches none is refused.
+
+Seen in: bge-reranker-base and ms-marco-MiniLM (position_ids), multilingual-e5, UAE-Large-V1 and
+paraphrase-multilingual-mpnet-base-v2 (position_ids, pooler), bodies trained on by
+sentence-transformers from a ForMaskedLM or ForPreTraining model (cls.predictions, lm_head)."""
 
 NONLINEARITIES: Mapping[str, Nonlinearity] = {
     "gelu": "gelu",

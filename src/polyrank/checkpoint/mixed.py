@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.checkpoint.header import TensorInfo
 from polyrank.checkpoint.int4 import BLOCK_VALUES, unpack_int4
-from polyrank.checkpoint.weights import UINT8_DTYPES, TensorInfo, Weights
+from polyrank.checkpoint.weights import UINT8_DTYPES, Weights
 from polyrank.errors import CheckpointError, CorruptWeightsError
 from polyrank.types import Float16Array, Float32Array, UInt8Array
 

@@ -7,12 +7,12 @@
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from polyrank.checkpoint.layouts import QUANTIZATION_KEY
+from polyrank.checkpoint.settings import Settings
 from polyrank.checkpoint.spec import TABLE_TYPES, LinearType, QuantizationSpec
-from polyrank.errors import CheckpointError, UnsupportedArchitectureError
+from polyrank.errors import UnsupportedArchitectureError
 
 VERSION = 1
 SCHEMES: Mapping[str, LinearType] = {"int8-per-channel": "int8", "int4-blocks": "int4"}
@@ -22,12 +22,11 @@ WORD_TABLE = "embeddings.word_embeddings.weight"
 POSITION_TABLE = "embeddings.position_embeddings.weight"
 
 
-def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec | None:
+def read_quantization(config: Settings) -> QuantizationSpec | None:
     """Return how the weights of a folder are quantised.
 
     Args:
         config: Content of config.json.
-        path: Where it was read, for messages.
 
     Returns:
         The layout's settings, or None where the weights are floating-point numbers.
@@ -36,26 +35,21 @@ def read_quantization(config: Mapping[str, Any], path: Path) -> QuantizationSpec
         UnsupportedArchitectureError: If the layout is a newer one, or of another scheme.
         CheckpointError: If the block is not what this layout asks for.
     """
-    block = config.get(QUANTIZATION_KEY)
-    if block is None:
+    if QUANTIZATION_KEY not in config:
         return None
-    if not isinstance(block, dict):
-        raise CheckpointError(f"{path} holds {QUANTIZATION_KEY} {block!r}, not a JSON object.")
-    version, scheme = block.get("version"), block.get("scheme")
-    linears = SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    block = config.mapping(QUANTIZATION_KEY)
+    version, scheme = block.integer("version", high=None, default=0), block.text("scheme")
+    linears = None if scheme is None else SCHEMES.get(scheme)
     if version != VERSION or linears is None:
         raise UnsupportedArchitectureError(
-            f"{path} holds int8 weights of version {version!r} and scheme {scheme!r}; this "
-            f"polyrank reads version {VERSION}, {' or '.join(map(repr, SCHEMES))}. Install a newer "
-            "polyrank, or quantise again with `polyrank compress quantize`."
+            f"{config.path} holds int8 weights of version {version!r:.200} and scheme "
+            f"{scheme!r:.200}; this polyrank reads version {VERSION}, "
+            f"{' or '.join(map(repr, SCHEMES))}. Install a newer polyrank, or quantise again with "
+            "`polyrank compress quantize`."
         )
-    embeddings = block.get("embeddings")
-    if embeddings not in TABLE_TYPES:
-        raise CheckpointError(
-            f"{path} says embeddings of {QUANTIZATION_KEY} are {embeddings!r}; "
-            f"they must be one of {', '.join(TABLE_TYPES)}."
-        )
-    return QuantizationSpec(embeddings, linears)
+    return QuantizationSpec(
+        block.choice("embeddings", {kind: kind for kind in TABLE_TYPES}), linears
+    )
 
 
 def scale_name(weight: str) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from polyrank.checkpoint.body import locate_body, read_body, tensor_shapes
-from polyrank.checkpoint.files import read_object, read_optional
+from polyrank.checkpoint.files import is_file
 from polyrank.checkpoint.first_stage import read_first_stage_weights
 from polyrank.checkpoint.gate import GateStatus, read_gate
-from polyrank.checkpoint.heads import Modules, read_heads
+from polyrank.checkpoint.header import TensorInfo
+from polyrank.checkpoint.heads import EXTRA_HEADS_KEY, Heads, read_heads
 from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
@@ -20,14 +20,24 @@ from polyrank.checkpoint.layouts import (
     TOKENIZER_FILE,
     TRANSFORMER_CONFIG_FILES,
 )
+from polyrank.checkpoint.leftovers import (
+    check_leftovers,
+    check_module_leftovers,
+    refuse_adapters,
+)
 from polyrank.checkpoint.mixed import MixedTable, is_mixed, read_mixed, unpack_mixed
+from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
 from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
-from polyrank.checkpoint.spec import ModelSpec, PromptsSpec
+from polyrank.checkpoint.settings import Settings, is_text
+from polyrank.checkpoint.spec import BodySpec, ModelSpec, PromptsSpec
+from polyrank.checkpoint.state import FolderState, read_state
 from polyrank.checkpoint.tables import RowLookup, int4_rows, int8_rows, mixed_rows
-from polyrank.checkpoint.weights import FLOAT_DTYPES, TensorInfo, Weights
+from polyrank.checkpoint.weights import FLOAT_DTYPES, Weights
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
 from polyrank.types import Float16Array, Float32Array, UInt8Array
+
+MODEL_CARD = "model card"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +49,14 @@ class Checkpoint:
         weights: Tensors of the folder, or of its transformer module.
         body_tensors: Where each tensor of the body lies, by its name without prefix.
         tokenizer_file: Path of tokenizer.json, or of tokenizer.json.gz.
+        state: Of all files that decide an output, before the first was read; see `read_state`.
     """
 
     spec: ModelSpec
     weights: Weights
     body_tensors: Mapping[str, TensorInfo]
     tokenizer_file: Path
+    state: FolderState
 
     def module_weights(self, folder: str) -> Weights:
         """Return the tensors of a module's own sub-folder ("" for the checkpoint's)."""
@@ -130,7 +142,7 @@ class Checkpoint:
 
     def gate(self) -> GateStatus:
         """Return whether int8 passed the quality gate on these weights; see `read_gate`."""
-        return read_gate(self.spec.folder, self.weights)
+        return read_gate(self.spec.folder, self.weights, self.tokenizer_file)
 
 
 def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
@@ -152,47 +164,79 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {folder}.")
     modules = Modules(folder)
-    path = modules.body_folder / CONFIG_FILE
-    config = read_object(path)
+    state = read_state(modules)  # before all else: what is read from now on is no older
+    config = Settings.read(modules.body_folder / CONFIG_FILE)
     weights = Weights.open(modules.body_folder)
-    body = read_body(config, path, weights)
-    quantization = read_quantization(config, path)
-    heads, assumptions = read_heads(config, path, body, modules)
+    refuse_adapters(modules.body_folder, weights)
+    body = read_body(config, weights)
+    quantization = read_quantization(config)
+    heads, assumptions = read_heads(config, body, modules)
+    tensors = locate_body(body, weights, quantization)
+    assumptions += _check_used(config, weights, tensors, heads, modules, body)
+    prompts = read_prompts(folder, name)
     settings = _transformer_settings(modules.body_folder)
-    limit = settings.get("max_seq_length") or _tokenizer_limit(modules.body_folder)
     spec = ModelSpec(
         name=name or folder.name,
         folder=folder,
         body=body,
         heads=heads,
-        prompts=read_prompts(folder, name),
-        max_length=min(int(limit), body.max_seqlen) if limit else body.max_seqlen,
-        is_lowercased=bool(settings.get("do_lower_case", False)),
-        assumptions=assumptions,
+        prompts=prompts,
+        max_length=_max_length(settings, modules.body_folder, body),
+        is_lowercased=settings.flag("do_lower_case", default=False),
+        assumptions=assumptions + _assumed_prompts(prompts),
         quantization=quantization,
-        first_stage_weights=read_first_stage_weights(config, path),
+        first_stage_weights=read_first_stage_weights(config),
     )
-    tensors = locate_body(body, weights, quantization)
-    return Checkpoint(spec, weights, tensors, _tokenizer_file(folder, modules.body_folder))
+    file = _tokenizer_file(folder, modules.body_folder)
+    return Checkpoint(spec, weights, tensors, file, state)
 
 
-def _transformer_settings(folder: Path) -> dict[str, Any]:
+def _check_used(
+    config: Settings,
+    weights: Weights,
+    tensors: Mapping[str, TensorInfo],
+    heads: Heads,
+    modules: Modules,
+    body: BodySpec,
+) -> tuple[str, ...]:
+    """Check that no tensor is left out in silence; see `polyrank.checkpoint.leftovers`."""
+    used = {info.name for info in tensors.values()}
+    used.update(name for head in heads.values() for name in head.tensors)
+    for layer in (layer for head in heads.values() for layer in head.layers if layer.folder):
+        names = [name for name in (layer.weight, layer.bias) if name is not None]
+        check_module_leftovers(Weights.open(modules.folder / layer.folder), names)
+    is_declared = modules.has_pooling or EXTRA_HEADS_KEY in config
+    return check_leftovers(config, weights, used, body, is_declared=is_declared)
+
+
+def _assumed_prompts(prompts: PromptsSpec) -> tuple[str, ...]:
+    if prompts.origin != MODEL_CARD:
+        return ()
+    texts = ", ".join(f"{name} {text!r}" for name, text in prompts.by_name.items())
+    return (f"The folder holds no prompts: those of the model card are used ({texts}).",)
+
+
+def _transformer_settings(folder: Path) -> Settings:
     for name in TRANSFORMER_CONFIG_FILES:
-        if (folder / name).is_file():
-            return read_object(folder / name)
-    return {}
+        if is_file(folder / name):
+            return Settings.read(folder / name)
+    return Settings({}, folder / TRANSFORMER_CONFIG_FILES[0])
 
 
-def _tokenizer_limit(folder: Path) -> int | None:
-    limit = read_optional(folder / TOKENIZER_CONFIG_FILE).get("model_max_length")
-    # transformers writes 1e30 where a tokenizer has no limit
-    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+def _max_length(settings: Settings, folder: Path, body: BodySpec) -> int:
+    if "max_seq_length" in settings:
+        return min(settings.integer("max_seq_length", low=1, high=None), body.max_seqlen)
+    limits = Settings.read_optional(folder / TOKENIZER_CONFIG_FILE)
+    if "model_max_length" not in limits:
+        return body.max_seqlen
+    # a whole number in transformers' files, 1e30 where a tokenizer has no limit
+    return min(int(limits.number("model_max_length", low=1, high=1e300)), body.max_seqlen)
 
 
 def _tokenizer_file(folder: Path, body_folder: Path) -> Path:
     for place in (body_folder, folder):
         for name in (TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE):
-            if (place / name).is_file():
+            if is_file(place / name):
                 return place / name
     raise CheckpointNotFoundError(
         f"no {TOKENIZER_FILE} or {COMPRESSED_TOKENIZER_FILE} in {folder}. Download it, or write it "
@@ -215,17 +259,22 @@ def read_prompts(folder: Path, name: str | None) -> PromptsSpec:
     Raises:
         CheckpointError: If the folder's prompts are not texts.
     """
-    path = folder / PROMPTS_FILE
-    settings = read_optional(path)
-    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
-        raise CheckpointError(f"{path} must map prompt names to texts, not {prompts!r}.")
+    settings = Settings.read_optional(folder / PROMPTS_FILE)
+    entries, default = settings.mapping("prompts"), settings.text("default_prompt_name")
+    prompts = {key: _prompt(entries, key) for key in entries}
     if default is not None and default not in prompts:
         raise CheckpointError(
-            f"{path} names the default prompt {default!r}, which is not among {list(prompts)}."
+            f"{settings.path} names the default prompt {default!r:.200}, which is not among "
+            f"{list(prompts)!r:.200}."
         )
     if any(prompts.values()):
         return PromptsSpec(prompts, default, PROMPTS_FILE)
     if documented := DOCUMENTED_PROMPTS.get(name or ""):
-        return PromptsSpec(documented, None, "model card")
+        return PromptsSpec(documented, None, MODEL_CARD)
     return PromptsSpec()
+
+
+def _prompt(entries: Settings, key: str) -> str:
+    if not is_text(key):
+        raise entries.error(key, "called by a text")
+    return entries.needed_text(key)

@@ -1,30 +1,25 @@
-"""Memory-mapped reading of safetensors files, single or sharded.
+"""Memory-mapped reading of the tensors of safetensors files, single or sharded."""
 
-The header is read here rather than by the safetensors library because encoders need the byte
-offset of each tensor (ONNX external data points into the file) and because a broken file must
-be reported with the tensor's name. Format: an 8-byte little-endian header length, a JSON
-header ``{name: {dtype, shape, data_offsets}}``, then the data.
-Reference: https://github.com/huggingface/safetensors (format section of the README).
-"""
-
-import json
-import math
 import mmap
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.checkpoint.files import is_file, open_file
+from polyrank.checkpoint.header import DTYPES, TensorInfo, read_header
 from polyrank.checkpoint.layouts import (
     PICKLE_FILES,
     QUANTIZATION_KEY,
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
 )
+from polyrank.checkpoint.settings import Settings
 from polyrank.errors import (
+    CheckpointError,
     CheckpointNotFoundError,
     CorruptWeightsError,
     MissingWeightError,
@@ -32,45 +27,10 @@ from polyrank.errors import (
 )
 from polyrank.types import Float32Array, UInt8Array
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-
-# BF16 has no NumPy dtype; its bits are read as uint16 and widened by hand.
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
+MAX_SHARDS = 1024
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 INT8_DTYPES = ("I8",)
 UINT8_DTYPES = ("U8",)  # two 4-bit steps a byte, codes, bits
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Where a tensor lies.
-
-    Attributes:
-        name: Name in the file.
-        dtype: Safetensors name of the element type.
-        shape: Shape of the tensor.
-        path: File that holds it.
-        offset_bytes: Start of its data, counted from the start of the file.
-        size_bytes: Length of its data.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-    offset_bytes: int
-    size_bytes: int
 
 
 class Weights:
@@ -100,7 +60,14 @@ class Weights:
         files = weight_files(folder)
         tensors: dict[str, TensorInfo] = {}
         for path in files:
-            tensors.update(read_header(path))
+            found = read_header(path)
+            twice = next((name for name in found if name in tensors), None)
+            if twice is not None:
+                raise CorruptWeightsError(
+                    f"tensor {twice!r:.200} is in {tensors[twice].path.name} and again in {path}. "
+                    "The shards belong to different checkpoints."
+                )
+            tensors.update(found)
         return cls(tensors, folder)
 
     def __contains__(self, name: str) -> bool:
@@ -120,6 +87,13 @@ class Weights:
     def is_float(self, name: str) -> bool:
         """Return whether a tensor that is there holds floating-point numbers."""
         return self._tensors[name].dtype in FLOAT_DTYPES
+
+    def missing(self, name: str) -> MissingWeightError:
+        """Return the error of a tensor that is not there, to be raised."""
+        return MissingWeightError(
+            f"tensor {name!r:.200} is not in {self._where()}. The file may be of another "
+            "architecture than config.json says, or saved in part: download it again."
+        )
 
     def info(
         self,
@@ -142,10 +116,7 @@ class Weights:
             CorruptWeightsError: If its shape or type is not what the configuration needs.
         """
         if name not in self._tensors:
-            raise MissingWeightError(
-                f"tensor {name!r} is not in {self._where()}. The file may be of another "
-                "architecture than config.json says, or saved in part: download it again."
-            )
+            raise self.missing(name)
         found = self._tensors[name]
         if found.dtype not in dtypes:
             advice = (
@@ -188,12 +159,28 @@ class Weights:
 
     def _view(self, info: TensorInfo) -> NDArray[Any]:
         if info.path not in self._maps:
-            with info.path.open("rb") as file:
-                self._maps[info.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[info.path] = self._map(info.path)
         dtype = DTYPES[info.dtype]
         count = info.size_bytes // dtype.itemsize
         flat = np.frombuffer(self._maps[info.path], dtype, count, info.offset_bytes)
         return flat.reshape(info.shape)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        end = max(
+            info.offset_bytes + info.size_bytes
+            for info in self._tensors.values()
+            if info.path == path
+        )
+        try:
+            with open_file(path) as file:
+                # the header was read before: a file put in its place since has other offsets
+                if os.fstat(file.fileno()).st_size != end:
+                    raise CorruptWeightsError(
+                        f"{path} was replaced while it was being loaded. Load the model again."
+                    )
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as exc:
+            raise CheckpointError(f"{path} cannot be mapped: {exc}.") from exc
 
     def get_float32(self, name: str, shape: tuple[int, ...] | None = None) -> Float32Array:
         """Return a tensor as float32: a view where the file holds float32, else a copy."""
@@ -233,9 +220,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         MissingWeightError: If a shard is absent.
     """
     single, index = folder / WEIGHTS_FILE, folder / WEIGHTS_INDEX_FILE
-    if single.is_file():
+    if is_file(single):
         return (single,)
-    if index.is_file():
+    if is_file(index):
         return _shards(index)
     for pickle in PICKLE_FILES:
         if (folder / pickle).is_file():
@@ -248,20 +235,29 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        names = json.loads(index.read_text("utf8"))["weight_map"].values()
-        paths = tuple(index.parent / name for name in dict.fromkeys(names))
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        weight_map = Settings.read(index).mapping("weight_map")
+        names = dict.fromkeys(weight_map.needed_text(tensor) for tensor in weight_map)
+    except CheckpointError as exc:
         raise CorruptWeightsError(
-            f"{index} is not an index of safetensors shards: {exc!r}. Download it again."
+            f"{index} is not an index of safetensors shards: {exc} Download it again."
         ) from exc
-    for path in paths:
-        if path.parent != index.parent:
-            raise CorruptWeightsError(f"{index} names a shard outside its folder: {path}")
-        if not path.is_file():
-            raise MissingWeightError(
-                f"{index} names the shard {path.name}, which is not there. Download it again."
-            )
-    return paths
+    if not 0 < len(names) <= MAX_SHARDS:
+        raise CorruptWeightsError(
+            f"{index} is not an index of safetensors shards: it names {len(names):,} of them; "
+            f"polyrank reads 1 to {MAX_SHARDS:,}. Download it again."
+        )
+    return tuple(_shard(index, name) for name in names)
+
+
+def _shard(index: Path, name: str) -> Path:
+    path = index.parent / name
+    if path.parent != index.parent or not name.isprintable():
+        raise CorruptWeightsError(f"{index} names a shard outside its folder: {name!r:.200}")
+    if not is_file(path):
+        raise MissingWeightError(
+            f"{index} names the shard {path.name:.200}, which is not there. Download it again."
+        )
+    return path
 
 
 def _pickle_message(folder: Path, pickle: str) -> str:
@@ -273,61 +269,3 @@ def _pickle_message(folder: Path, pickle: str) -> str:
         "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
         f"'{folder / WEIGHTS_FILE}', {{'format': 'pt'}})\""
     )
-
-
-def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Return where each tensor of a safetensors file lies.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors by name, every one inside the file.
-
-    Raises:
-        CorruptWeightsError: If the file is cut short, or its header cannot be trusted.
-    """
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if file_bytes < 8 or not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
-            raise CorruptWeightsError(
-                f"{path} is not a whole safetensors file: it is {file_bytes:,} bytes long and says "
-                f"that its header takes {header_bytes:,}. Download it again."
-            )
-        raw = file.read(header_bytes)
-    try:
-        header = dict(json.loads(raw))
-    except (ValueError, TypeError, RecursionError) as exc:
-        raise CorruptWeightsError(
-            f"the header of {path} is not a JSON object: {exc}. Download it again."
-        ) from exc
-    header.pop("__metadata__", None)
-    start = 8 + header_bytes
-    return {
-        name: _tensor_info(path, name, entry, start, file_bytes) for name, entry in header.items()
-    }
-
-
-def _tensor_info(path: Path, name: str, entry: Any, start: int, file_bytes: int) -> TensorInfo:
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
-        numbers = [*shape, begin, end]
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"sizes must be whole numbers of 0 or more, seen {numbers}")
-    except (KeyError, TypeError, ValueError) as exc:
-        raise CorruptWeightsError(
-            f"the header of {path} describes tensor {name!r} wrongly: {exc}. Download it again."
-        ) from exc
-    if start + end > file_bytes:
-        raise CorruptWeightsError(
-            f"{path} is cut short: tensor {name!r} ends at byte {start + end:,} of a file of "
-            f"{file_bytes:,}. Download it again."
-        )
-    if dtype in DTYPES and end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise CorruptWeightsError(
-            f"the header of {path} contradicts itself: tensor {name!r} of type {dtype} and shape "
-            f"{list(shape)} cannot take {end - begin:,} bytes. Download it again."
-        )
-    return TensorInfo(name, dtype, shape, path, start + begin, end - begin)

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from polyrank.checkpoint.body import tensor_shapes
 from polyrank.checkpoint.gate import GateStatus
+from polyrank.checkpoint.header import TensorInfo
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import HeadSpec
-from polyrank.checkpoint.weights import TensorInfo
 from polyrank.cli import options
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import plan_encoder

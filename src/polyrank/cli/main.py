@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from polyrank.cli import screen
 from polyrank.cli.classify import classify
 from polyrank.cli.compress import compress_app
 from polyrank.cli.doctor import doctor
@@ -70,7 +71,9 @@ def polyrank_command(
 def main() -> None:
     """Run the command line. Errors that polyrank expects never show a traceback."""
     try:
-        app()
+        # of commands that load several models; those that load one say it at once
+        with screen.assumptions_as_remarks(quiet="--quiet" in sys.argv):
+            app()
     except ConfigError as exc:
         _fail(str(exc), WRONG_CALL)
     except PolyrankError as exc:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from polyrank._files import replacing
+from polyrank.errors import CheckpointWarning
 
 BAR_WIDTH = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -92,12 +94,38 @@ def _span(seconds: float) -> str:
 
 @contextmanager
 def loading(model: str | None, *, quiet: bool) -> Iterator[None]:
-    """Show on standard error, if that is a terminal, that a model is being loaded."""
-    if quiet or not sys.stderr.isatty():
-        yield
-        return
-    with Console(stderr=True).status(f"loading {escape(model or 'the default model')}"):
-        yield
+    """Show on standard error, if that is a terminal, that a model is being loaded.
+
+    What had to be assumed of it is said afterwards.
+    """
+    with assumptions_as_remarks(quiet=quiet):
+        if quiet or not sys.stderr.isatty():
+            yield
+            return
+        with Console(stderr=True).status(f"loading {escape(model or 'the default model')}"):
+            yield
+
+
+@contextmanager
+def assumptions_as_remarks(*, quiet: bool) -> Iterator[None]:
+    """Print what was assumed of checkpoints within the block as remarks, not as warnings."""
+    told: dict[str, None] = {}
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def collect(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                told[str(message)] = None
+            else:
+                show(message, category, *place)
+
+        warnings.showwarning = collect  # type: ignore[assignment] # `place` stands for its rest
+        warnings.simplefilter("always", CheckpointWarning)
+        try:
+            yield
+        finally:
+            for message in told:
+                remark(message, quiet=quiet)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from polyrank._files import building, publish
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import GATE_FILE
 from polyrank.checkpoint.mixed import MixedTable
+from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import LinearType, TableType
+from polyrank.checkpoint.state import settings_fingerprint
 from polyrank.compress.calibrate import record_inputs, sample_pairs
 from polyrank.compress.classify import measure_classifier
 from polyrank.compress.folders import check_free
@@ -200,13 +202,15 @@ def _judge(
     exact = Contender(str(checkpoint.spec.folder), config.exact, config.max_length)
     int8 = Contender(str(folder), replace(config.exact, precision="int8"), config.max_length)
     model = int8.model()  # kept until the end: models are shared by weak references
+    measured = model.checkpoint
     tasks = [figures for part in data for figures in _measure(exact, int8, part, config, progress)]
     reasons = objections(tasks, config.tolerance)
     return GateRecord(
         passed=not reasons,
         reasons=reasons,
         tolerance=config.tolerance,
-        weights_sha256=fingerprint(model.checkpoint.weights.paths),
+        weights_sha256=fingerprint(measured.weights.paths),
+        settings_sha256=settings_fingerprint(Modules(folder), measured.tokenizer_file),
         model=checkpoint.spec.name,
         dataset=", ".join(part.name for part in data),
         created=config.created,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from polyrank._files import replacing
 from polyrank.checkpoint.body import LAYER
-from polyrank.checkpoint.files import compress_json, read_object
+from polyrank.checkpoint.files import MAX_PLAIN_BYTES, compress_json, read_object
 from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
@@ -137,7 +137,7 @@ def write_int8(
 def _compress_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     path = folder / checkpoint.tokenizer_file.relative_to(checkpoint.spec.folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = read_object(checkpoint.tokenizer_file)
+    content = read_object(checkpoint.tokenizer_file, MAX_PLAIN_BYTES)
     path.with_name(COMPRESSED_TOKENIZER_FILE).write_bytes(compress_json(content))
 
 

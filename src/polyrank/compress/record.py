@@ -178,6 +178,7 @@ class GateRecord:
         reasons: What was beyond it; empty where it passed.
         tolerance: How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages.
         weights_sha256: Fingerprint of the weight files that it speaks of.
+        settings_sha256: Hash of the settings and the tokenizer that they were measured with.
         model: Name of the float checkpoint.
         dataset: Names of the evaluation sets.
         created: Date, as in 2026-01-31.
@@ -191,6 +192,7 @@ class GateRecord:
     reasons: tuple[str, ...]
     tolerance: float
     weights_sha256: str
+    settings_sha256: str
     model: str
     dataset: str
     created: str

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from polyrank._files import building, publish, replacing
+from polyrank.checkpoint.header import read_header
 from polyrank.checkpoint.layouts import TABLE_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.mixed import (
     CODED_TIERS,
@@ -25,7 +26,7 @@ from polyrank.checkpoint.mixed import (
 from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.saving import save_aligned
-from polyrank.checkpoint.weights import Weights, read_header
+from polyrank.checkpoint.weights import Weights
 from polyrank.compress.blocks import quantize_blocks
 from polyrank.compress.choose import piece_worth
 from polyrank.compress.codes import learn_codewords, nearest, sample_rows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from polyrank._files import building, publish
-from polyrank.checkpoint.files import read_object
+from polyrank.checkpoint.files import MAX_PLAIN_BYTES, read_object
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
@@ -172,7 +172,9 @@ def open_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     named = {*_named_ids(config), *map(int, _added_tokens(checkpoint))}
     # RoBERTa's positions are counted from the padding id, which must not move
     named |= set(range(spec.body.position_offset))
-    vocabulary = read_vocabulary(read_object(checkpoint.tokenizer_file), sorted(named))
+    vocabulary = read_vocabulary(
+        read_object(checkpoint.tokenizer_file, MAX_PLAIN_BYTES), sorted(named)
+    )
     if len(vocabulary) > spec.body.vocab_size:
         raise CheckpointError(
             f"{checkpoint.tokenizer_file} has {len(vocabulary):,} ids, but the weights have "
@@ -249,7 +251,7 @@ def _trimmed_config(path: Path, new_ids: Int64Array, num_pieces: int) -> dict[st
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path, new_ids: Int64Array) -> None:
     path = folder / checkpoint.tokenizer_file.relative_to(checkpoint.spec.folder)
     path = path.with_name(TOKENIZER_FILE)  # plain, since transformers has to train it
-    content = trimmed_tokenizer(read_object(checkpoint.tokenizer_file), new_ids)
+    content = trimmed_tokenizer(read_object(checkpoint.tokenizer_file, MAX_PLAIN_BYTES), new_ids)
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     path.write_text(text, "utf8")
     settings = path.with_name(TOKENIZER_CONFIG_FILE)

@@ -12,7 +12,8 @@ from typing import IO
 import numpy as np
 
 from polyrank._files import replacing
-from polyrank.checkpoint.weights import TensorInfo, Weights, read_header
+from polyrank.checkpoint.header import TensorInfo, read_header
+from polyrank.checkpoint.weights import Weights
 from polyrank.compress.vocabulary import Int64Array
 
 # the embeddings, and the heads of masked language models, which some folders still hold

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from polyrank.checkpoint.body import LAYER, tensor_shapes
+from polyrank.checkpoint.header import TensorInfo
 from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
-from polyrank.checkpoint.weights import TensorInfo
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # what opset 20 came with; older ONNX Runtimes refuse what newer onnx writes

@@ -1,11 +1,12 @@
 """A loaded checkpoint: weights, tokenizer and engine, shared by everything that names it.
 
 `Reranker`, `Embedder` and `Classifier` are thin fronts over one `Model`; two that name the same
-folder with the same engine settings share one.
+folder with the same engine settings share one, as long as the folder's files stay what they were.
 """
 
 import os
 import threading
+import warnings
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import ModelSpec
+from polyrank.checkpoint.state import FolderState, folder_state
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
 from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
-from polyrank.errors import CheckpointError
+from polyrank.errors import CheckpointWarning
 from polyrank.tasks.heads import Head
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.tokenizer import Tokenizer
@@ -27,7 +29,7 @@ from polyrank.types import Float32Array, PackedBatch, Progress, TaskName
 
 ModelName = str | os.PathLike[str] | None
 
-_shared: "weakref.WeakValueDictionary[tuple[str, EngineConfig], Model]" = (
+_shared: "weakref.WeakValueDictionary[tuple[FolderState, EngineConfig], Model]" = (
     weakref.WeakValueDictionary()
 )
 _shared_lock = threading.Lock()
@@ -58,6 +60,7 @@ class Model:
         self.config = config
         self._plain = plain
         self._engine: Engine | None = None
+        self.is_told = False  # of what was assumed
         self._lock = threading.Lock()
 
     @property
@@ -170,36 +173,56 @@ def load_model(
     Raises:
         CheckpointError: If the checkpoint cannot be used; subclasses say how.
         MissingExtraError: If no encoder is installed.
+
+    Warns with `CheckpointWarning` of what the folder leaves open and had to be assumed.
     """
     folder, name = resolve(
         model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
     with _shared_lock:
         plain = _share(folder, name, replace(config, row_cache_bytes=0))
-        return _share(folder, name, config, plain) if config.row_cache_bytes else plain
+        loaded = _share(folder, name, config, plain) if config.row_cache_bytes else plain
+    _tell_assumptions(plain)
+    return loaded
+
+
+def _tell_assumptions(model: Model) -> None:
+    """Warn once for each loaded model, where the caller of `Reranker` and its like stands."""
+    if not model.is_told:
+        model.is_told = True
+        for assumption in model.spec.assumptions:
+            warnings.warn(f"{model.spec.name}: {assumption}", CheckpointWarning, stacklevel=4)
 
 
 def _share(folder: Path, name: str, config: EngineConfig, plain: Model | None = None) -> Model:
-    key = (str(folder), config)
+    key = (folder_state(folder), config) if plain is None else (plain.checkpoint.state, config)
     loaded = _shared.get(key)
     if loaded is None:
         if plain is None:
             checkpoint = read_checkpoint(folder, name)
-            loaded = Model(checkpoint, _load_tokenizer(checkpoint), config)
+            loaded = Model(checkpoint, load_tokenizer(checkpoint), config)
+            key = (checkpoint.state, config)
         else:
             loaded = Model(plain.checkpoint, plain.tokenizer, config, plain=plain)
         _shared[key] = loaded
     return loaded
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """Load a checkpoint's tokenizer, and check that it fits the tables of its body.
+
+    Args:
+        checkpoint: The opened checkpoint.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        CheckpointError: If the file cannot be used, or belongs to another checkpoint.
+    """
     spec = checkpoint.spec
     tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
-    if tokenizer.vocab_size > spec.body.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size:,} pieces, but the embedding "
-            f"table only {spec.body.vocab_size:,} rows. The two belong to different checkpoints."
-        )
+    tokenizer.check_fits(spec.body.vocab_size, spec.body.type_vocab_size)
     return tokenizer
 
 

@@ -4,6 +4,7 @@ What may be loaded is fixed at start: a request can name a model, never a folder
 """
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,14 +18,14 @@ from polyrank.checkpoint.spec import ModelSpec
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.errors import (
     CapabilityError,
-    CheckpointError,
     ConfigError,
     UnavailableError,
     UnknownModelError,
 )
-from polyrank.inference.model import Model
+from polyrank.inference.model import Model, load_tokenizer
 from polyrank.server.computations import Computation, RunHead, ScorePairs, TokenRows
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
+from polyrank.server.logs import log
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.heads import Head
@@ -197,14 +198,9 @@ class ServedModel:
         )
 
     def _fingerprint(self) -> str:
-        """Return a hash of the files' names, sizes and times: it changes with the weights."""
-        digest = hashlib.sha256()
-        checkpoint = self._model.checkpoint
-        for path in sorted({*checkpoint.weights.paths, checkpoint.tokenizer_file}):
-            state = path.stat()
-            digest.update(repr((str(path), state.st_size, state.st_mtime_ns)).encode())
-        digest.update(repr(self._model.config).encode())
-        return digest.hexdigest()[:40]
+        """Return a hash of the state of all files that decide a result, as they were when read."""
+        decisive = (self._model.checkpoint.state, self._model.config)
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,14 +402,9 @@ class Registry:
         # not `load_model`, which would give back the model already loaded from this folder
         folder, name = resolve(source.model, revision=settings.revision)
         checkpoint = read_checkpoint(folder, name)
-        spec = checkpoint.spec
-        tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
-        if tokenizer.vocab_size > spec.body.vocab_size:
-            raise CheckpointError(
-                f"{checkpoint.tokenizer_file} has {tokenizer.vocab_size:,} pieces, but the "
-                f"embedding table only {spec.body.vocab_size:,} rows."
-            )
-        model = Model(checkpoint, tokenizer, config)
+        for assumption in checkpoint.spec.assumptions:
+            log(logging.WARNING, assumption, model=source.name)
+        model = Model(checkpoint, load_tokenizer(checkpoint), config)
         return ServedModel(source.name, model, is_truncating=settings.auto_truncate)
 
 

@@ -5,21 +5,25 @@ its state and is what makes shared fast tokenizers fail with "Already borrowed".
 are added here, from the template that the tokenizer's own post-processor was seen to apply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
-from polyrank.checkpoint.files import read_plain
-from polyrank.errors import CheckpointError, InputError
+from polyrank.errors import CheckpointError, InputError, PolyrankError
+from polyrank.text.tokenizer_file import read_tokenizer_file
 from polyrank.text.windows import Windows
 from polyrank.types import Int32Array, Side
 
 _PROBE = "a"
+_CANNOT_CUT = "cannot cut a text into tokens"
+_UNKNOWN = "\U0010fffd"  # a character for private use
+_LONGEST_WORD = 1000  # characters; WordPiece's work grows with their square
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +89,65 @@ class Tokenizer:
         Raises:
             CheckpointError: If the file is not a tokenizer.
         """
+        self.path = path
+        data = read_tokenizer_file(path)
+        with _translated(path, "is not a tokenizer.json of the tokenizers library"):
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            if is_lowercased:
+                self._lowercase()
+            self.vocab_size = self._tokenizer.get_vocab_size()
+            # what has no piece of its own must have one too: a missing [UNK] shows itself here
+            self._tokenizer.encode(_UNKNOWN)
+            probes = self._tokenizer.encode(_PROBE), self._tokenizer.encode(_PROBE, _PROBE)
+        _check_model(path, self._tokenizer.model)
+        self.num_ids = self._count_ids()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_plain(path))
-        except CheckpointError:
-            raise
-        except Exception as exc:
+            self.single, self.pair = _template(probes[0], 1), _template(probes[1], 2)
+        except (IndexError, OverflowError) as exc:
             raise CheckpointError(
-                f"{path} is not a tokenizer.json of the tokenizers library: {exc}. "
-                "Download it again."
+                f"{path} cannot be used: no token, or one of an impossible id, is made of a text "
+                f"such as {_PROBE!r} ({exc})."
             ) from exc
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        if is_lowercased:
-            self._lowercase()
-        self.vocab_size = self._tokenizer.get_vocab_size()
-        self.single = _template(self._tokenizer.encode(_PROBE), num_texts=1)
-        self.pair = _template(self._tokenizer.encode(_PROBE, _PROBE), num_texts=2)
         self._windows = Windows(self._tokenizer)
+
+    def _count_ids(self) -> int:
+        """Return one more than the highest id that a text can get."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        highest = max(added, default=-1)
+        if isinstance(self._tokenizer.model, models.Unigram):  # whose ids are places in a list
+            vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        else:
+            vocab = self._tokenizer.get_vocab(with_added_tokens=False)
+            vocab_size = max(vocab.values(), default=-1) + 1
+        return max(vocab_size, highest + 1)
+
+    def check_fits(self, vocab_size: int, type_vocab_size: int) -> None:
+        """Raise unless every id and segment that a text can get has a row in a body's tables.
+
+        Args:
+            vocab_size: Rows of the table of word embeddings.
+            type_vocab_size: Rows of the table of segments; bodies with one take no segments.
+
+        Raises:
+            CheckpointError: If one has none.
+        """
+        templates = (self.single, self.pair)
+        special = [part for template in templates for part in template.parts]
+        num_ids = max([self.num_ids, *(int(part.max()) + 1 for part in special if len(part))])
+        if num_ids > vocab_size or min(int(part.min(initial=0)) for part in special) < 0:
+            raise CheckpointError(
+                f"{self.path} has {num_ids:,} ids of pieces, but the embedding table only "
+                f"{vocab_size:,} rows. The two belong to different checkpoints."
+            )
+        types = [int(part.max(initial=0)) for one in templates for part in one.part_types]
+        segment = max([*types, *self.single.text_types, *self.pair.text_types])
+        if type_vocab_size > 1 and segment >= type_vocab_size:
+            raise CheckpointError(
+                f"{self.path} gives tokens the segment {segment:,}, but the table of segments has "
+                f"only {type_vocab_size:,} rows. The two belong to different checkpoints."
+            )
 
     def _lowercase(self) -> None:
         steps: list[Any] = [normalizers.Lowercase()]
@@ -118,7 +164,8 @@ class Tokenizer:
         Returns:
             One array of shape (seq_len,) per text; empty for a text without tokens.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _translated(self.path, _CANNOT_CUT):
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_ends(
@@ -149,10 +196,12 @@ class Tokenizer:
         found: dict[int, Int32Array] = {}
         long = [i for i, text in enumerate(texts) if self._windows.is_long(text, num_tokens)]
         if side == "left":
-            ends = [self._windows.last(texts[i], num_tokens) for i in long]
+            with _translated(self.path, _CANNOT_CUT):
+                ends = [self._windows.last(texts[i], num_tokens) for i in long]
             found = {i: ids for i, ids in zip(long, ends, strict=True) if ids is not None}
         elif long:
-            firsts = self._windows.first([texts[i] for i in long], num_tokens)
+            with _translated(self.path, _CANNOT_CUT):
+                firsts = self._windows.first([texts[i] for i in long], num_tokens)
             for i, first in zip(long, firsts, strict=True):
                 if first is not None:
                     found[i] = np.asarray(first[0].ids[: first[1]], np.int32)
@@ -180,7 +229,8 @@ class Tokenizer:
         Returns:
             Tokens of each text, in order.
         """
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=is_special)
+        with _translated(self.path, _CANNOT_CUT):
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=is_special)
         return [_tokens(encoding, text) for encoding, text in zip(encodings, texts, strict=True)]
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
@@ -193,7 +243,8 @@ class Tokenizer:
         Returns:
             The text; where the tokenizer normalises, not always the one that was encoded.
         """
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        with _translated(self.path, "cannot spell these ids"):
+            return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def end_of_token(self, text: str, num_tokens: int) -> int:
         """Return the character offset after a text's first tokens.
@@ -212,7 +263,8 @@ class Tokenizer:
             (first,) = self._windows.first([text], num_tokens)
             offsets = first and first[0].offsets
         if offsets is None:
-            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+            with _translated(self.path, _CANNOT_CUT):
+                offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return int(offsets[min(num_tokens, len(offsets)) - 1][1]) if offsets else 0
 
 
@@ -221,6 +273,38 @@ def _check_length(text: str, max_characters: int | None) -> None:
         raise InputError(
             f"a text has {len(text):,} characters, and no short part of it tells its tokens: it "
             f"has too few spaces. Such a text may have {max_characters:,}; shorten it."
+        )
+
+
+@contextmanager
+def _translated(path: Path, what: str) -> Iterator[None]:
+    """Turn errors of the tokenizers library into ours, panics of its Rust code too."""
+    try:
+        yield
+    except PolyrankError:
+        raise
+    except Exception as exc:
+        raise CheckpointError(f"{path} {what}: {exc!s:.300}. Download it again.") from exc
+    except BaseException as exc:
+        # a panic is no Exception, so that a server's or a user's own handlers would let it pass
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} {what}: {exc!s:.300}. Download it again.") from exc
+
+
+def _check_model(path: Path, model: models.Model) -> None:
+    """Raise for models that draw lots, or look at every part of words without an end."""
+    dropout = getattr(model, "dropout", None)
+    if dropout:
+        raise CheckpointError(
+            f"{path} leaves out merges at random (dropout {dropout:.3g}), so that a text would get "
+            "other scores each time. Set its dropout to null."
+        )
+    longest = getattr(model, "max_input_chars_per_word", 0)
+    if longest > _LONGEST_WORD:
+        raise CheckpointError(
+            f"{path} looks at all parts of words of up to {longest:,} characters; the limit is "
+            f"{_LONGEST_WORD:,}, and 100 is usual (max_input_chars_per_word)."
         )
 
 
