@@ -8,6 +8,7 @@ PolyrankError
 │   ├── UnsafeWeightsError                weights exist only as a pickle
 │   ├── MissingWeightError                a tensor is not in the files
 │   └── CorruptWeightsError               a file or a tensor contradicts its header
+├── CheckpointWarning      (UserWarning)  a folder left something open; warned of, not raised
 ├── InputError             (ValueError)   a query, document or text cannot be read
 ├── DataError              (ValueError)   a file of documents or an evaluation set cannot be read
 ├── CapabilityError                       this checkpoint or encoder cannot do what was asked
@@ -24,8 +25,6 @@ PolyrankError
 │   └── UnavailableError                  starting, stopping, or a model is being loaded
 └── MissingExtraError      (ImportError)  an optional library is not installed
 
-Beside it stands one warning, CheckpointWarning (UserWarning): a model folder left something open.
-
 A message says what was wrong, the value seen, the limit and the next step. Errors of other
 libraries are translated where polyrank calls them, and chained.
 """
@@ -33,10 +32,6 @@ libraries are translated where polyrank calls them, and chained.
 
 class PolyrankError(Exception):
     """Base of all errors that polyrank raises on purpose."""
-
-
-class CheckpointWarning(UserWarning):
-    """A model folder left something open, such as its pooling, and polyrank assumed it."""
 
 
 class ConfigError(PolyrankError, ValueError):
@@ -65,6 +60,10 @@ class MissingWeightError(CheckpointError):
 
 class CorruptWeightsError(CheckpointError):
     """A weight file is cut short, lies about its sizes, or holds impossible values."""
+
+
+class CheckpointWarning(PolyrankError, UserWarning):
+    """A model folder left something open, such as its pooling, and polyrank assumed it."""
 
 
 class InputError(PolyrankError, ValueError):

@@ -19,7 +19,13 @@ from polyrank.encoder import choose
 from polyrank.encoder.checks import check_batch
 from polyrank.encoder.choose import plan_encoder
 from polyrank.encoder.onnx import OnnxEncoder
-from polyrank.errors import CapabilityError, ConfigError, EncoderError, MissingExtraError
+from polyrank.errors import (
+    CapabilityError,
+    CheckpointWarning,
+    ConfigError,
+    EncoderError,
+    MissingExtraError,
+)
 from polyrank.types import PackedBatch
 from tests.batches import alone, batch_of
 from tests.texts import SENTENCES
@@ -171,12 +177,14 @@ def test_sizes_that_the_kernels_do_not_take(
     )
     BertModel(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(
-        CapabilityError, match=r"multiples of 32.*has 40, 64 and 10\. Choose .*onnx"
+    with (
+        pytest.warns(CheckpointWarning, match="describes no head"),
+        pytest.raises(CapabilityError, match=r"multiples of 32.*has 40, 64 and 10\. Choose .*onnx"),
     ):
         Embedder(tmp_path, encoder="native")
     # left to itself, another encoder steps in, and it is said why
-    assert Embedder(tmp_path).info.encoder.name != "native"
+    with pytest.warns(CheckpointWarning):
+        assert Embedder(tmp_path).info.encoder.name != "native"
     opened = read_checkpoint(tmp_path)
     plan = plan_encoder(opened, EngineConfig())
     assert plan.encoder == "onnx"

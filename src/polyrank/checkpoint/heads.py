@@ -9,6 +9,7 @@ from polyrank.checkpoint.layouts import (
     ACTIVATIONS,
     BODIES,
     CLASSIFIER_SUFFIX,
+    EXTRA_HEADS_KEY,
     POOLING_MODES,
     PROMPTS_FILE,
 )
@@ -31,7 +32,6 @@ from polyrank.checkpoint.spec import (
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
 from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
 
-EXTRA_HEADS_KEY = "polyrank_heads"
 MAX_LAYERS = 16  # linear layers of a head
 
 _NONLINEARITIES: dict[str, Nonlinearity] = {name: name for name in get_args(Nonlinearity)}

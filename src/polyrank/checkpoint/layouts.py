@@ -6,6 +6,7 @@ Adding a published layout means adding a row here, not a branch elsewhere.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from polyrank.checkpoint.spec import Nonlinearity
 from polyrank.types import Activation, PoolingMode
@@ -22,6 +23,7 @@ PROMPTS_FILE = "config_sentence_transformers.json"
 GATE_FILE = "polyrank_gate.json"
 TABLE_FILE = "polyrank_table.safetensors"
 QUANTIZATION_KEY = "polyrank_quantization"
+EXTRA_HEADS_KEY = "polyrank_heads"
 TRANSFORMER_CONFIG_FILES = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -100,41 +102,43 @@ class Leftover:
     Attributes:
         pattern: What their whole names match, with or without the prefix of the body.
         what: What they are, for people.
-        needs_declaration: Whether they are harmless only where the folder itself says what it is
-            for: a body that was trained with such a head embeds only if somebody made it so.
-        is_refused: Whether they never are, so that the entry only gives them a name.
+        harmless: "always"; "declared": where the folder itself says what it is for, and then a
+            remark tells that they are left out (a body that was trained with such a head embeds
+            only if somebody made it so); "own heads": where config.json has polyrank's heads; or
+            "never", so that the entry only gives them a name.
     """
 
     pattern: re.Pattern[str]
     what: str
-    needs_declaration: bool = False
-    is_refused: bool = False
+    harmless: Literal["always", "declared", "own heads", "never"]
 
 
 LEFTOVERS = (
     # buffers that older transformers saved: 0, 1, 2, … and zeros
-    Leftover(re.compile(r"embeddings\.(position_ids|token_type_ids)"), "counts of positions"),
+    Leftover(re.compile(r"embeddings\.(position_ids|token_type_ids)"), "counts", "always"),
     # in every BertModel and XLMRobertaModel; embedders pool token rows instead
-    Leftover(re.compile(r"pooler\.dense\.(weight|bias)"), "the pooler of pre-training"),
+    Leftover(re.compile(r"pooler\.dense\.(weight|bias)"), "the pooler", "always"),
     Leftover(
         re.compile(r"(cls\.(predictions|seq_relationship)|lm_head)\..+"),
         "the masked-language-model head of pre-training (cls.predictions, lm_head)",
-        needs_declaration=True,
+        "declared",
     ),
+    # what one of several heads on a body has, and another that took its place has not
+    Leftover(re.compile(r"heads\..+"), "tensors of polyrank's own heads", "own heads"),
     Leftover(
         re.compile(r"linear\.(weight|bias)"),
         "the projection of a ColBERT model, which compares token by token",
-        is_refused=True,
+        "never",
     ),
     Leftover(
         re.compile(r"qa_outputs\.(weight|bias)"),
         "the head of a model that answers questions",
-        is_refused=True,
+        "never",
     ),
     Leftover(
         re.compile(r"classifier\.(.+\.)?(weight|bias)"),
         "the classifier of another architecture (one that labels tokens, or choices)",
-        is_refused=True,
+        "never",
     ),
 )
 """By the first pattern that matches; what matches none is refused.

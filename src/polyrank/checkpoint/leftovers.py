@@ -10,7 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from polyrank.checkpoint.files import is_file
-from polyrank.checkpoint.layouts import ADAPTER_FILE, LEFTOVERS, OTHER_HEADS, Leftover
+from polyrank.checkpoint.layouts import (
+    ADAPTER_FILE,
+    EXTRA_HEADS_KEY,
+    LEFTOVERS,
+    OTHER_HEADS,
+    Leftover,
+)
 from polyrank.checkpoint.settings import Settings
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.checkpoint.weights import Weights
@@ -57,7 +63,7 @@ def check_leftovers(
         used: Names of those that the body and the heads read.
         body: The body.
         is_declared: Whether modules.json or config.json say what the checkpoint does, so that the
-            head that a body was trained with before has had its day.
+            head that its body was trained with before has had its day.
 
     Returns:
         One sentence for each kind of tensor that is left out and might be missed.
@@ -71,9 +77,15 @@ def check_leftovers(
     unknown: list[str] = []
     for name in unused:
         found = _known(name.removeprefix(body.prefix)) or _known(name)
-        if found is None or found.is_refused or (found.needs_declaration and not is_declared):
+        is_harmless = {
+            "always": True,
+            "declared": is_declared,
+            "own heads": EXTRA_HEADS_KEY in config,
+            "never": False,
+        }
+        if found is None or not is_harmless[found.harmless]:
             unknown.append(name)
-        elif found.needs_declaration and found.what not in remarks:
+        elif found.harmless == "declared" and found.what not in remarks:
             remarks.append(found.what)
     if unknown:
         raise UnsupportedArchitectureError(

@@ -9,7 +9,7 @@ from polyrank.checkpoint.files import is_file
 from polyrank.checkpoint.first_stage import read_first_stage_weights
 from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.header import TensorInfo
-from polyrank.checkpoint.heads import EXTRA_HEADS_KEY, Heads, read_heads
+from polyrank.checkpoint.heads import Heads, read_heads
 from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
@@ -172,7 +172,9 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     quantization = read_quantization(config)
     heads, assumptions = read_heads(config, body, modules)
     tensors = locate_body(body, weights, quantization)
-    assumptions += _check_used(config, weights, tensors, heads, modules, body)
+    is_declared = not assumptions  # something in the folder describes a head
+    used = {info.name for info in tensors.values()} | _head_tensors(heads, modules)
+    assumptions += check_leftovers(config, weights, used, body, is_declared=is_declared)
     prompts = read_prompts(folder, name)
     settings = _transformer_settings(modules.body_folder)
     spec = ModelSpec(
@@ -191,22 +193,12 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     return Checkpoint(spec, weights, tensors, file, state)
 
 
-def _check_used(
-    config: Settings,
-    weights: Weights,
-    tensors: Mapping[str, TensorInfo],
-    heads: Heads,
-    modules: Modules,
-    body: BodySpec,
-) -> tuple[str, ...]:
-    """Check that no tensor is left out in silence; see `polyrank.checkpoint.leftovers`."""
-    used = {info.name for info in tensors.values()}
-    used.update(name for head in heads.values() for name in head.tensors)
+def _head_tensors(heads: Heads, modules: Modules) -> set[str]:
+    """Return the tensors of heads in the body's files; those of Dense modules are checked here."""
     for layer in (layer for head in heads.values() for layer in head.layers if layer.folder):
         names = [name for name in (layer.weight, layer.bias) if name is not None]
         check_module_leftovers(Weights.open(modules.folder / layer.folder), names)
-    is_declared = modules.has_pooling or EXTRA_HEADS_KEY in config
-    return check_leftovers(config, weights, used, body, is_declared=is_declared)
+    return {name for head in heads.values() for name in head.tensors}
 
 
 def _assumed_prompts(prompts: PromptsSpec) -> tuple[str, ...]:

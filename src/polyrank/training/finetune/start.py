@@ -17,8 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
-from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
-from polyrank.checkpoint.layouts import CONFIG_FILE, TOKENIZER_FILE
+from polyrank.checkpoint.layouts import CONFIG_FILE, EXTRA_HEADS_KEY, TOKENIZER_FILE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError
 from polyrank.training.config import RELEVANCE_LABELS, TrainingConfig

@@ -25,9 +25,8 @@ from polyrank._extras import require
 from polyrank._files import building, publish, replacing
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.gate import fingerprint
-from polyrank.checkpoint.heads import EXTRA_HEADS_KEY
 from polyrank.checkpoint.hub import resolve_float
-from polyrank.checkpoint.layouts import CONFIG_FILE, WEIGHTS_FILE
+from polyrank.checkpoint.layouts import CONFIG_FILE, EXTRA_HEADS_KEY, WEIGHTS_FILE
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import MatchFeature
