@@ -7,6 +7,7 @@ until Python's stack ends. All of that is refused here, before memory grows.
 
 import gzip
 import json
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ MAX_RATIO = 100  # of gzip data; tokenizers reach 6
 MAX_JSON_BYTES = 4 << 20  # of settings; names of 22,000 labels take 1 MB
 MAX_DEPTH = 64
 MAX_DIGITS = 1000  # of a whole number; Python itself gives up at 4,300
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _GZIP = 31  # zlib's word for a gzip header and the widest window
 
 
@@ -153,7 +155,7 @@ def parse_json(data: bytes, *, is_strict: bool = False) -> Any:
     Args:
         data: JSON in UTF-8.
         is_strict: Whether to refuse what the standard leaves open too: a key that an object holds
-            twice, and NaN and infinity.
+            twice, NaN and infinity, and escapes of half a surrogate pair.
 
     Returns:
         The content, with whole numbers of `MAX_DIGITS` digits and nesting of `MAX_DEPTH` at most.
@@ -164,13 +166,15 @@ def parse_json(data: bytes, *, is_strict: bool = False) -> Any:
     try:
         content = json.loads(
             data.decode("utf8"),
-            parse_int=_integer,
+            parse_int=_strict_integer if is_strict else _integer,
             parse_constant=_refuse_constant if is_strict else None,
             object_pairs_hook=_unique if is_strict else None,
         )
     except RecursionError as exc:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from exc
     _check_depth(content)
+    if is_strict and _SURROGATE.search(data):
+        json.dumps(content, ensure_ascii=False).encode("utf8")  # half a pair is no text
     return content
 
 
@@ -178,6 +182,12 @@ def _integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"it holds a number of {len(digits):,} digits")
     return int(digits)
+
+
+def _strict_integer(digits: str) -> int:
+    if digits == "-0":  # a floating-point number to readers that tell numbers apart by their signs
+        raise ValueError("it holds -0 as a whole number")
+    return _integer(digits)
 
 
 def _refuse_constant(name: str) -> Any:

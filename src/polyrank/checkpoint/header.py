@@ -122,8 +122,6 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
             isinstance(metadata, dict) and all(map(is_text, [*metadata, *metadata.values()]))
         ):
             raise ValueError(f"its {_METADATA} must map texts to texts, not {metadata!r:.100}")
-        for name in header:
-            name.encode("utf8")  # half a surrogate pair is no name
     except ValueError as exc:
         raise CorruptWeightsError(
             f"the header of {path} is not a JSON object: {exc}. Download it again."

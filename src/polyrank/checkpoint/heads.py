@@ -98,11 +98,10 @@ def _scoring(
     settings: Settings,
 ) -> Heads:
     """One label makes a reranker, several make a classifier."""
-    labels = _labels(config)
+    labels, problem = _labels(config), config.text("problem_type")
     if len(labels) == 1:
         activation = _score_activation(config, settings)
         return {"rerank": HeadSpec(pooling, layers, activation=activation, labels=labels)}
-    problem = config.text("problem_type")
     activations: dict[str | None, Activation] = {
         "multi_label_classification": "sigmoid",
         "regression": "identity",

@@ -38,14 +38,10 @@ def read_state(modules: Modules) -> FolderState:
     Returns:
         Places, sizes, times and numbers on disk; another one after any of the files is replaced.
     """
-    names = {
-        modules.folder: (PROMPTS_FILE, GATE_FILE, TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE),
-        modules.body_folder: (
-            *(CONFIG_FILE, TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
-            *TRANSFORMER_CONFIG_FILES,
-        ),
-    }
-    paths = {folder / name: None for folder, named in names.items() for name in named}
+    tokenizers = (TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE)
+    own = (*tokenizers, TOKENIZER_CONFIG_FILE, *TRANSFORMER_CONFIG_FILES)
+    paths = {modules.folder / name: None for name in (PROMPTS_FILE, GATE_FILE, *tokenizers)}
+    paths |= {modules.body_folder / name: None for name in own}
     for folder in (modules.body_folder, *modules.folders):
         paths |= dict.fromkeys((folder / CONFIG_FILE, folder / WEIGHTS_INDEX_FILE))
         paths |= dict.fromkeys(sorted(folder.glob(_WEIGHTS)))

@@ -22,7 +22,7 @@ from polyrank.types import Int32Array, Side
 
 _PROBE = "a"
 _CANNOT_CUT = "cannot cut a text into tokens"
-_UNKNOWN = "\U0010fffd"  # a character for private use
+_UNKNOWN = "\U00013000"  # a hieroglyph, which hardly any vocabulary holds
 _LONGEST_WORD = 1000  # characters; WordPiece's work grows with their square
 
 
