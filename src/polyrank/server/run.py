@@ -1,4 +1,4 @@
-"""The server process: sockets, TLS, signals, and connections that do not keep to the rules."""
+"""The server process: sockets, TLS and signals."""
 
 import asyncio
 import logging
@@ -8,72 +8,15 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyrank.errors import ConfigError
 from polyrank.server.app import Site
+from polyrank.server.connections import GuardedProtocol
 from polyrank.server.logs import log
-from polyrank.server.settings import ServerSettings
+from polyrank.server.settings import Limits, ServerSettings
 
-MAX_HEAD_BYTES = 65_536
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
-_HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
-
-
-class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds that it lacks: on the size and the time of a head."""
-
-    head_timeout_s = 30.0
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Begin to wait for the first head."""
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Read what came, and hang up if a head has no end."""
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
-            self._stop_waiting()
-            self.transport.write(_HEAD_TOO_LARGE)
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """Begin to wait for the head of a further request."""
-        super().on_message_begin()
-        if self._head_timer is None:
-            self._wait_for_head()
-
-    def on_headers_complete(self) -> None:
-        """Stop waiting: the head is there."""
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def _wait_for_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _give_up(self) -> None:
-        self._head_timer = None
-        self.transport.close()
 
 
 class DrainingServer(uvicorn.Server):
@@ -155,9 +98,7 @@ def make_server(site: Site) -> DrainingServer:
         site.app,
         host=settings.host,
         port=settings.port,
-        http=type(
-            "Guarded", (GuardedProtocol,), {"head_timeout_s": settings.limits.body_timeout_s}
-        ),
+        http=type("Guarded", (GuardedProtocol,), _bounds(settings.limits)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -173,6 +114,14 @@ def make_server(site: Site) -> DrainingServer:
     except OSError as exc:  # ssl.SSLError is one
         raise ConfigError(f"the TLS certificate or its key cannot be used: {exc}") from exc
     return DrainingServer(config, site)
+
+
+def _bounds(limits: Limits) -> dict[str, Any]:
+    return {
+        "head_timeout_s": limits.body_timeout_s,
+        "write_timeout_s": limits.write_timeout_s,
+        "max_connections": limits.max_connections,
+    }
 
 
 def bind(settings: ServerSettings) -> socket.socket:
