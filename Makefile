@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,11 @@ check: $(VENV)/.test ## lint, types, layers and docstrings
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pydoclint --quiet src
+
+docs: $(VENV)/.test ## build the manual into build/site, offline and strict
+	$(BIN)/python tools/manual.py build/manual
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
+	@echo "open build/site/index.html"
 
 format: $(VENV)/.test ## format the code
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,8 @@
 
 Byte j of a block's 16 holds value j in its low half and value j + 16 in its high half, as step
 + 8; a value is ``step * scale``, with steps from -8 to 7 and scales of either sign. Both kinds of
-array are read in place by the native encoder; `docs/reference/checkpoint-format.md` describes them for others.
+array are read in place by the native encoder; `docs/reference/checkpoint-format.md` describes
+them for others.
 """
 
 import numpy as np
