@@ -110,7 +110,7 @@ def cosines(rows, others):
     return (rows * others).sum(axis=1) / norms
 
 
-# The values of a folder, written out here from docs/reference/checkpoint-format.md alone, value by value.
+# The values of a folder, written out here from the checkpoint format alone, value by value.
 
 
 def linear_weight(steps, scale, multiplier):

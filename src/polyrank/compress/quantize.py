@@ -1,4 +1,6 @@
-"""Writing of an int8 folder from a float checkpoint, in the layout of `docs/reference/checkpoint-format.md`.
+"""Writing of an int8 folder from a float checkpoint.
+
+The layout is that of `docs/reference/checkpoint-format.md`.
 
 The steps are the ones that the native encoder would take when it quantises at load: same
 multipliers, same bits.
