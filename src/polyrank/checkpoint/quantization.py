@@ -1,9 +1,9 @@
 """The int8 layout: which tensors of a body are stored as steps, and what they stand for.
 
 `docs/reference/checkpoint-format.md` describes the folder for readers without polyrank. In short,
-a weight is ``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent, or lies in
-4-bit blocks, see `polyrank.checkpoint.int4`. So may the table of word embeddings, or be mixed, see
-`polyrank.checkpoint.mixed`.
+a weight is ``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent,
+or lies in 4-bit blocks, see `polyrank.checkpoint.int4`. So may the table of word embeddings, or be
+mixed, see `polyrank.checkpoint.mixed`.
 """
 
 from collections.abc import Mapping
