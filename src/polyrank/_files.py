@@ -26,6 +26,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk, which Python raises without the name of the file."""
 
 
+_unfinished: set[Path] = set()
+"""Temporary files and folders of this process."""
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has not finished, before it ends without cleaning up."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextmanager
 def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Give a temporary path that takes the place of `path` when the block ends well.
@@ -64,6 +75,7 @@ def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+        _unfinished.discard(temporary)
         os.close(handle)
 
 
@@ -90,6 +102,7 @@ def building(output: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _unfinished.discard(folder)
         os.close(handle)
 
 
@@ -181,6 +194,7 @@ def _claim(path: Path, *, is_folder: bool, is_shared: bool) -> tuple[Path, int]:
         (made.rmdir if is_folder else made.unlink)()
         os.close(handle)
         raise
+    _unfinished.add(made)
     return made, handle
 
 

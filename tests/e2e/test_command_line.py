@@ -1,5 +1,6 @@
 """The installed command, as people and pipes call it."""
 
+import csv
 import json
 import os
 import pty
@@ -266,3 +267,69 @@ def test_help_teaches(command: str) -> None:
     shown = run(command, "--help").stdout
     assert "Usage:" in shown
     assert command == "doctor" or "For example" in shown
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def test_rankings_in_a_table(checkpoint: Checkpoint, documents: Path, tmp_path: Path) -> None:
+    base = ["rerank", "how long?", documents, "--model", checkpoint("bge-reranker-base")]
+    expected = lines(run(*base, "--top-k", "3").stdout)
+    run(*base, "--top-n", "3", "--output", tmp_path / "best.csv")
+    found = read_table(tmp_path / "best.csv")
+    assert found == [{key: str(value) for key, value in row.items()} for row in expected]
+
+
+def test_labels_in_tables(checkpoint: Checkpoint, documents: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    folder = checkpoint("three-way-classifier")
+    run("classify", documents, "--query", "how long?", "--model", folder, "--output", path)
+    expected = lines(run("classify", documents, "--query", "how long?", "--model", folder).stdout)
+    for row, wanted in zip(read_table(path), expected, strict=True):
+        assert row["label"] == wanted["label"]
+        for label, share in wanted["probabilities"].items():  # type: ignore[attr-defined]
+            assert float(row[f"probabilities.{label}"]) == share
+
+
+def test_an_unknown_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    done = run("embed", "--output", tmp_path / "v.csv", "--model", "no/such", check=False)
+    assert done.returncode == 2
+    assert ".npy, .parquet, .jsonl, .ndjson" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_json_array_is_ranked_by_its_texts(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    rows = [{"id": i, "text": text} for i, text in enumerate(["cats", "dogs"])]
+    path.write_text(json.dumps(rows, indent=2))
+    folder = checkpoint("bge-reranker-base")
+    from_file = run("rerank", "q", path, "--model", folder).stdout
+    assert {row["text"] for row in lines(from_file)} == {"cats", "dogs"}
+    assert run("rerank", "q", "--model", folder, stdin=path.read_text()).stdout == from_file
+
+
+@pytest.mark.parametrize("field", ["text", "passage"])
+def test_rows_of_pairs_are_labelled_as_pairs(
+    checkpoint: Checkpoint, tmp_path: Path, field: str
+) -> None:
+    folder = checkpoint("three-way-classifier")
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"query": "how long?", field: text} for text in ("a year", "a cat")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = lines(run("classify", path, "--model", folder).stdout)
+    named = run("classify", path, "--query-field", "query", "--model", folder).stdout
+    assert found == lines(named)
+    alone = run("classify", path, "--query-field", "", "--model", folder).stdout
+    assert [row["probabilities"] for row in lines(alone)] != [row["probabilities"] for row in found]
+    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({field: "no query"}))
+    done = run("classify", path, "--model", folder, check=False)
+    assert done.returncode == 1
+    assert "line 2: no text in the field 'query'" in " ".join(done.stderr.split())
+
+
+def test_an_empty_query_is_remarked(checkpoint: Checkpoint) -> None:
+    done = run("rerank", " ", "--model", checkpoint("bge-reranker-base"), stdin="one\n")
+    assert "the query is empty" in done.stderr
+    assert len(lines(done.stdout)) == 1

@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from polyrank.cli.main import app
+from polyrank.cli.app import app
 from polyrank.errors import ConfigError, DataError
 from tests.unit.test_evaluation_run import SAMPLE
 

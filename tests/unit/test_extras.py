@@ -37,7 +37,8 @@ class Absent:
         if name.partition(".")[0] in absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-from polyrank.cli.main import app, main
+from polyrank.cli.app import app
+from polyrank.cli.main import main
 from typer.main import get_command
 found = {}
 def names(command, before=""):

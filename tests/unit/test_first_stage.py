@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from polyrank import Reranker
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.cli.app import app
 from polyrank.cli.info import describe
-from polyrank.cli.main import app
 from polyrank.compress.quantize import write_int8
 from polyrank.errors import (
     CapabilityError,

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from polyrank import Reranker
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.cli.main import app
+from polyrank.cli.app import app
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.tasks.first_stage import standardized
 from polyrank.training.config import DataSource, TrainingConfig

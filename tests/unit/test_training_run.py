@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.cli.main import app
+from polyrank.cli.app import app
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataError, TrainingError
 from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.training.finetune.losses import LIST_SHARPNESS, PairLoss

@@ -9,9 +9,12 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
-from polyrank.errors import DataError
+from polyrank.errors import ConfigError, DataError
 from polyrank.types import Classification
+
+QUERY = "query"
 
 
 def classify(
@@ -24,7 +27,11 @@ def classify(
     ] = None,
     query_field: Annotated[
         str | None,
-        typer.Option(help="Field that holds each text's own query.", show_default=False),
+        typer.Option(
+            help='Field that holds each text\'s own query. Left out: "query", where every row has '
+            'one. "": texts alone.',
+            show_default=False,
+        ),
     ] = None,
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
@@ -42,16 +49,23 @@ def classify(
 ) -> None:
     """Label texts, or pairs of query and text, with a probability for each label.
 
-    A pipe gets every field of the text with "label", "label_score" and "probabilities" added.
+    Rows with a "query" beside their text are labelled as pairs. A pipe gets every field of the text
+    with "label", "label_score" and "probabilities" added. With --output the name's ending decides:
+    .jsonl, .ndjson, .json, .csv, .tsv or .parquet.
 
     For example:
 
         polyrank classify --model FOLDER reviews.txt
         polyrank classify --query "How long do cats live?" passages.jsonl
-        polyrank classify --query-field question pairs.jsonl --output labelled.jsonl
+        polyrank classify pairs.jsonl --output labelled.csv
+        polyrank classify --query-field question pairs.jsonl
     """
+    source = Source(file, input_format, text_field)
+    source.check()
+    check_output(output, ROW_SUFFIXES)
     from polyrank.inference.classifier import Classifier
 
+    screen.note_empty_query(query, quiet=quiet)
     timer = screen.Timer()
     with screen.loading(model, quiet=quiet):
         classifier = Classifier(
@@ -65,8 +79,8 @@ def classify(
             revision=revision,
         )
     timer.lap()
-    records = list(Source(file, input_format, text_field).records())
-    inputs = [_input(record, query, query_field) for record in records]
+    records = list(source.records())
+    inputs = _inputs(records, query, query_field)
     with tokens("classifying", quiet=quiet) as progress:
         results = classifier.classify(inputs, progress=progress)
     timer.lap()
@@ -75,19 +89,34 @@ def classify(
         console.print(_table(results, records, console.width))
         timer.note(f"{len(records):,} texts labelled", classifier.info.name, quiet=quiet)
     else:
-        with screen.text_output(output) as out:
-            screen.write_lines(_rows(results, records), out)
+        write_rows(_rows(results, records), output)
     limit = classifier.info.max_length
     screen.note_truncated(classifier.num_truncated, len(records), limit, quiet=quiet)
 
 
-def _input(record: Record, query: str | None, field: str | None) -> str | tuple[str, str]:
-    if field is not None:
-        value = record.fields.get(field)
-        if not isinstance(value, str):
-            raise DataError(f"{record.where}: no text in the field {field!r} (--query-field)")
-        return value, record.text
-    return record.text if query is None else (query, record.text)
+def _inputs(
+    records: Sequence[Record], query: str | None, field: str | None
+) -> list[str] | list[tuple[str, str]]:
+    """Return what to label: texts alone, or each with the query of all or of its row."""
+    if query is not None and field:
+        raise ConfigError("--query and --query-field contradict each other. Give one of them.")
+    if query is not None:
+        return [(query, record.text) for record in records]
+    if field is None and any(isinstance(record.fields.get(QUERY), str) for record in records):
+        field = QUERY
+    if not field:
+        return [record.text for record in records]
+    return [(_query(record, field), record.text) for record in records]
+
+
+def _query(record: Record, field: str) -> str:
+    value = record.fields.get(field)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{record.where}: no text in the field {field!r} (--query-field); it has "
+            f"{', '.join(map(str, record.fields))}. To label texts alone: --query-field ''"
+        )
+    return value
 
 
 def _rows(results: Sequence[Classification], records: Sequence[Record]) -> list[dict[str, Any]]:

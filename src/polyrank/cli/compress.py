@@ -15,6 +15,7 @@ from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.inputs import Source
+from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 from polyrank.cli.table import MEGABYTES, TableMegabytes, mixed_table, table
 from polyrank.cli.trim import trim
@@ -252,6 +253,7 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
             "checkpoint into a folder of yours, for instance with `hf download --local-dir`."
         )
     if output is not None:
+        check_folder(output)
         from polyrank.compress.folders import check_free
 
         check_free(output)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from polyrank.cli import options, screen
 from polyrank.cli.memory import row_cache_bytes
+from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
@@ -149,6 +150,7 @@ def evaluate_command(
         polyrank eval data/xquad --first-stage bm25 --reranker default --blend auto
         polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
     """
+    check_folder(output)
     from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
     from polyrank.evaluation.report import prepare_folder
 

@@ -95,6 +95,8 @@ class Source:
             require("parquet", purpose="Reading Parquet files")
         if self.name != STDIN:
             self._open().close()
+        elif sys.stdin is not None and sys.stdin.isatty():
+            sys.stderr.write("Type or paste texts, one a line; Ctrl-D ends them.\n")
 
     def records(self) -> Iterator[Record]:
         """Read the texts one by one; blank lines of line files are left out.
@@ -124,6 +126,8 @@ class Source:
 
     def _open(self) -> TextIO:
         if self.name == STDIN:
+            if sys.stdin is None:
+                raise DataError("standard input is closed; name a file, or pipe texts in")
             return open(sys.stdin.fileno(), encoding="utf-8-sig", newline="", closefd=False)
         try:
             if self.name.endswith(".gz"):

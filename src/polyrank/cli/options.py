@@ -23,7 +23,8 @@ File = Annotated[
     str,
     typer.Argument(
         metavar="[FILE|-]",
-        help="Texts: one a line, JSONL, CSV, TSV or Parquet (also .gz); - is standard input.",
+        help="Texts: one a line, JSONL, a JSON array, CSV, TSV (also .gz) or Parquet; - is "
+        "standard input.",
     ),
 ]
 Format = Annotated[
@@ -37,7 +38,13 @@ FirstStage = Annotated[
         "weight that the model has learnt; or a weight, in logits for a standard deviation."
     ),
 ]
-TextField = Annotated[str, typer.Option(help="Field or column that holds the text.")]
+TextField = Annotated[
+    str,
+    typer.Option(
+        help="Field or column that holds the text. Rows without one named text may have content, "
+        "page_content, passage or document instead."
+    ),
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(
@@ -72,7 +79,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and 
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "-o", help="Write here instead of to standard output.", show_default=False
+        "--output",
+        "-o",
+        help="Write here instead of to standard output, in the format that the ending says.",
+        show_default=False,
     ),
 ]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
 from polyrank.errors import DataError
 from polyrank.types import RankedDocument, TruncationStrategy
@@ -20,7 +21,9 @@ def rerank(
     file: options.File = STDIN,
     top_n: Annotated[
         int | None,
-        typer.Option("--top-n", "-n", help="Show only the best N.", min=1, show_default=False),
+        typer.Option(
+            "--top-n", "--top-k", "-n", help="Show only the best N.", min=1, show_default=False
+        ),
     ] = None,
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
@@ -55,18 +58,23 @@ def rerank(
     """Rank documents by relevance to a query.
 
     A terminal gets a table; a pipe gets one JSON object a line, best first, with "rank",
-    "index", "score" and every field of the document.
+    "index", "score" and every field of the document. With --output the name's ending decides:
+    .jsonl, .ndjson, .json, .csv, .tsv or .parquet.
 
     For example:
 
         polyrank rerank "How long do cats live?" articles.txt --top-n 5
         cat answers.jsonl | polyrank rerank "猫の寿命" -m BAAI/bge-reranker-v2-m3 > best.jsonl
-        polyrank rerank "capital of France" pages.csv --text-field body
+        polyrank rerank "capital of France" pages.csv --text-field body --output best.csv
         polyrank rerank "cats" hits.jsonl --first-stage-field bm25 --first-stage lexical
     """
+    source = Source(file, input_format, text_field)
+    source.check()
+    check_output(output, ROW_SUFFIXES)
     from polyrank.inference.reranker import Reranker
 
-    records = list(Source(file, input_format, text_field).records())
+    screen.note_empty_query(query, quiet=quiet)
+    records = list(source.records())
     kind = options.first_stage(first_stage)
     found = None if first_stage_field is None else _scores(records, first_stage_field)
     timer = screen.Timer()
@@ -102,8 +110,7 @@ def rerank(
         console.print(_table(ranked, console.width, is_probability=is_probability))
         timer.note(f"{len(records):,} documents ranked", reranker.info.name, quiet=quiet)
     else:
-        with screen.text_output(output) as out:
-            screen.write_lines(_rows(ranked, records), out)
+        write_rows(_rows(ranked, records), output)
     limit = reranker.info.max_length
     screen.note_truncated(reranker.num_truncated, len(records), limit, quiet=quiet)
 

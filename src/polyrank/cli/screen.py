@@ -1,19 +1,16 @@
 """What commands show: tables and bars on a terminal, JSON lines in a pipe, remarks on stderr."""
 
-import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from polyrank._files import replacing
 from polyrank.errors import CheckpointWarning
 
 BAR_WIDTH = 12
@@ -57,6 +54,12 @@ def remark(message: str, *, quiet: bool) -> None:
     """Print a remark on standard error."""
     if not quiet:
         Console(stderr=True, highlight=False).print(Text(message, style="dim"))
+
+
+def note_empty_query(query: str | None, *, quiet: bool) -> None:
+    """Say that an empty query tells nothing apart."""
+    if query is not None and not query.strip():
+        remark("the query is empty: the scores compare the texts with nothing.", quiet=quiet)
 
 
 def note_truncated(count: int, total: int, max_length: int, *, quiet: bool) -> None:
@@ -126,19 +129,3 @@ def assumptions_as_remarks(*, quiet: bool) -> Iterator[None]:
         finally:
             for message in told:
                 remark(message, quiet=quiet)
-
-
-@contextmanager
-def text_output(output: str | None) -> Iterator[TextIO]:
-    """Give standard output, or a file that appears only when all of it is written."""
-    if output is None:
-        yield sys.stdout
-        return
-    with replacing(Path(output)) as path, path.open("w", encoding="utf8", newline="\n") as file:
-        yield file
-
-
-def write_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> None:
-    """Write one JSON object a line, in UTF-8 without escapes."""
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

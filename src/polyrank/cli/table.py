@@ -14,6 +14,7 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
@@ -55,6 +56,8 @@ def table(
         polyrank compress table intfloat/multilingual-e5-small e5-table --text texts/
     """
     from polyrank.compress.corpus import TEXT_FIELDS
+
+    check_folder(output)
     from polyrank.compress.folders import check_free
     from polyrank.compress.table import measure_table, write_table_folder
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.evaluate import ModeName
+from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 from polyrank.cli.train_options import (
     CLASSIFIER_LACKS,
@@ -269,6 +270,7 @@ def late_interaction(
     )
     sources = tuple(DataSource.parse(text) for text in data)
     target = output.absolute()
+    check_folder(target)
     job = LateInteractionJob(model, sources, target, config, miner, cache_dir, threads)
     with steps(quiet=quiet) as progress:
         record = train_late_interaction(job, progress=progress)
@@ -304,6 +306,7 @@ def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
 
     settings = {name: _plain(value) for name, value in given.items() if name in SETTINGS}
     miner = given["miner"]
+    check_folder(given["output"])
     return Job(
         model=given["model"],
         data=tuple(DataSource.parse(text) for text in given["data"]),

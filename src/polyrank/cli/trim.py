@@ -15,6 +15,7 @@ from polyrank._files import replacing
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def trim(
         polyrank compress trim intfloat/multilingual-e5-small e5-80k --text texts/ --keep 80000
         polyrank compress trim FOLDER trimmed --text a.jsonl.gz --coverage 0.99 --data data/mine
     """
+    check_folder(output)
     from polyrank.compress.choose import ChoiceConfig
     from polyrank.compress.corpus import TEXT_FIELDS, CorpusConfig
     from polyrank.compress.trim import TrimConfig, trim_vocabulary
