@@ -93,8 +93,13 @@ def serve(
         int, typer.Option(help="More get 429.", min=1, rich_help_panel=LIMITS)
     ] = 512,
     max_queued_tokens: Annotated[
-        int, typer.Option(help="More get 429.", min=1, rich_help_panel=LIMITS)
-    ] = 2_000_000,
+        int | None,
+        typer.Option(
+            help="More get 429. Without it, requests that could not be done in their time do.",
+            min=1,
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     max_client_batch_size: Annotated[
         int, typer.Option(help="Texts or documents of a request.", min=1, rich_help_panel=LIMITS)
     ] = 10_000,

@@ -3,7 +3,8 @@
 Requests come in at any time from any thread and get a future. The next batch is made when the one
 before has ended, of whatever waits then, in fair shares (`fair_queue`). A request of thousands of
 sequences is served a batch at a time among the others. Cancelling a future takes what still waits
-of it out of the queue. Like the engine, it knows nothing of text or tasks.
+of it out of the queue, and so does a deadline that cannot be kept. Like the engine, it knows
+nothing of text or tasks.
 """
 
 import threading
@@ -19,14 +20,19 @@ from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
 from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.pace import Pace
 from polyrank.engine.packing import plan_batches
-from polyrank.errors import EncoderError, PolyrankError, UnavailableError
+from polyrank.errors import (
+    DeadlineExceededError,
+    EncoderError,
+    PolyrankError,
+    UnavailableError,
+)
 from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
 
 SMALLEST_BUDGET = 256  # tokens: below this the kernels lose efficiency
 FIRST_BUDGET = 1024  # tokens, until the first batches have shown how fast the engine is
 TARGET_BATCH_S = 0.1
-_SMOOTHING = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,7 @@ class Scheduler:
         *,
         target_batch_s: float = TARGET_BATCH_S,
         on_batch: Callable[[BatchReport], None] | None = None,
+        on_drop: Callable[[], None] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -130,14 +137,17 @@ class Scheduler:
                 for work that has begun. Batches get as many tokens as the engine was seen to
                 run in that time, up to its own budget.
             on_batch: Called after every batch, in the scheduler's thread.
+            on_drop: Called there, too, for every request that is given up.
         """
         self._target_batch_s = target_batch_s
         self._on_batch = on_batch
+        self._on_drop = on_drop
         self._queue = FairQueue()
         self._changed = threading.Condition()
         self._is_closing = False
         self._running_since: float | None = None
-        self._speeds: dict[int, float] = {}
+        self._busy_since = 0.0  # when the running batch was made, or the one before it ended
+        self._paces: dict[int, Pace] = {}
         self._successes: dict[int, float] = {}
         self._thread = threading.Thread(target=self._loop, name="polyrank-scheduler", daemon=True)
         self._thread.start()
@@ -151,11 +161,6 @@ class Scheduler:
     def num_waiting_sequences(self) -> int:
         """Sequences in the queue."""
         return self._queue.num_waiting_sequences
-
-    @property
-    def tokens_a_second(self) -> float:
-        """Speed of the slowest engine seen so far, 0 before the first batch."""
-        return min(self._speeds.values(), default=0.0)
 
     @property
     def is_alive(self) -> bool:
@@ -172,6 +177,41 @@ class Scheduler:
         with self._changed:
             submitted = [job.work.submitted for job in self._queue.jobs()]
         return time.monotonic() - min(submitted) if submitted else 0.0
+
+    def waiting_s(self) -> float:
+        """Return how many seconds of work wait or are announced, at the speeds seen."""
+        with self._changed:
+            return self._queue.waiting_s()
+
+    def is_pace_known(self, engine: Engine) -> bool:
+        """Return whether an engine's batches have shown how fast it is."""
+        return self._pace(engine).tokens_a_second > 0
+
+    def _pace(self, engine: Engine) -> Pace:
+        return self._paces.setdefault(id(engine), Pace())
+
+    def announce(self, flow: Flow, engine: Engine, num_tokens: int) -> float:
+        """Give a request its place in the queue, if it can be done in time along with the others.
+
+        Args:
+            flow: The request. May have a place already: then its size is corrected.
+            engine: What will run it.
+            num_tokens: Tokens that it comes to, as far as is known.
+
+        Returns:
+            0, or in how many seconds there would be a place for it.
+        """
+        with self._changed:
+            flow.pace = self._pace(engine)
+            wait_s = self._queue.wait_for_room_s(flow, num_tokens, time.monotonic())
+            if not wait_s:
+                self._queue.expect(flow, num_tokens)
+            return wait_s
+
+    def expect_no_more(self, flow: Flow) -> None:
+        """Forget what was announced of a request and has not been submitted."""
+        with self._changed:
+            self._queue.expect(flow, 0)
 
     def submit(
         self,
@@ -202,6 +242,7 @@ class Scheduler:
 
         Raises:
             UnavailableError: If the scheduler was closed.
+            DeadlineExceededError: If the request was given up meanwhile.
         """
         known: list[Float32Array | None] = [None] * len(batch)
         if not pooling and not is_fresh:
@@ -214,6 +255,9 @@ class Scheduler:
         with self._changed:
             if self._is_closing or not self._thread.is_alive():
                 raise UnavailableError("the server is stopping and takes no more work")
+            if flow.is_dropped:
+                raise _too_late()
+            flow.pace = self._pace(engine)
             self._queue.put(job)
             self._changed.notify()
         # held by its future, the job would keep itself and its rows until a garbage collection
@@ -248,37 +292,51 @@ class Scheduler:
 
     def _wait(self) -> list[Share]:
         """Return the next batch as soon as there is one; nothing when closing and done."""
-        with self._changed:
-            while not len(self._queue) and not self._is_closing:
-                self._changed.wait()
-            return self._take() if len(self._queue) else []
+        while True:
+            with self._changed:
+                if not len(self._queue):
+                    while not len(self._queue) and not self._is_closing:
+                        self._changed.wait()
+                    self._busy_since = time.monotonic()
+                dropped = self._queue.drop_hopeless(time.monotonic())
+                shares = self._take() if len(self._queue) else []
+                is_done = self._is_closing and not len(self._queue)
+            for flow in {job.flow for job in dropped}:
+                self._give_up([job.work for job in dropped if job.flow is flow])
+            if shares or is_done:
+                return shares
+
+    def _give_up(self, works: list[_Work]) -> None:
+        for work in works:
+            work.fail(_too_late())
+        if self._on_drop is not None:
+            self._on_drop()
 
     def _take(self) -> list[Share]:
-        key = self._queue.key()
-        engine = next(job.work.engine for job in self._queue.jobs() if job.key == key)
-        taken: dict[int, Share] = {}
-        for job, indices in self._queue.take(self._budget(engine)):
-            taken.setdefault(id(job.work), (job.work, []))[1].extend(indices)
-        return list(taken.values())
+        now = time.monotonic()
+        engine = self._queue.next_job(now).work.engine
+        return [(job.work, indices) for job, indices in self._queue.take(self._budget(engine), now)]
 
     def _budget(self, engine: Engine) -> int:
-        speed = self._speeds.get(id(engine))
-        wanted = FIRST_BUDGET if speed is None else int(speed * self._target_batch_s)
+        speed = self._pace(engine).tokens_a_second
+        wanted = int(speed * self._target_batch_s) if speed else FIRST_BUDGET
         return min(max(wanted, SMALLEST_BUDGET), engine.max_batch_tokens)
 
     def _run(self, shares: list[Share]) -> None:
         begin = time.monotonic()
+        busy_since = self._busy_since
         for work, _ in shares:
             work.begun = work.begun or begin
         self._running_since = begin
         try:
             rows = _compute(shares)
         except Exception as exc:  # noqa: BLE001 - whatever happens, somebody waits for an answer
+            self._running_since, self._busy_since = None, time.monotonic()
             self._isolate(shares, exc)
             return
-        finally:
-            self._running_since = None
-        self._report(shares, time.monotonic() - begin)
+        end = self._busy_since = time.monotonic()
+        self._running_since = None
+        self._report(shares, end - begin, end - busy_since)
         at = 0
         for work, indices in shares:
             work.give(indices, rows[at : at + len(indices)])
@@ -302,14 +360,12 @@ class Scheduler:
             for job in [job for job in self._queue.jobs() if job.work is work]:
                 self._queue.remove(job)
 
-    def _report(self, shares: list[Share], seconds: float) -> None:
+    def _report(self, shares: list[Share], seconds: float, busy_s: float) -> None:
         engine = shares[0][0].engine
         lengths = np.concatenate([work.batch.lengths[indices] for work, indices in shares])
         num_tokens = int(lengths.sum())
-        speed, before = num_tokens / max(seconds, 1e-6), self._speeds.get(id(engine))
-        if num_tokens >= SMALLEST_BUDGET // 2 or before is None:
-            known = speed if before is None else before
-            self._speeds[id(engine)] = known + _SMOOTHING * (speed - known)
+        # what passed between two batches while work waited counts: tokens are promised by it
+        self._pace(engine).note(num_tokens, busy_s, self._budget(engine))
         self._successes[id(engine)] = time.monotonic()
         if self._on_batch is not None:
             padding = _padding(engine, lengths)
@@ -321,8 +377,15 @@ class Scheduler:
 
     def forget_engine(self, engine: Engine) -> None:
         """Drop what was learnt of an engine that is unloaded."""
-        self._speeds.pop(id(engine), None)
+        self._paces.pop(id(engine), None)
         self._successes.pop(id(engine), None)
+
+
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError(
+        "the request would not have been done in its time, so that it was not computed. Ask for "
+        "less at once, or give it more time."
+    )
 
 
 def _compute(shares: list[Share]) -> list[Float32Array]:

@@ -63,8 +63,10 @@ class Site:
         self.registry = registry
         self.admin_keys = admin_keys or Keys()
         self.metrics = Metrics()
-        self.scheduler = Scheduler(on_batch=self.metrics.count_batch)
-        self.admission = Admission(settings.limits, self.scheduler)
+        self.scheduler = Scheduler(
+            on_batch=self.metrics.count_batch, on_drop=self.metrics.drops.inc
+        )
+        self.admission = Admission(settings.limits, self.scheduler, self.metrics.count_refusal)
         self.cache = ResultCache(settings.cache_bytes) if settings.cache_bytes else None
         self.service = Service(
             registry,

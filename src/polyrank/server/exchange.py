@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from math import ceil
 from typing import Any, ParamSpec, TypeVar
 
 import orjson
@@ -151,6 +152,7 @@ class _Turn:
                 "this server wants an API key: send it as `Authorization: Bearer KEY`"
             )
         timeout_s = self._timeout_s()
+        self.context.flow.must_end(time.monotonic(), timeout_s)
         permit = self.place.enter_context(self.exchange.admission.request())
         try:
             async with asyncio.timeout(timeout_s):
@@ -257,7 +259,7 @@ class _Turn:
             logger.error("request %s failed", self.context.request_id, exc_info=error)
         headers = self._headers()
         if failure.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, round(failure.retry_after_s)))
+            headers["retry-after"] = str(max(1, ceil(failure.retry_after_s)))
         if failure.kind == "unauthorized":
             headers["www-authenticate"] = "Bearer"
         if failure.kind in ("too_large", "unauthorized", "overloaded"):

@@ -5,6 +5,7 @@ are counted in a registry of their own and shown under their exact names.
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +18,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from polyrank.engine.scheduler import BatchReport, Scheduler
+from polyrank.server.admission import Reason
 from polyrank.server.context import RequestContext
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -85,6 +87,14 @@ class Metrics:
         self.row_cache_misses = self._counter(
             "polyrank_row_cache_misses", "Sequences of which they were not."
         )
+        self.drops = self._counter(
+            "polyrank_queue_drops", "Requests that left the queue: not to be done in their time."
+        )
+        self.refusals = Counter(
+            "polyrank_refusals", "Requests refused by 429.", ["reason"], registry=self.registry
+        )
+        for reason in get_args(Reason):
+            self.refusals.labels(reason)
         self.answers = Counter(
             "polyrank_responses", "Answers.", ["dialect", "status"], registry=self.registry
         )
@@ -108,6 +118,7 @@ class Metrics:
         for name, text, value in (
             ("te_queue_size", "Texts that wait.", lambda: scheduler.num_waiting_sequences),
             ("polyrank_queue_tokens", "Tokens that wait.", lambda: scheduler.num_waiting_tokens),
+            ("polyrank_queue_seconds", "Work that waits, at the speed seen.", scheduler.waiting_s),
             ("polyrank_queue_age_seconds", "Age of the oldest that waits.", scheduler.oldest_s),
             ("polyrank_requests_under_way", "Requests under way.", num_requests),
         ):
@@ -160,6 +171,10 @@ class Metrics:
         """Count sequences of which token rows were kept, and those that had to run."""
         self.row_cache_hits.inc(hits)
         self.row_cache_misses.inc(misses)
+
+    def count_refusal(self, reason: Reason) -> None:
+        """Count a request that was refused since there was too much of something."""
+        self.refusals.labels(reason).inc()
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

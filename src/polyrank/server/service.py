@@ -360,6 +360,8 @@ class _Work:
 
     async def run(self, indices: Sequence[int]) -> None:
         waiting: list[tuple[list[int], Prepared, asyncio.Future[Ran]]] = []
+        if self.computation.engine.row_cache is None:  # else some of it may need no time at all
+            self._announce(indices)
         try:
             for part in _parts(indices, self.sizes):
                 prepared = await self._prepare(part, indices, is_first=not waiting)
@@ -373,6 +375,7 @@ class _Work:
                     is_fresh=self.is_fresh,
                 )
                 waiting.append((part, prepared, asyncio.wrap_future(future)))
+            self.service.scheduler.expect_no_more(self.context.flow)
             while waiting:
                 part, prepared, queued = waiting[0]
                 await self._finish(part, prepared, await queued)
@@ -381,6 +384,13 @@ class _Work:
             # after an error, a deadline or a lost client, what still waits leaves the queue
             for _, _, queued in waiting:
                 queued.cancel()
+            self.service.scheduler.expect_no_more(self.context.flow)
+
+    def _announce(self, indices: Sequence[int]) -> None:
+        longest = min(self.cut.max_length or self.served.max_length, self.served.max_length)
+        self.service.admission.check_time(
+            self.context.flow, self.computation.engine, [self.sizes[i] for i in indices], longest
+        )
 
     async def _prepare(
         self, part: list[int], indices: Sequence[int], *, is_first: bool
@@ -395,14 +405,15 @@ class _Work:
             # later parts are taken to be alike
             whole = sum(self.sizes[i] for i in indices)
             batch, pooling = prepared.batch, self.computation.pooling
-            num_fresh = self.computation.engine.num_fresh_tokens(
-                batch, pooling, self.computation.layers
-            )
-            self.service.admission.check_tokens(num_fresh * whole // max(size, 1))
+            engine, admission = self.computation.engine, self.service.admission
+            num_fresh = engine.num_fresh_tokens(batch, pooling, self.computation.layers)
+            admission.learn(engine, size, batch.total_tokens)
+            whole_fresh = num_fresh * whole // max(size, 1)
+            admission.check_tokens(self.context.flow, engine, whole_fresh)
             num_tokens = batch.total_tokens * whole // max(size, 1)
             num_rows = len(indices) if pooling else num_tokens
             self.context.num_values += num_rows * self.computation.num_values
-            self.service.admission.check_values(self.context.num_values)
+            admission.check_values(self.context.num_values)
         return prepared
 
     def _refuse_to_cut(self, at: int) -> NoReturn:

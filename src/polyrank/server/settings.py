@@ -38,7 +38,8 @@ class Limits:
     Attributes:
         max_concurrent_requests: Requests under way at once; more get 429.
         max_queued_tokens: Tokens that may wait; a request that comes to more gets 429, unless
-            nothing waits.
+            nothing waits. None sets no limit beyond what can be done within requests' time, and
+            2,000,000 until the speed is known.
         max_client_batch_size: Documents or texts of one request.
         max_payload_bytes: Bytes of one request's body.
         max_pending_bytes: Bytes of all bodies under way together; and of all replies that are
@@ -59,7 +60,7 @@ class Limits:
     """
 
     max_concurrent_requests: int = 512
-    max_queued_tokens: int = 2_000_000
+    max_queued_tokens: int | None = None
     max_client_batch_size: int = 10_000
     max_payload_bytes: int = 16_000_000
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
@@ -80,6 +81,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             lowest = 0 if name.startswith("drain") else 1e-3
+            if name == "max_queued_tokens" and self.max_queued_tokens is None:
+                continue
             if not getattr(self, name) >= lowest:
                 raise ConfigError(
                     f"{name} must be {'0 or more' if lowest == 0 else 'above 0'}, "

@@ -134,9 +134,7 @@ def list_models(api: Api, owned_by: str) -> dict[str, Any]:
     scheduler = api.service.scheduler
     stats = {
         "queue_absolute": scheduler.num_waiting_sequences,
-        "queue_fraction": min(
-            scheduler.num_waiting_tokens / api.settings.limits.max_queued_tokens, 1.0
-        ),
+        "queue_fraction": api.service.admission.fullness(),
         "results_pending": api.service.admission.num_requests,
         "batch_size": api.settings.limits.max_client_batch_size,
     }
