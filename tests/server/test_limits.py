@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -271,3 +272,82 @@ def test_many_threads_do_not_leak(server: Running) -> None:
         list(pool.map(lambda _: server.post("/rerank", BODY), range(50)))
     wait_until(lambda: threading.active_count() <= num_threads + 1)
     assert server.site.admission.num_requests == server.site.admission.num_bytes == 0
+
+
+SPEED = 2_000  # tokens a second, of an encoder that is slowed down
+
+
+class Slow(Broken):
+    """An encoder of a speed that is known."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner.capabilities)
+        self.inner = inner
+        self.num_tokens = 0
+
+    def run(self, batch: Any, pooling: Any, layers: Any = ()) -> Any:
+        time.sleep(batch.total_tokens / SPEED)
+        self.num_tokens += batch.total_tokens
+        return self.inner.run(batch, pooling, layers)
+
+
+def test_overload_is_refused_and_the_rest_answered_in_time(folders: Folders) -> None:
+    body = {"query": "cats", "texts": DOCUMENTS[:4]}
+    headers = {"X-Request-Timeout-Ms": "2000"}
+    with running({"reranker": folders["reranker"]}) as server, ThreadPoolExecutor(80) as pool:
+        (served,) = server.site.registry.loaded
+        slow = served.engine.encoder = Slow(served.engine.encoder)
+        for _ in range(8):  # the speed is learnt
+            assert server.call("/rerank", body).status == 200
+        each = slow.num_tokens / 8
+        gap_s, seconds = each / SPEED / 3, 6  # three times what it can do
+        slow.num_tokens, begin, asked = 0, time.monotonic(), []
+        while (elapsed := time.monotonic() - begin) < seconds:
+            asked.append(pool.submit(server.call, "/rerank", body, headers=headers))
+            if len(asked) % 20 == 0:
+                assert server.call("/ready").status == 200  # a probe is never refused
+            time.sleep(max(0.0, len(asked) * gap_s - elapsed))
+        waiting_s = gauge(server, "polyrank_queue_seconds")
+        replies = [future.result() for future in asked]
+        refused = [reply for reply in replies if reply.status == 429]
+        num_good = sum(reply.status == 200 for reply in replies)
+        assert 0.5 < waiting_s < 2
+        assert num_good * each >= 0.85 * SPEED * seconds
+        assert len(refused) > 0.3 * len(replies)
+        assert num_good + len(refused) >= 0.97 * len(replies)
+        assert all(1 <= int(reply.headers["retry-after"]) <= 3 for reply in refused)
+        name = 'polyrank_refusals_total{reason="deadline"}'
+        assert gauge(server, name) == len(refused)
+        assert gauge(server, 'polyrank_refusals_total{reason="queue"}') == 0
+        begin = time.monotonic()
+        assert server.call("/rerank", body).status == 200
+        assert time.monotonic() - begin < 2  # and it is over as soon as it has ended
+
+
+def test_work_that_cannot_be_done_in_time_is_not_computed(folders: Folders) -> None:
+    with (
+        running({"reranker": folders["reranker"]}) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        (served,) = server.site.registry.loaded
+        slow = served.engine.encoder = Slow(served.engine.encoder)
+        for _ in range(8):
+            assert server.call("/rerank", BODY).status == 200
+        each, slow.num_tokens = slow.num_tokens / 8, 0
+        time_ms = str(round(each / SPEED * 4 * 1000))
+        with held(server, "reranker") as encoder:
+            first = pool.submit(server.call, "/rerank", BODY)
+            wait_until(lambda: encoder.num_begun == 1)
+            rest = [
+                pool.submit(server.call, "/rerank", BODY, headers={"X-Request-Timeout-Ms": time_ms})
+                for _ in range(2)
+            ]
+            wait_until(lambda: server.site.scheduler.num_waiting_sequences >= 2 * len(DOCUMENTS))
+            time.sleep(each / SPEED * 3.5)  # the machine stood still
+            encoder.go.set()
+            assert first.result().status == 200
+            dropped = [future.result() for future in rest]
+        assert [reply.status for reply in dropped] == [504] * 2
+        assert "not computed" in dropped[0].json["error"]
+        assert gauge(server, "polyrank_queue_drops_total") >= 1
+        assert slow.num_tokens < 2 * each
