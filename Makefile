@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -156,6 +156,9 @@ $(INFINITY)/.ready: benchmarks/serving/infinity.txt
 
 bench-infinity: $(BENCH)/.server $(INFINITY)/.ready model ## which of infinity's settings is its fastest (OPTIONS="--only bfloat16")
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m serving.settings --data $(DATA) --infinity $(INFINITY)/bin/python $(OPTIONS)
+
+bench-goodput: $(VENV)/.test ## what is answered in time at 1.2, 2 and 5 times the server's capacity (OPTIONS="--loads 2")
+	PYTHONPATH=benchmarks $(BIN)/python -m serving.goodput --data $(DATA) $(OPTIONS)
 
 bench-overhead: $(VENV)/.test model ## rank 100 documents by the server and by the library, in turns
 	PYTHONPATH=benchmarks $(BIN)/python -m serving.overhead --data $(DATA) $(OPTIONS)
