@@ -10,6 +10,7 @@ client asks again and again, until it waits as little as before.
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import resource
@@ -36,6 +37,7 @@ PORT = 39_881
 CLIENTS = 8  # keep the server busy while its capacity is measured
 PROBE_DOCUMENTS = 10
 NUM_PROBES = 12
+NUM_COUNTED = 40
 RECOVERY_S = 12.0
 CALM_S = 3.0
 CALM_TRIES = 30
@@ -49,13 +51,15 @@ class Answer:
     Attributes:
         documents: How many it held.
         status: HTTP status; 0 where there was none.
-        wait_s: Seconds from its due time.
+        due_s: When it was due, in seconds from the first.
+        wait_s: Seconds from then on.
         tokens: Tokens that the server told.
         retry_after_s: What the server asked for, or None.
     """
 
     documents: int
     status: int
+    due_s: float
     wait_s: float
     tokens: int = 0
     retry_after_s: int | None = None
@@ -90,6 +94,11 @@ class Work:
         )
 
     @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.wall_s
+
+    @property
     def busy(self) -> float:
         """Share of the time that went into batches."""
         return self.batch_s / self.wall_s
@@ -104,6 +113,14 @@ class Bodies:
         sample = load.bodies(given.data, NUM_PROBES, given.seed, {PROBE_DOCUMENTS: 1.0})
         self.probes = [_encoded(body, given.deadline) for body in sample]
         self.documents = float(np.mean([count for count, _ in self.mixed]))
+        self.tokens = float("nan")  # of a request on average, once the server has told
+
+    async def count_tokens(self) -> None:
+        """Ask for some of each size, one at a time, and count."""
+        some = self.mixed[:NUM_COUNTED]
+        answers = [await ask(PORT, each, time.perf_counter()) for each in some]
+        a_document = sum(each.tokens for each in answers) / sum(each.documents for each in answers)
+        self.tokens = a_document * self.documents
 
 
 def _encoded(body: dict[str, Any], deadline_s: float) -> tuple[int, bytes]:
@@ -135,8 +152,8 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def ask(port: int, request: tuple[int, bytes], due: float) -> Answer:
-    """Send a request and return what became of it."""
+async def ask(port: int, request: tuple[int, bytes], begin: float, due: float = 0.0) -> Answer:
+    """Send a request that was due some seconds after the first, and return what became of it."""
     documents, content = request
     status, tokens, retry = 0, 0, None
     try:
@@ -153,25 +170,20 @@ async def ask(port: int, request: tuple[int, bytes], due: float) -> Answer:
         tokens = int(told["x-compute-tokens"])
     except (OSError, IndexError, KeyError, ValueError, TimeoutError):
         status = 0
-    return Answer(documents, status, time.perf_counter() - due, tokens, retry)
+    return Answer(documents, status, due, time.perf_counter() - begin - due, tokens, retry)
 
 
-async def capacity(port: int, requests: Sequence[tuple[int, bytes]], seconds: float) -> float:
-    """Return the documents a second that some clients get, each asking as soon as answered."""
-    end, num_documents, at = time.perf_counter() + seconds, 0, 0
+async def keep_busy(port: int, requests: Sequence[tuple[int, bytes]], seconds: float) -> None:
+    """Let some clients ask, each as soon as it was answered."""
+    end, coming = time.perf_counter() + seconds, itertools.cycle(requests)
 
     async def client() -> None:
-        nonlocal num_documents, at
         while time.perf_counter() < end:
-            at += 1
-            answer = await ask(port, requests[at % len(requests)], time.perf_counter())
-            if answer.status == 200 and time.perf_counter() < end:
-                num_documents += answer.documents
+            await ask(port, next(coming), time.perf_counter())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):
             group.create_task(client())
-    return num_documents / seconds
 
 
 async def offer(
@@ -183,7 +195,7 @@ async def offer(
     while due < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         request = requests[len(under_way) % len(requests)]
-        under_way.append(asyncio.create_task(ask(port, request, begin + due)))
+        under_way.append(asyncio.create_task(ask(port, request, begin, due)))
         due += draw.expovariate(rate)
     await asyncio.sleep(max(0.0, begin + seconds - time.perf_counter()))
     return under_way
@@ -207,9 +219,9 @@ async def level(
     """Return what the server did at some times its capacity."""
     waits = [(await ask(PORT, each, time.perf_counter())).wait_s for each in bodies.probes]
     usual_s = 2 * float(np.quantile(waits, 0.95)) + 0.1
-    before = await _capacity(made, bodies, given)
+    before = await capacity(made, bodies, given)
     busy_s, own_s, begun = made.seconds_of_others(), _own_seconds(), Work.read(made)
-    rate = times * before[0] / bodies.documents
+    rate = times * before.speed / bodies.tokens
     tasks = await offer(PORT, bodies.mixed, rate, given.seconds, given.seed)
     work = Work.read(made).since(begun)
     found = {
@@ -220,7 +232,7 @@ async def level(
         "recovery_s": await recovery(PORT, bodies.probes, usual_s),
     }
     answers = await asyncio.gather(*tasks)
-    after = await _capacity(made, bodies, given)
+    after = await capacity(made, bodies, given)
     return _row(times, answers, work, (before, after), given) | found
 
 
@@ -233,13 +245,14 @@ async def _calm(made: Running, most_cores: float) -> None:
             return
 
 
-async def _capacity(
-    made: Running, bodies: Bodies, given: argparse.Namespace
-) -> tuple[float, float]:
-    """Return the documents a second, and the share of the time that went into batches."""
+async def capacity(made: Running, bodies: Bodies, given: argparse.Namespace) -> Work:
+    """Return what the server computes while it is kept busy."""
     begun = Work.read(made)
-    speed = await capacity(PORT, bodies.mixed, given.capacity_seconds)
-    return speed, Work.read(made).since(begun).busy
+    busy = asyncio.create_task(keep_busy(PORT, bodies.mixed, given.capacity_seconds))
+    await asyncio.sleep(given.capacity_seconds)
+    work = Work.read(made).since(begun)
+    await busy
+    return work
 
 
 def _own_seconds() -> float:
@@ -251,25 +264,25 @@ def _row(
     times: float,
     answers: list[Answer],
     work: Work,
-    capacities: tuple[tuple[float, float], tuple[float, float]],
+    capacities: tuple[Work, Work],
     given: argparse.Namespace,
 ) -> dict[str, Any]:
     good = [each for each in answers if each.status == 200]
     in_time = [each for each in good if each.wait_s <= given.deadline]
+    # of what was answered after the last arrival, none counts
+    within = [each for each in in_time if each.due_s + each.wait_s <= given.seconds]
+    num_tokens = sum(each.tokens for each in within)
     waits = [each.wait_s for each in good] or [float("nan")]
     retries = [each.retry_after_s for each in answers if each.retry_after_s is not None]
-    (before, busy_before), (after, busy_after) = capacities
-    # what was answered after the last arrival was computed in part before it
-    useful = min(sum(each.tokens for each in in_time) / work.tokens, 1.0)
+    most_busy = max(each.busy for each in capacities)
     return {
         "times": times,
-        "capacity_before": before,
-        "capacity_after": after,
-        "share": sum(each.documents for each in in_time) / given.seconds / ((before + after) / 2),
-        "useful": useful,
+        "capacity_before": capacities[0].speed,
+        "capacity_after": capacities[1].speed,
+        "share": num_tokens / given.seconds / np.mean([each.speed for each in capacities]),
         "busy": work.busy,
-        "busy_at_capacity": max(busy_before, busy_after),
-        "share_of_computing": useful * work.busy / max(busy_before, busy_after),
+        "busy_at_capacity": most_busy,
+        "share_of_computing": num_tokens / work.tokens * work.busy / most_busy,
         "sent": len(answers),
         "statuses": dict(sorted(Counter(str(each.status) for each in answers).items())),
         "late": len(good) - len(in_time),
@@ -295,17 +308,18 @@ def page(found: dict[str, Any]) -> str:
         f"arrivals, {found['seconds']:g} s a level, of requests with "
         f"{', '.join(map(str, load.MIX))} documents ({found['documents']:.1f} on average; XQuAD "
         f"passages, 12 languages), each with a deadline of {found['deadline']:g} s. The capacity "
-        f"is what {CLIENTS} clients get that ask as soon as they are answered, just before and "
-        f"just after. Goal: {GOAL:.0%}, and recovery within 10 s.",
+        f"is what is computed for {CLIENTS} clients that ask as soon as they are answered, just "
+        f"before and just after. Goal: {GOAL:.0%}, and recovery within 10 s.",
         "",
-        "| times capacity | capacity before, after (documents/s) | share of it answered in time "
+        "| times capacity | capacity before, after (tokens/s) | share of it answered in time "
         "| share of computing | 200 | 429 | 504 | late | p50 s | p95 s | recovery s "
         "| cores of others, of the client |",
         "|---" * 12 + "|",
         *map(_line, rows),
         "",
-        "- Share of it: documents answered in time, by the mean of both capacities.",
-        "- Share of computing: tokens answered in time, of all that were computed, times the "
+        "- Share of it: tokens answered in time, and before the last arrival, by the mean of "
+        "both capacities.",
+        "- Share of computing: the same tokens, of all that were computed, times the "
         "share of the time in which batches ran, by the same share while the capacity was "
         "measured. It does not change with the speed that others leave to the server.",
         "- Late: answered, but later than the deadline by the client's clock.",
@@ -320,7 +334,7 @@ def _line(row: dict[str, Any]) -> str:
     counts = row["statuses"]
     told = " | ".join(str(counts.get(status, 0)) for status in ("200", "429", "504"))
     return (
-        f"| {row['times']:g} | {row['capacity_before']:.0f}, {row['capacity_after']:.0f} | "
+        f"| {row['times']:g} | {row['capacity_before']:,.0f}, {row['capacity_after']:,.0f} | "
         f"{row['share']:.0%} | {row['share_of_computing']:.0%} | {told} | {row['late']} | "
         f"{row['p50_s']:.2f} | {row['p95_s']:.2f} | {row['recovery_s']:.1f} | "
         f"{row['other_cores']:.2f}, {row['client_cores']:.2f} |"
@@ -335,7 +349,7 @@ def _sizes(row: dict[str, Any]) -> str:
 async def measure(made: Running, given: argparse.Namespace) -> tuple[Bodies, list[dict[str, Any]]]:
     """Return the requests and the figures of every level."""
     bodies = Bodies(given)
-    await capacity(PORT, bodies.mixed, 5)  # warm
+    await bodies.count_tokens()  # and warm up
     rows: list[dict[str, Any]] = []
     for times in [each for _ in range(given.repeats) for each in given.loads]:
         await _calm(made, given.calm)
