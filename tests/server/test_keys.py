@@ -84,6 +84,19 @@ def test_key_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Keys(["short"])
 
 
+def test_keys_beyond_ascii(folders: Folders) -> None:
+    key = "schlüssel-zum-haus"
+    with running({"reranker": folders["reranker"]}, keys=(key, "鍵はここにあります")) as server:
+        for sent, status in (
+            (key.encode("utf8"), 200),
+            (key.encode("latin-1"), 200),
+            ("鍵はここにあります".encode(), 200),
+            (b"schl?ssel-zum-haus", 401),
+        ):
+            headers = {"Authorization": "Bearer " + sent.decode("latin-1")}
+            assert server.call("/rerank", BODY, headers=headers).status == status, sent
+
+
 def test_cors(locked: Running, server: Running) -> None:
     asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     open_ = locked.call("/rerank", method="OPTIONS", headers=asked)
@@ -91,6 +104,7 @@ def test_cors(locked: Running, server: Running) -> None:
     other = locked.call("/rerank", method="OPTIONS", headers=asked | {"Origin": "https://evil.org"})
     assert "access-control-allow-origin" not in other.headers
     closed = server.call("/rerank", BODY, headers=asked)
+    assert closed.status == 403
     assert "access-control-allow-origin" not in closed.headers
 
 

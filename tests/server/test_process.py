@@ -140,6 +140,16 @@ def test_log_is_json_without_texts_or_keys(folders: Folders) -> None:
         assert not re.search("secret|private", "".join(server.lines))
 
 
+def test_an_orchestrators_variable_is_no_port(folders: Folders) -> None:
+    links = {"POLYRANK_SERVE_PORT": "tcp://10.0.0.1:3000"}
+    wrong = ("--model", folders["reranker"], "--log-format", "xml")
+    command = [*COMMAND[:4], *map(str, wrong)]  # without --port, which would win
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **links})
+    told = " ".join(done.stderr.split())
+    assert "is ignored; give --port" in told
+    assert "json or plain" in told  # the next fault: the port was none
+
+
 def test_tls(folders: Folders, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"

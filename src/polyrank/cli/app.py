@@ -25,7 +25,7 @@ from polyrank.cli.evaluate import evaluate_command
 from polyrank.cli.info import info
 from polyrank.cli.needs import EXTRA_OF_COMMAND, needing
 from polyrank.cli.rerank import rerank
-from polyrank.cli.serve import serve
+from polyrank.cli.serve import ENVIRONMENT_PREFIX, ignore_service_links, serve
 from polyrank.cli.train import train_app
 from polyrank.errors import ConfigError, PolyrankError
 
@@ -43,7 +43,7 @@ app.command("rerank")(rerank)
 app.command("embed")(embed)
 app.command("classify")(classify)
 app.command("eval")(evaluate_command)
-app.command("serve", context_settings={"auto_envvar_prefix": "POLYRANK_SERVE"})(serve)
+app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX})(serve)
 app.command("info")(info)
 app.add_typer(compress_app)
 app.add_typer(train_app)
@@ -70,6 +70,7 @@ def polyrank_command(
 
     Start with `polyrank rerank "How long do cats live?" FILE`, where FILE holds one text a line.
     """
+    ignore_service_links()
 
 
 def run() -> None:

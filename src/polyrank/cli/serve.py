@@ -1,6 +1,7 @@
 """`polyrank serve`: models over HTTP, in the protocols of many services."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from polyrank.server.settings import ModelSource
     from polyrank.server.tracing import Tracing
 
+ENVIRONMENT_PREFIX = "POLYRANK_SERVE"
+# what Kubernetes puts into every container for a service by the name of polyrank-serve
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
 
 
@@ -113,6 +117,20 @@ def serve(
             rich_help_panel=LIMITS,
         ),
     ] = 60.0,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            help="Connections at once; beyond them idle ones make room, or new ones get 503.",
+            min=1,
+            rich_help_panel=LIMITS,
+        ),
+    ] = 1000,
+    write_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds in which a client must read on in its reply.", rich_help_panel=LIMITS
+        ),
+    ] = 30.0,
     drain: Annotated[
         float,
         typer.Option(
@@ -186,6 +204,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that requests may call the server by, beside localhost; * allows all. "
+            "Repeat it for more. Left out: localhost alone where --host is this machine's, else "
+            "all.",
+            rich_help_panel=SAFETY,
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[str, typer.Option(help="json or plain.")] = "plain",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     trace: Annotated[
@@ -237,6 +265,8 @@ def serve(
         max_payload_bytes=payload_limit,
         max_pending_bytes=max(DEFAULT_MAX_PENDING_BYTES, payload_limit),
         request_timeout_s=request_timeout,
+        write_timeout_s=write_timeout,
+        max_connections=max_connections,
         drain_s=drain,
         drain_delay_s=drain_delay,
     )
@@ -251,6 +281,7 @@ def serve(
         auto_truncate=auto_truncate,
         is_strict_about_names=strict_names,
         cors_origins=tuple(cors_allow_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
         certificate=tls_cert,
         private_key=tls_key,
         cache_bytes=cache * MEGABYTE,
@@ -275,6 +306,15 @@ def serve(
     server.run([listening])
     if not server.started:
         raise ConfigError("the server could not start; its log says why")
+
+
+def ignore_service_links() -> None:
+    """Take an orchestrator's address of a service out of the environment: it is no option."""
+    name = f"{ENVIRONMENT_PREFIX}_PORT"
+    value = os.environ.get(name, "")
+    if _SERVICE_LINK.match(value):
+        screen.remark(f"{name}={value} names a service and is ignored; give --port", quiet=False)
+        del os.environ[name]
 
 
 _LEVELS = ("debug", "info", "warning", "error")

@@ -29,6 +29,7 @@ from polyrank.server.keys import Keys
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry
 from polyrank.server.openapi import describe
+from polyrank.server.origins import OriginGate
 from polyrank.server.playground import load_page
 from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
@@ -91,15 +92,17 @@ class Site:
         self.app = self._app()
 
     def _app(self) -> Starlette:
+        settings = self.settings
+        gate = Middleware(OriginGate, settings.host, settings.allowed_hosts, settings.cors_origins)
         cors = Middleware(
             CORSMiddleware,
-            allow_origins=list(self.settings.cors_origins),
+            allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", ID_HEADER],
         )
         return Starlette(
             routes=[*self._dialect_paths(), *self._health_paths(), *self._own_paths()],
-            middleware=[cors] if self.settings.cors_origins else [],
+            middleware=[gate, cors] if settings.cors_origins else [gate],
             exception_handlers={HTTPException: _http_error},
             lifespan=self._lifespan,
         )

@@ -5,6 +5,7 @@ import hmac
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from polyrank.errors import ConfigError
@@ -35,13 +36,14 @@ class Keys:
                     f"an API key must have {SHORTEST_KEY} characters or more; one has {len(key)}. "
                     "`openssl rand -hex 32` makes good ones."
                 )
-        self._digests = tuple(_digest(key) for key in members)
+        self._num_keys = len(members)
+        self._digests = tuple(dict.fromkeys(each for key in members for each in _digests(key)))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     def __repr__(self) -> str:
-        return f"Keys({len(self._digests)})"
+        return f"Keys({self._num_keys})"
 
     def accept(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request's headers carry one of the keys.
@@ -51,8 +53,8 @@ class Keys:
         how much of a key was right.
         """
         matches = [
-            hmac.compare_digest(_digest(given), known)
-            for given in _given(headers)
+            hmac.compare_digest(given_digest, known)
+            for given_digest in map(_sent_digest, _given(headers))
             for known in self._digests
         ]
         return any(matches)
@@ -65,8 +67,17 @@ def _given(headers: Mapping[str, str]) -> list[str]:
     return [*values, rest.strip() if scheme.lower() == "bearer" else authorization]
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf8", "surrogatepass")).digest()
+def _digests(key: str) -> list[bytes]:
+    """Return the hashes of a key's bytes, as clients write them: in UTF-8, or in Latin-1."""
+    written = [key.encode("utf8", "surrogatepass")]
+    with suppress(UnicodeEncodeError):
+        written.append(key.encode("latin-1"))
+    return [hashlib.sha256(each).digest() for each in written]
+
+
+def _sent_digest(given: str) -> bytes:
+    # the bytes of a header are read as Latin-1
+    return hashlib.sha256(given.encode("latin-1", "replace")).digest()
 
 
 def read_keys(path: Path | None, variable: str) -> Keys:

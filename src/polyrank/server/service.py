@@ -397,7 +397,10 @@ class _Work:
     ) -> Prepared:
         size = sum(self.sizes[i] for i in part)
         begin = time.monotonic()
-        prepared = await self._call(size, self.computation.prepare, [self.items[i] for i in part])
+        # many short ones are spread over threads, which an event loop must not wait for
+        effort = size if len(part) <= SMALL_ROWS else SMALL_CHARACTERS + 1
+        items = [self.items[i] for i in part]
+        prepared = await self._call(effort, self.computation.prepare, items)
         self.context.note_tokenized(begin, prepared)
         if not self.is_truncating and prepared.is_truncated.any():
             self._refuse_to_cut(part[int(prepared.is_truncated.argmax())])
