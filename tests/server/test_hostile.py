@@ -155,8 +155,9 @@ def test_errors_tell_nothing_of_the_machine(strict: Running) -> None:
             assert b"site-packages" not in reply.body
 
 
-def test_the_page_loads_nothing_from_elsewhere(strict: Running) -> None:
-    reply = strict.call("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_load_nothing_from_elsewhere(strict: Running, path: str) -> None:
+    reply = strict.call(path)
     text = reply.body.decode()
     assert reply.headers["content-type"].startswith("text/html")
     assert not re.search(r"https?://|//[a-z]+\.|<link[^>]+stylesheet|<script [^>]*src", text)

@@ -31,6 +31,7 @@ from polyrank.server.models import Registry
 from polyrank.server.openapi import describe
 from polyrank.server.origins import OriginGate
 from polyrank.server.playground import load_page
+from polyrank.server.playground.reference import load_reference
 from polyrank.server.service import Service
 from polyrank.server.settings import ServerSettings
 from polyrank.server.tracing import NO_TRACING, Tracing
@@ -87,8 +88,9 @@ class Site:
             self.metrics.gauge(
                 "polyrank_row_cache_bytes", "Bytes of token rows kept.", registry.row_cache_bytes
             )
-        self._document = dump(describe(ROUTES))
-        self._page = load_page()
+        document = describe(ROUTES)
+        self._document = dump(document)
+        self._pages = {"/": load_page(), "/docs": load_reference(document)}
         self.app = self._app()
 
     def _app(self) -> Starlette:
@@ -125,7 +127,7 @@ class Site:
 
     def _own_paths(self) -> list[Path]:
         paths = [
-            Path("/", self._show_page),
+            *(Path(path, self._show_page) for path in self._pages),
             Path("/metrics", self._metrics),
             Path("/openapi.json", self._openapi),
             Path("/api-doc/openapi.json", self._openapi),  # TEI's place for it
@@ -159,12 +161,13 @@ class Site:
         return Response(self.metrics.page(), media_type=METRICS_TYPE)
 
     async def _show_page(self, request: Request) -> Response:
+        page = self._pages[request.url.path]
         headers = {
-            "content-security-policy": self._page.policy,
+            "content-security-policy": page.policy,
             "x-content-type-options": "nosniff",
             "referrer-policy": "no-referrer",
         }
-        return Response(self._page.content, headers=headers, media_type="text/html")
+        return Response(page.content, headers=headers, media_type="text/html")
 
     async def _openapi(self, request: Request) -> Response:
         return Response(self._document, media_type=JSON)

@@ -1,4 +1,4 @@
-"""The page at `/`: one file, no build step, nothing from elsewhere.
+"""The pages at `/` and `/docs`: one file each, no build step, nothing from elsewhere.
 
 Its policy allows the page's own script and style, by their hashes, and requests to this server.
 """
@@ -33,6 +33,17 @@ def load_page() -> Page:
     # "<" is escaped: a sample must not be able to end the script that holds it
     inline = json.dumps(sample, ensure_ascii=False).replace("<", "\\u003c")
     html = folder.joinpath("index.html").read_text("utf8").replace('"{sample}"', inline)
+    return page_of(html)
+
+
+def style_of(html: str) -> str:
+    """Return the style of a page, for another one that is to look the same."""
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    return str(style)
+
+
+def page_of(html: str) -> Page:
+    """Return a page with the policy that lets its own script and style run, and nothing else."""
     policy = "; ".join(
         (
             "default-src 'none'",
