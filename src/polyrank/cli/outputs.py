@@ -60,10 +60,10 @@ def check_folder(output: Path | None) -> None:
         output: What was given as --output.
 
     Raises:
-        ConfigError: If it ends as files do, or a file has the name.
+        ConfigError: If it ends as files do.
     """
-    if output is not None and (output.suffix.lower() in _SUFFIXES_OF_FILES or output.is_file()):
-        raise ConfigError(f"--output {output} is to be a folder, and that is the name of a file.")
+    if output is not None and output.suffix.lower() in _SUFFIXES_OF_FILES:
+        raise ConfigError(f"--output {output} is to be a folder, and that is a file's name.")
 
 
 def _suffix(output: str | None) -> str:
