@@ -234,7 +234,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(checkpoint, toys, tmp_path):
     whole = train(job_for(toys, start, tmp_path / "whole", **settings))
 
     def kill(step, done, total, note=""):
-        if step == "training" and "step 7" in note:
+        if step == "training (steps)" and done == 7:
             raise Killed
 
     job = job_for(toys, start, tmp_path / "broken", **settings)
@@ -251,9 +251,43 @@ def test_a_resumed_run_equals_an_uninterrupted_one(checkpoint, toys, tmp_path):
     assert resumed.record["losses"] == whole.record["losses"]
 
 
+@pytest.mark.parametrize("limit", [{"steps": 5}, {"steps": None, "minutes": 0.02}])
+def test_a_run_counts_its_own_steps(checkpoint, toys, tmp_path, limit):
+    seen: list[tuple[int, int]] = []
+
+    def note(step, done, total, note=""):
+        if step == "training (steps)":
+            seen.append((done, total))
+
+    job = job_for(toys, checkpoint("bge-reranker-base"), tmp_path / "out", measured=None, **limit)
+    record = train(job, progress=note).record
+    assert [done for done, _ in seen] == list(range(1, record["num_steps"] + 1))
+    assert all(done <= total for done, total in seen)
+    assert seen[-1] == (record["num_steps"], record["num_steps"])
+    if limit["steps"] is not None:
+        assert {total for _, total in seen} == {limit["steps"]}
+    assert record["num_lists"] == record["num_steps"] * job.config.lists_per_step
+
+
+def test_a_second_run_of_the_same_output_is_told_who_holds_it(checkpoint, toys, tmp_path):
+    told: list[ConfigError] = []
+
+    def begin_again(step, done, total, note=""):
+        if step == "training (steps)" and done == 1:
+            with pytest.raises(
+                ConfigError, match=f"another process .number {os.getpid()}"
+            ) as error:
+                train(replace(job, resume=True))
+            told.append(error.value)
+
+    job = job_for(toys, checkpoint("bge-reranker-base"), tmp_path / "out", measured=None, steps=2)
+    assert train(job, progress=begin_again).is_complete
+    assert told
+
+
 def test_ctrl_c_saves_what_is_there(checkpoint, toys, tmp_path):
     def interrupt(step, done, total, note=""):
-        if step == "training" and "step 5" in note:
+        if step == "training (steps)" and done == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
     start = checkpoint("bge-reranker-base")
@@ -407,7 +441,7 @@ def test_a_run_that_left_no_checkpoint_is_no_obstacle(checkpoint, toys, tmp_path
 
 def test_a_broken_checkpoint_is_named(checkpoint, toys, tmp_path):
     def kill(step, done, total, note=""):
-        if "step 3" in note:
+        if step == "training (steps)" and done == 3:
             raise Killed
 
     start = checkpoint("bge-reranker-base")

@@ -316,8 +316,10 @@ class _Run:
         return found
 
     def _report(self, share: float, step: int, loss: float | None) -> None:
-        note = f"step {step:,}" + ("" if loss is None else f", loss {loss:.4f}")
-        self.progress("training", round(share * 1000), 1000, note)
+        # under a limit of minutes, as many steps as they allow at the speed so far
+        total = self.max_steps if self.config.minutes is None else round(step / max(share, 1e-9))
+        note = "" if loss is None else f"loss {loss:.4f}"
+        self.progress("training (steps)", step, max(step, min(total, self.max_steps)), note)
 
     def _record(self, step: int, *, is_complete: bool) -> dict[str, Any]:
         job, num_lists = self.job, step * self.config.lists_per_step
