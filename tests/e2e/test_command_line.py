@@ -164,6 +164,7 @@ def test_info_and_doctor_speak_json_in_a_pipe(checkpoint: Checkpoint) -> None:
     facts = json.loads(run("doctor").stdout)
     assert facts["usable_threads"] >= 1
     assert "onnx" in facts["encoders"]
+    assert facts["extras"]["server"] == "installed"
 
 
 @pytest.mark.parametrize(

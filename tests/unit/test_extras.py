@@ -10,6 +10,7 @@ import pytest
 
 from polyrank import _extras
 from polyrank._extras import EXTRAS, install_command, require
+from polyrank.cli.needs import EXTRA_OF_COMMAND
 from polyrank.errors import MissingExtraError
 
 # arguments that let each command begin
@@ -74,6 +75,7 @@ def test_every_command_checks_its_extra_first() -> None:
     found, heavy = json.loads(done.stdout)
     assert {name for name, told in found.items() if told is None} == WITHOUT
     assert set(found) - WITHOUT == set(ARGUMENTS)
+    assert set(EXTRA_OF_COMMAND) <= {*found, *(name.partition(" ")[0] for name in found)}
     for name in ARGUMENTS:
         code, told = found[name]
         assert code == 1, name

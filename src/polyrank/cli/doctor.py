@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import polyrank
+from polyrank._extras import EXTRAS, install_command, is_installed
 from polyrank.checkpoint.hub import cache_folder, default_model_folder
 from polyrank.cli import options
 from polyrank.encoder.choose import available_encoders
@@ -45,7 +46,9 @@ LIBRARIES = (
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Show processor, threads, encoders, libraries and folders.
+    """Show processor, threads, encoders, extras, libraries and folders.
+
+    Of extras that are not there it names the command that installs them.
 
     Paste the output of `polyrank doctor --json` into bug reports; it names folders on this
     machine, but no secrets.
@@ -76,6 +79,10 @@ def examine() -> dict[str, Any]:
         "encoders": {
             status.name: "available" if status.is_available else status.reason
             for status in available_encoders()
+        },
+        "extras": {
+            extra: "installed" if is_installed(*modules) else install_command(extra)
+            for extra, modules in EXTRAS.items()
         },
         "libraries": {name: _version(name) for name in LIBRARIES},
         "default_model": _default_model(),
