@@ -233,14 +233,11 @@ def dense_embedder(folder: Path) -> Path:
 
 
 LATE_FEATURES = (
-    "match",
     "sharp_match",
     "plain_match",
     "least_match",
     "reverse_match",
-    "cosine",
     "clean_cosine",
-    "query_length",
     "document_length",
 )
 

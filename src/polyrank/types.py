@@ -61,13 +61,6 @@ Document = str | Mapping[str, Any] | HasText | HasContent | HasPageContent
 """A document: its text, or a mapping or object that holds it as ``text``, ``content`` or
 ``page_content``; it comes back as it was given."""
 
-LayerWeights = tuple[tuple[int, float], ...]
-"""What each layer counts for where token rows are a sum over several, ascending by layer.
-
-Layer 0 is what enters the first layer, after the norm of the embeddings; layer n is what leaves the
-n-th, after its last norm. Empty for the last layer's rows alone, as they are.
-"""
-
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[Any]]
 

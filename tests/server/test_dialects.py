@@ -11,7 +11,6 @@ import pytest
 from polyrank import Classifier, Embedder, Reranker
 from tests.server.running import Running, running
 from tests.texts import AWKWARD, SENTENCES
-from tests.unit.test_checkpoint import blended
 
 QUERY = "how long do cats live?"
 DOCUMENTS = list(SENTENCES.values())[:6]
@@ -480,23 +479,6 @@ def test_usage_of_cosines_counts_a_query_once(server: Running, folders: Folders)
         assert other.post("/v1/rerank", body | {"documents": DOCUMENTS[3:]})["usage"]
         for _ in range(2):
             assert other.post("/v1/rerank", body)["usage"] == usage
-
-
-def test_a_rerank_head_may_add_cosines(
-    checkpoint: Callable[[str], Path], tmp_path: Path, folders: Folders
-) -> None:
-    folder = blended(checkpoint, tmp_path)
-    wanted = Reranker(folder).rank(QUERY, DOCUMENTS)
-    with running({"both": folder}) as server:
-        rows = server.post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True})
-        assert hits(rows, "score") == [(hit.index, close(hit.logit)) for hit in wanted]
-        assert server.call("/info").json["models"][0]["ranks_by"] == "cross-encoder"
-        shown = {"query": QUERY, "documents": DOCUMENTS}
-        counts = [server.post("/v1/rerank", shown | {"documents": [text]}) for text in DOCUMENTS]
-        apart = sum(reply["usage"]["total_tokens"] for reply in counts)
-        together = server.post("/v1/rerank", shown)["usage"]["total_tokens"]
-        (query,) = server.post("/tokenize", {"inputs": f"query: {QUERY}"})
-        assert together == apart - 5 * len(query)
 
 
 def test_awkward_texts(server: Running, folders: Folders) -> None:

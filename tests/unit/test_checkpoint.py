@@ -244,63 +244,16 @@ def test_extra_heads_described_wrongly(
         read_checkpoint(folder)
 
 
-def blended(checkpoint: Checkpoint, tmp_path: Path, **changes: object) -> Path:
-    """An embedder with a rerank head that adds its cosines."""
-    folder = copy(checkpoint, "multilingual-e5-small", tmp_path)
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    generator = torch.Generator().manual_seed(6)
-    tensors["heads.rerank.weight"] = torch.randn(1, 64, generator=generator)
-    save_file(tensors, path, {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    head = {
-        "pooling": "mean",
-        "layers": [{"weight": "heads.rerank.weight"}],
-        "activation": "sigmoid",
-        "labels": ["relevant"],
-        "similarity_weight": 7.5,
-    }
-    config["polyrank_heads"] = {"rerank": head | changes}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def test_a_rerank_head_adds_cosines(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    folder = blended(checkpoint, tmp_path)
-    cosines = Reranker(checkpoint("multilingual-e5-small")).score(PAIRS)
-    alone = Reranker(folder, add_similarity=False).score(PAIRS, logits=True)
-    both = Reranker(folder)
-    np.testing.assert_allclose(
-        both.score(PAIRS, logits=True), alone + 7.5 * cosines, rtol=1e-6, atol=1e-5
-    )
-    assert both.is_cross_encoder
-    assert "plus 7.5 times the cosine" in " ".join(both.info.notes)
-    assert "asked not to" in " ".join(Reranker(folder, add_similarity=False).info.notes)
-    for i, pair in enumerate(PAIRS):  # the same bits whatever shares the call
-        assert both.score([pair])[0] == both.score(PAIRS)[i]
-    assert both.score([]).shape == (0,)
-
-
-def test_rank_with_cosines_names_what_was_read(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    reranker = Reranker(blended(checkpoint, tmp_path), max_length=24)
-    document = "The cat sat on the mat and looked at the dog. " * 8
-    (result,) = reranker.rank("cat", [document])
-    assert result.is_truncated
-    assert result.passage is not None
-    assert document.startswith(result.passage.text)
-    assert 0 < len(result.passage.text) < len(document)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"pooling": "cls"}, {"similarity_weight": float("inf")}],
-    ids=["pooling", "infinite"],
-)
-def test_cosines_that_cannot_be_added(
-    changes: dict[str, object], checkpoint: Checkpoint, tmp_path: Path
+@pytest.mark.parametrize("key", ["similarity_weight", "pooling_mode", "layer"])
+def test_keys_of_a_head_that_would_be_read_over(
+    key: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"similarity_weight|adds cosines"):
-        read_checkpoint(blended(checkpoint, tmp_path, **changes))
+    folder = copy(checkpoint, "multilingual-e5-small", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["polyrank_heads"] = {"embed": {"pooling": "mean", "normalize": True, key: 7.5}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"{key}.*7.5.*must be left out"):
+        read_checkpoint(folder)
 
 
 def test_fronts_share_one_loaded_model(checkpoint: Checkpoint) -> None:

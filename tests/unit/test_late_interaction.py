@@ -87,22 +87,19 @@ class Reference:
         return rows, torch.nn.functional.normalize(clean, dim=1)
 
     def features(self, query: str, document: str, limit: int = 512) -> dict[str, float]:
-        query_rows, q = self.read("query: ", query, limit)
-        document_rows, d = self.read("passage: ", document, limit)
+        _, q = self.read("query: ", query, limit)
+        _, d = self.read("passage: ", document, limit)
         similarities = q @ d.T
         best = similarities.max(dim=1).values
         weight = q @ self.tensors["heads.match.weight"][0] + self.tensors["heads.match.bias"]
         w = torch.nn.functional.softplus(weight)
         cosine = torch.nn.functional.cosine_similarity
         values = {
-            "match": (w * best).sum() / w.sum(),
             "sharp_match": (w * best.clamp_min(0) ** 1.5).sum() / w.sum(),
             "plain_match": best.mean(),
             "least_match": best.sort().values[: int(np.ceil(len(best) / 4))].mean(),
             "reverse_match": similarities.max(dim=0).values.mean(),
-            "cosine": cosine(query_rows.mean(0), document_rows.mean(0), dim=0),
             "clean_cosine": cosine(q.mean(0), d.mean(0), dim=0),
-            "query_length": np.log(len(q)),
             "document_length": np.log(len(d)),
         }
         return {name: float(value) for name, value in values.items()}
@@ -267,21 +264,23 @@ def test_what_is_said_of_such_a_checkpoint(folder: Path, checkpoint: Checkpoint)
     assert "reverse_match" in Classifier(folder).info.notes[0]
     facts = describe(read_checkpoint(folder))
     assert facts["reranks_by"] == "late interaction of token rows"
-    assert facts["tasks"]["rerank"].startswith("late interaction of token rows by match, ")
+    assert facts["tasks"]["rerank"].startswith("late interaction of token rows by sharp_match, ")
     # its own tensors are counted, those of both heads once
     embedder = describe(read_checkpoint(checkpoint("multilingual-e5-small")))
-    added = (64 + 5 * 64 + 64 + 1) + (6 * 9 + 6 + 6) + (3 * 9 + 3)
+    added = (64 + 5 * 64 + 64 + 1) + (6 * 6 + 6 + 6) + (3 * 6 + 3)
     assert facts["parameters"] == embedder["parameters"] + added
 
 
-@pytest.mark.parametrize("features", [["cosine"], ["document_length", "match"], ["sharp_match"]])
+@pytest.mark.parametrize(
+    "features", [["clean_cosine"], ["document_length", "plain_match"], ["sharp_match"]]
+)
 def test_some_features_in_another_order(
     features: list[str], checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     folder = made(checkpoint, tmp_path, features=features)
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    tensors["heads.rerank.0.weight"] = torch.eye(9)[: len(features), : len(features)].contiguous()
+    tensors["heads.rerank.0.weight"] = torch.eye(6)[: len(features), : len(features)].contiguous()
     tensors["heads.rerank.1.weight"] = torch.ones(1, len(features))
     save_file(tensors, path, {"format": "pt"})
     edit(folder, "classify", late_interaction=None, layers=[], pooling="mean", labels=[])
@@ -344,9 +343,12 @@ def test_the_gate_compares_such_heads(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": []}, "features must be different ones of match"),
-        ({"features": ["match", "luck"]}, "features must be different ones of match"),
-        ({"features": ["match", "match"]}, "features must be different ones of match"),
+        ({"features": []}, "features must be different ones of sharp_match"),
+        ({"features": ["sharp_match", "luck"]}, "features must be different ones of sharp_match"),
+        (
+            {"features": ["sharp_match", "sharp_match"]},
+            "features must be different ones of sharp_match",
+        ),
         ({"features": None}, "polyrank_heads wrongly"),
         ({"center": None}, "polyrank_heads wrongly"),
         ({"center": 7}, "polyrank_heads wrongly"),
@@ -365,8 +367,8 @@ def test_blocks_that_cannot_be_read(
     ("changes", "message"),
     [
         ({"pooling": "mean"}, "pooling beside late_interaction"),
-        ({"similarity_weight": 2.0}, "without similarity_weight"),
-        ({"normalize": True}, "or normalize"),
+        ({"similarity_weight": 2.0}, "must be left out"),
+        ({"normalize": True}, "without normalize"),
         ({"labels": []}, "must name one label"),
         ({"labels": ["a", "b"]}, "must name one label"),
     ],

@@ -19,7 +19,7 @@ from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
 from polyrank.errors import ConfigError
 from polyrank.inference import pair_runs
-from polyrank.types import Float32Array, LayerWeights, PackedBatch
+from polyrank.types import Float32Array, PackedBatch
 from tests.checkpoints import late_interaction
 from tests.texts import AWKWARD, SENTENCES
 from tests.unit.test_evaluation_command import call, report_of
@@ -38,14 +38,10 @@ class Rows:
     def __init__(self) -> None:
         self.num_sequences = 0
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
         self.num_sequences += len(batch)
         types = 0 if batch.token_type_ids is None else batch.token_type_ids
         rows = np.repeat(batch.input_ids + 1000 * types, WIDTH).reshape(-1, WIDTH)
-        if layers:
-            rows = rows * sum(layer * weight for layer, weight in layers)
         if pooling:
             return np.add.reduceat(rows, batch.cu_seqlens[:-1]).astype(np.float32)
         return rows.astype(np.float32)
@@ -126,24 +122,6 @@ def test_segments_tell_sequences_apart():
     assert cache_of(engine).hits == 0
     engine.run(batch_of([1, 2], types=[0, 0]), (), WIDTH)
     assert cache_of(engine).hits == 1
-
-
-def test_layers_tell_rows_apart():
-    engine, batch = engine_of(), batch_of([1, 2], [3])
-    sums = ((), ((1, 1.0),), ((1, 2.0),), ((2, 1.0),), ((1, 1.0), (2, 3.0)))
-    for found_before in (0, 2):
-        for factor, layers in zip((1, 1, 2, 2, 7), sums, strict=True):
-            num_hits = cache_of(engine).hits
-            num_fresh = engine.num_fresh_tokens(batch, (), layers)
-            rows = engine.run(batch, (), WIDTH, layers=layers)
-            assert rows[:, 0].tolist() == [factor, 2 * factor, 3 * factor]
-            assert cache_of(engine).hits - num_hits == found_before
-            assert num_fresh == (0 if found_before else 3)
-            kept = engine.find_rows(batch, layers)
-            assert [found[-1, 0] for found in kept if found is not None] == [2 * factor, 3 * factor]
-    assert len(cache_of(engine)) == 2 * len(sums)
-    fresh = engine.token_rows(batch, ((1, 4.0),))
-    assert [part[:, 0].tolist() for part in fresh] == [[4, 8], [12]]
 
 
 def test_kept_rows_are_copies_that_nobody_can_change():

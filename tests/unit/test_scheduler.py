@@ -17,7 +17,7 @@ from polyrank.engine.fair_queue import FairQueue, Flow, Job
 from polyrank.engine.row_cache import RowCache
 from polyrank.engine.scheduler import BatchReport, Scheduler, join_batches
 from polyrank.errors import EncoderError, UnavailableError
-from polyrank.types import Float32Array, LayerWeights, PackedBatch
+from polyrank.types import Float32Array, PackedBatch
 
 POOLING = ("mean",)
 
@@ -32,20 +32,15 @@ class Encoder:
         self.go.set()
         self.begun = threading.Event()
         self.batches: list[list[int]] = []
-        self.layers: list[LayerWeights] = []
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
         self.begun.set()
         assert self.go.wait(10)
         if 666 in batch.input_ids:
             raise EncoderError("six hundred and sixty-six")
         self.batches.append(batch.lengths.tolist())
-        self.layers.append(layers)
         if not pooling:
-            factor = sum(weight for _, weight in layers) if layers else 1
-            return factor * batch.input_ids[:, None].astype(np.float32)
+            return batch.input_ids[:, None].astype(np.float32)
         sums = np.add.reduceat(batch.input_ids, batch.cu_seqlens[:-1])
         return sums[:, None].astype(np.float32)
 
@@ -177,28 +172,6 @@ def test_token_rows_that_are_kept_are_not_queued() -> None:
     scheduler.close()
 
 
-def test_jobs_of_other_layers_do_not_share_a_batch() -> None:
-    encoder = Encoder()
-    engine, scheduler = Engine(encoder, 1000, RowCache(1_000_000)), Scheduler()
-    encoder.go.clear()
-    scheduler.submit(Flow(), engine, batch_of([9]), POOLING, 1)
-    assert encoder.begun.wait(5)
-    sums: list[LayerWeights] = [(), ((1, 2.0),), ((1, 5.0),), ((2, 2.0),)]
-    waiting = [
-        scheduler.submit(Flow(), engine, batch_of([1, 2], [i]), (), 1, layers=layers)
-        for i in (3, 4)
-        for layers in sums
-    ]
-    encoder.go.set()
-    rows = [[row[-1, 0] for row in future.result(5).rows] for future in waiting]
-    assert rows == [[factor * 2, factor * i] for i in (3, 4) for factor in (1, 2, 5, 2)]
-    assert sorted(encoder.layers[1:]) == sorted(sums)  # one batch each
-    again = scheduler.submit(Flow(), engine, batch_of([1, 2], [7]), (), 1, layers=sums[1]).result(5)
-    assert again.num_known == 1
-    assert [row[:, 0].tolist() for row in again.rows] == [[2, 4], [14]]
-    scheduler.close()
-
-
 def test_batches_keep_their_segments_when_they_are_joined() -> None:
     plain, pair = batch_of([1, 2]), batch_of([3, 4, 5])
     typed = PackedBatch(pair.input_ids, pair.cu_seqlens, np.array([0, 1, 1], np.int32))
@@ -274,11 +247,9 @@ def test_closing_runs_what_waits_and_takes_no_more() -> None:
 
 def test_batches_shrink_to_what_the_engine_does_in_the_target_time() -> None:
     class Slow(Encoder):
-        def run(
-            self, batch: PackedBatch, pooling: tuple[str, ...], layers: LayerWeights = ()
-        ) -> Float32Array:
+        def run(self, batch: PackedBatch, pooling: tuple[str, ...]) -> Float32Array:
             time.sleep(batch.total_tokens / 20_000)  # 20,000 tokens a second
-            return super().run(batch, pooling, layers)
+            return super().run(batch, pooling)
 
     encoder = Slow()
     scheduler = Scheduler(target_batch_s=0.02)

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import numpy as np
-
 from polyrank.checkpoint.layouts import (
     ACTIVATIONS,
     BODIES,
@@ -15,7 +13,6 @@ from polyrank.checkpoint.layouts import (
 )
 from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.settings import (
-    LARGEST_FLOAT32,
     MAX_ITEMS,
     MAX_SIZE,
     Settings,
@@ -30,9 +27,11 @@ from polyrank.checkpoint.spec import (
     Nonlinearity,
 )
 from polyrank.errors import CheckpointError, UnsupportedArchitectureError
-from polyrank.types import Activation, LayerWeights, PoolingMode, TaskName
+from polyrank.types import Activation, PoolingMode, TaskName
 
 MAX_LAYERS = 16  # linear layers of a head
+_HEAD_KEYS = ("pooling", "layers", "normalize", "activation", "labels", "late_interaction")
+_LATE_INTERACTION_KEYS = ("center", "directions", "weight", "features")
 
 _NONLINEARITIES: dict[str, Nonlinearity] = {name: name for name in get_args(Nonlinearity)}
 _ACTIVATIONS: dict[str, Activation] = {name: name for name in get_args(Activation)}
@@ -74,7 +73,6 @@ def read_heads(config: Settings, body: BodySpec, modules: Modules) -> tuple[Head
         )
     heads.update(_extra_heads(config, body))
     _check_late_interaction(heads, config.path)
-    _check_similarity(heads, config.path)
     return heads, assumptions
 
 
@@ -173,18 +171,17 @@ def _extra_heads(config: Settings, body: BodySpec) -> Heads:
 
 
 def _extra_head(entry: Settings, body: BodySpec) -> HeadSpec:
+    entry.only(_HEAD_KEYS)
     late = entry.mapping("late_interaction") if "late_interaction" in entry else None
     if late is not None and "pooling" in entry:
         raise ValueError("pooling beside late_interaction")
-    largest = LARGEST_FLOAT32
     return HeadSpec(
         (entry.choice("pooling", POOLING_MODES),) if late is None else (),
         tuple(_dense(layer) for layer in entry.mappings("layers", MAX_LAYERS)),
         entry.flag("normalize", default=False),
         entry.choice("activation", _ACTIVATIONS, "identity"),
         entry.texts("labels"),
-        entry.number("similarity_weight", low=-largest, high=largest, default=0.0),
-        None if late is None else _late_interaction(late, body.num_layers),
+        None if late is None else _late_interaction(late),
     )
 
 
@@ -193,20 +190,13 @@ def _dense(entry: Settings) -> DenseSpec:
     return DenseSpec(entry.needed_text("weight"), entry.text("bias"), nonlinearity)
 
 
-def _late_interaction(entry: Settings, num_layers: int) -> LateInteractionSpec:
+def _late_interaction(entry: Settings) -> LateInteractionSpec:
+    entry.only(_LATE_INTERACTION_KEYS)
     features = entry.texts("features")
     known = {name: name for name in MATCH_FEATURES}
     if not features or not set(features) <= set(known) or len(set(features)) < len(features):
         raise ValueError(
             f"features must be different ones of {', '.join(known)}, not {list(features)!r:.200}"
-        )
-    layers: LayerWeights = ()
-    if "layers" in entry.content:
-        layers = _layer_weights(entry.content["layers"], num_layers)
-    if layers and "cosine" in features:
-        raise ValueError(
-            "the feature cosine needs the last layer's rows, which are not at hand where layers "
-            "are summed up; take clean_cosine"
         )
     weight = entry.mapping("weight") if "weight" in entry else None
     return LateInteractionSpec(
@@ -216,23 +206,7 @@ def _late_interaction(entry: Settings, num_layers: int) -> LateInteractionSpec:
         if weight is None
         else DenseSpec(weight.needed_text("weight"), weight.text("bias"), "identity"),
         tuple(known[name] for name in features if name in known),
-        layers,
     )
-
-
-def _layer_weights(entry: Any, num_layers: int) -> LayerWeights:
-    if not isinstance(entry, dict) or not entry:
-        raise ValueError(f"layers must give the weight of one layer or more, not {entry!r:.200}")
-    numbers = {str(number): number for number in range(num_layers + 1)}
-    for name, weight in entry.items():
-        if name not in numbers:
-            raise ValueError(f"layers are numbered 0 to {num_layers}, not {name!r:.200}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not is_number or not abs(weight) <= LARGEST_FLOAT32:
-            raise ValueError(
-                f"the weight of layer {name} must be a finite number, not {weight!r:.200}"
-            )
-    return tuple(sorted((numbers[name], float(weight)) for name, weight in entry.items()))
 
 
 def _check_late_interaction(heads: Heads, path: Path) -> None:
@@ -240,10 +214,10 @@ def _check_late_interaction(heads: Heads, path: Path) -> None:
     for task, head in heads.items():
         if head.late_interaction is None:
             continue
-        if task == "embed" or head.similarity_weight or head.is_normalized:
+        if task == "embed" or head.is_normalized:
             raise CheckpointError(
                 f"{path} gives the head {task!r} late_interaction; only rerank and classify heads "
-                "take it, without similarity_weight (the feature cosine is that) or normalize."
+                "take it, without normalize."
             )
         if "embed" not in heads or not heads["embed"].pooling:
             raise CheckpointError(
@@ -255,21 +229,4 @@ def _check_late_interaction(heads: Heads, path: Path) -> None:
             raise CheckpointError(
                 f"{path} must name {'one label' if task == 'rerank' else 'the labels'} of the "
                 f"{task} head of late_interaction, not {list(head.labels)}."
-            )
-
-
-def _check_similarity(heads: Heads, path: Path) -> None:
-    """A head that adds cosines needs an embed head with the same pooling: one pass makes both."""
-    for task, head in heads.items():
-        if not head.similarity_weight:
-            continue
-        if task != "rerank" or not np.isfinite(head.similarity_weight):
-            raise CheckpointError(
-                f"{path} gives the head {task!r} the similarity_weight {head.similarity_weight}; "
-                "only a rerank head takes one, and it is a finite number."
-            )
-        if "embed" not in heads or heads["embed"].pooling != head.pooling:
-            raise CheckpointError(
-                f"{path} describes a rerank head that adds cosines of vectors, but no embed head "
-                f"that pools by {head.pooling[0]!r} as it does."
             )

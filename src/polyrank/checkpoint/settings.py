@@ -4,7 +4,7 @@ Whatever a JSON file of a checkpoint says is untrusted until one of these method
 that is absent and one that is ``null`` mean the same, as they do to transformers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +49,19 @@ class Settings:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.content)
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuse keys that would be read over in silence.
+
+        Args:
+            known: Every key that the object may hold.
+
+        Raises:
+            CheckpointError: If it holds another.
+        """
+        for key in self.content:
+            if key not in known:
+                raise self.error(key, f"left out: known are {', '.join(known)}")
 
     def error(self, key: str, needed: str) -> CheckpointError:
         """Return the error of a value that is not what is needed.

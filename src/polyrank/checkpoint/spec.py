@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from polyrank.errors import CapabilityError
-from polyrank.types import Activation, FirstStageKind, LayerWeights, PoolingMode, TaskName
+from polyrank.types import Activation, FirstStageKind, PoolingMode, TaskName
 
 Nonlinearity = Literal["identity", "tanh", "gelu", "gelu_tanh", "relu", "silu", "sigmoid"]
 
@@ -20,14 +20,11 @@ TABLE_TYPES: tuple[TableType, ...] = get_args(TableType)
 LinearType = Literal["int8", "int4"]
 
 MatchFeature = Literal[
-    "match",
     "sharp_match",
     "plain_match",
     "least_match",
     "reverse_match",
-    "cosine",
     "clean_cosine",
-    "query_length",
     "document_length",
 ]
 MATCH_FEATURES: tuple[MatchFeature, ...] = get_args(MatchFeature)
@@ -119,20 +116,12 @@ class LateInteractionSpec:
         weight: From a query's clean row to what its token counts for before softplus, one output;
             None lets all tokens count alike.
         features: What the linear layers are given of a pair, in order.
-        layers: Layers whose token rows are summed up to the rows that are compared, with their
-            weights; empty for the last layer's rows.
     """
 
     center: str
     directions: str | None
     weight: DenseSpec | None
     features: tuple[MatchFeature, ...]
-    layers: LayerWeights = ()
-
-    @property
-    def sum_in_words(self) -> str:
-        """The sum of layers for people, such as "0.41 x layer 9 + 1 x layer 12"; or ""."""
-        return " + ".join(f"{weight:.4g} x layer {layer}" for layer, weight in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +135,6 @@ class HeadSpec:
         is_normalized: Whether rows are scaled to unit length at the end (vectors).
         activation: From logits to scores or probabilities; "identity" for vectors.
         labels: Name of each output, in order; empty for vectors.
-        similarity_weight: What the cosine of the two texts' vectors, by the checkpoint's own embed
-            head, counts for in the logit of a pair; 0 leaves it out.
         late_interaction: How pairs are compared by their token rows, instead of pooling; None for
             other heads.
     """
@@ -157,7 +144,6 @@ class HeadSpec:
     is_normalized: bool = False
     activation: Activation = "identity"
     labels: tuple[str, ...] = ()
-    similarity_weight: float = 0.0
     late_interaction: LateInteractionSpec | None = None
 
     @property
@@ -220,12 +206,6 @@ class ModelSpec:
     def tasks(self) -> tuple[TaskName, ...]:
         """Tasks that the checkpoint has a head for."""
         return tuple(self.heads)
-
-    @property
-    def summed_layers(self) -> tuple[int, ...]:
-        """Layers whose token rows some head sums up, ascending."""
-        late = [head.late_interaction for head in self.heads.values()]
-        return tuple(sorted({layer for spec in late if spec for layer, _ in spec.layers}))
 
     def head(self, task: TaskName) -> HeadSpec:
         """Return the head of a task.

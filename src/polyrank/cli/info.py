@@ -125,7 +125,6 @@ def _head(head: HeadSpec) -> str:
     parts = [f"{' + '.join(head.pooling)} pooling"]
     if late is not None:
         parts = [f"late interaction of token rows by {', '.join(late.features)}"]
-        parts += [f"rows {late.sum_in_words}"] if late.layers else []
     if head.layers:
         parts.append(f"{len(head.layers)} linear layer{'s' if len(head.layers) > 1 else ''}")
     if head.is_normalized:

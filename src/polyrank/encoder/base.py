@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.checkpoint.spec import BodySpec
-from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +41,19 @@ class Encoder(Protocol):
         """What this encoder is."""
         ...
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[PoolingMode, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> Float32Array:
         """Return one row per sequence, or one per token.
 
         Args:
             batch: At least one sequence, none empty.
             pooling: Modes whose rows are laid side by side; empty for token rows.
-            layers: Layers whose token rows are summed up, in float32 and ascending order; empty
-                for the last layer's rows. For token rows only.
 
         Returns:
             Shape (num_sequences, hidden_size * len(pooling)) in input order, or
             (total_tokens, hidden_size) in packed order where `pooling` is empty.
 
         Raises:
-            EncoderError: If the computation fails, for instance for want of memory, or such
-                layers cannot be summed.
+            EncoderError: If the computation fails, for instance for want of memory.
         """
         ...
 

@@ -8,7 +8,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec
 from polyrank.encoder.base import segments_in_range
 from polyrank.errors import CorruptWeightsError, EncoderError
-from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, PackedBatch
 
 WIDTH_STEP = 32  # of what the native kernels take at once
 HEAD_STEP = 16
@@ -63,29 +63,6 @@ def native_misfit(body: BodySpec) -> str | None:
         f"{WIDTH_STEP} and heads of a multiple of {HEAD_STEP}; this body has {widths[0]}, "
         f"{widths[1]} and {body.head_size}"
     )
-
-
-def check_layers(pooling: tuple[PoolingMode, ...], layers: LayerWeights, body: BodySpec) -> None:
-    """Raise unless the layers can be summed up.
-
-    Args:
-        pooling: Modes asked for beside them.
-        layers: Layers with their weights; none is in order.
-        body: The body that would run.
-
-    Raises:
-        EncoderError: If rows are to be pooled too, a layer is out of range, or they do not ascend.
-    """
-    if layers and pooling:
-        raise EncoderError(
-            f"layers are summed up of token rows, not of rows pooled by {' + '.join(pooling)}."
-        )
-    numbers = [layer for layer, _ in layers]
-    if numbers != sorted(set(numbers)) or not set(numbers) <= set(range(body.num_layers + 1)):
-        raise EncoderError(
-            f"layers must ascend from 0 to {body.num_layers} at most, each named once, not "
-            f"{numbers}."
-        )
 
 
 def check_rows(rows: Float32Array, checkpoint: Checkpoint) -> None:

@@ -19,7 +19,7 @@ from polyrank.checkpoint.quantization import scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
-from polyrank.encoder.checks import check_batch, check_layers, check_rows, native_misfit
+from polyrank.encoder.checks import check_batch, check_rows, native_misfit
 from polyrank.encoder.native_linears import (
     LINEARS,
     Float32Linears,
@@ -35,7 +35,7 @@ from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, EncoderError, PolyrankError
-from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 ISA_VARIABLE = "POLYRANK_ISA"
 POOLED_INSIDE = ("cls", "mean", "last_token")
@@ -83,25 +83,21 @@ class NativeEncoder:
         """What this encoder is."""
         return self._capabilities
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[PoolingMode, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> Float32Array:
         """Return one row per sequence, or one per token; see `Encoder.run`.
 
         Args:
             batch: At least one sequence, none empty.
             pooling: Modes whose rows are laid side by side; empty for token rows.
-            layers: Layers whose token rows are summed up; empty for the last layer's rows.
 
         Returns:
             Shape (num_sequences, hidden_size * len(pooling)), or (total_tokens, hidden_size).
 
         Raises:
-            EncoderError: If an id, a length or a layer is out of range, memory runs out, threads
+            EncoderError: If an id or a length is out of range, memory runs out, threads
                 cannot be started, or the encoder was closed.
         """
         check_batch(batch, self._checkpoint.spec.body)
-        check_layers(pooling, layers, self._checkpoint.spec.body)
         if self._body is None:
             raise EncoderError("this native encoder was closed. Load the checkpoint again.")
         is_inside = len(pooling) == 1 and pooling[0] in POOLED_INSIDE
@@ -112,7 +108,7 @@ class NativeEncoder:
                 np.ascontiguousarray(position_ids(batch, self._checkpoint.spec.body), np.int32),
                 np.ascontiguousarray(batch.cu_seqlens, np.int32),
                 pooling[0] if is_inside else "tokens",
-                list(layers),
+                [],
                 self._num_threads,
             )
         check_rows(rows, self._checkpoint)

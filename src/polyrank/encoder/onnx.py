@@ -19,12 +19,12 @@ from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
-from polyrank.encoder.checks import check_batch, check_layers, check_rows
-from polyrank.encoder.onnx_graph import WORD_ROWS, BodyGraph
+from polyrank.encoder.checks import check_batch, check_rows
+from polyrank.encoder.onnx_graph import OUTPUT, WORD_ROWS, BodyGraph
 from polyrank.encoder.pooling import pool
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import EncoderError
-from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 # ONNX Runtime's exceptions share no base class of their own; a test keeps this list complete.
 # Release 1.22 lacks four of them.
@@ -84,8 +84,7 @@ class OnnxEncoder:
             name="onnx", is_padding=False, precision="float32", device="cpu", tolerance=1e-5
         )
         spec = checkpoint.spec
-        graph = BodyGraph(spec.body, checkpoint.body_tensors, spec.summed_layers)
-        self._outputs = graph.outputs
+        graph = BodyGraph(spec.body, checkpoint.body_tensors)
         self._word_rows = checkpoint.body_rows(WORD_TABLE) if graph.takes_rows else None
         self._session: ort.InferenceSession | None = _load(
             checkpoint, graph, config.num_threads or usable_threads()
@@ -96,32 +95,26 @@ class OnnxEncoder:
         """What this encoder is."""
         return self._capabilities
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[PoolingMode, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> Float32Array:
         """Return one row per sequence, or one per token; see `Encoder.run`.
 
         Args:
             batch: At least one sequence, none empty.
             pooling: Modes whose rows are laid side by side; empty for token rows.
-            layers: Layers whose token rows are summed up; empty for the last layer's rows. Earlier
-                ones are to be had where a head of the checkpoint names them.
 
         Returns:
             Shape (num_sequences, hidden_size * len(pooling)), or (total_tokens, hidden_size).
 
         Raises:
-            EncoderError: If an id or a length is out of range, a layer cannot be had, the
-                computation fails, or the encoder was closed.
+            EncoderError: If an id or a length is out of range, the computation fails, or the
+                encoder was closed.
             CorruptWeightsError: If weights hold NaN or infinity.
         """
         body = self._checkpoint.spec.body
         check_batch(batch, body)
-        check_layers(pooling, layers, body)
-        self._check_outputs(layers)
         order = np.argsort(-batch.lengths, kind="stable")  # equal lengths stand together
         ordered = batch.select(order)
-        token_rows = self._token_rows(ordered, layers or ((body.num_layers, 1.0),))
+        token_rows = self._token_rows(ordered)
         found, places = token_rows, _token_places(batch, order)
         if pooling:
             found, places = pool(token_rows, ordered.cu_seqlens, pooling), order
@@ -134,16 +127,7 @@ class OnnxEncoder:
         """Free memory and threads."""
         self._session = None
 
-    def _check_outputs(self, layers: LayerWeights) -> None:
-        missing = [layer for layer, _ in layers if layer not in self._outputs]
-        if missing:
-            raise EncoderError(
-                f"the onnx encoder gives the rows of the last layer and of those that a head of "
-                f"{self._checkpoint.spec.name} names: {', '.join(map(str, sorted(self._outputs)))},"
-                f' not {missing[0]}. Choose encoder="native" or "pytorch".'
-            )
-
-    def _token_rows(self, ordered: PackedBatch, layers: LayerWeights) -> Float32Array:
+    def _token_rows(self, ordered: PackedBatch) -> Float32Array:
         session = self._session
         if session is None:
             raise EncoderError("this onnx encoder was closed. Load the checkpoint again.")
@@ -162,15 +146,8 @@ class OnnxEncoder:
                 feed["input_ids"] = ordered.input_ids
             else:
                 feed[WORD_ROWS] = self._word_rows(ordered.input_ids)
-            found = session.run([self._outputs[layer] for layer, _ in layers], feed, options)
-        return _weighted_sum(found, [weight for _, weight in layers])
-
-
-def _weighted_sum(parts: list[Float32Array], weights: list[float]) -> Float32Array:
-    total = parts[0] if weights[0] == 1 else np.float32(weights[0]) * parts[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        total = total + np.float32(weight) * part
-    return total
+            (rows,) = session.run([OUTPUT], feed, options)
+        return rows
 
 
 def length_groups(lengths: Int32Array, hidden_size: int) -> dict[str, NDArray[np.int64]]:

@@ -10,7 +10,7 @@ memory.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,6 @@ WORD_ROWS = "word_rows"
 FIRST_AXIS = "first_axis"
 PACKED_SHAPE = "packed_shape"
 OUTPUT = "token_rows"
-LAYER_OUTPUT = "token_rows_{}"
 """Output of the rows of an earlier layer, 0 for what enters the first one."""
 
 
@@ -91,19 +90,15 @@ class BodyGraph:
     Args:
         body: Sizes and conventions.
         tensors: Where each tensor of the body lies, by its name without prefix.
-        layers: Layers whose rows are to be had beside the last one's.
 
     Attributes:
         folder: Folder that the locations of the external data are relative to.
         takes_rows: Whether rows of word embeddings are an input.
-        outputs: Output of the rows of each layer that can be had.
         given: Weights that no file holds as floating-point numbers, by their names without prefix;
             the session must be given their float32 values. Filled by `build`.
     """
 
-    def __init__(
-        self, body: BodySpec, tensors: Mapping[str, TensorInfo], layers: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, body: BodySpec, tensors: Mapping[str, TensorInfo]) -> None:
         self.body = body
         self.tensors = tensors
         # Real paths, because ONNX Runtime refuses links that lead out of its folder, and files
@@ -111,8 +106,6 @@ class BodyGraph:
         self._paths = {info.path: info.path.resolve() for info in tensors.values()}
         self.folder = Path(os.path.commonpath([path.parent for path in self._paths.values()]))
         self.takes_rows = tensors[WORD_TABLE].dtype not in ELEMENT_TYPES
-        self.outputs = {layer: LAYER_OUTPUT.format(layer) for layer in layers}
-        self.outputs[body.num_layers] = OUTPUT
         self.given: list[str] = []
         self._nodes = _Nodes(count())
         self._initializers: dict[str, TensorProto] = {}
@@ -124,21 +117,16 @@ class BodyGraph:
         with `WORD_ROWS`, float32 (total_tokens, hidden_size), for the first if `takes_rows`;
         and of each group of equally long sequences ``group_starts`` and ``group_ends``, int64
         (num_groups, 1), its tokens, and ``group_shapes``, int64 (num_groups, 3): sequences,
-        seq_len, hidden_size. Outputs: those of `outputs`, float32 (total_tokens, hidden_size).
+        seq_len, hidden_size. Output: `OUTPUT`, float32 (total_tokens, hidden_size).
         """
         self._constant(FIRST_AXIS, np.array([0], np.int64))
         self._constant(PACKED_SHAPE, np.array([-1, self.body.hidden_size], np.int64))
         rows = self._embeddings()
         num_groups = self._nodes.add("Shape", "group_shapes", start=0, end=1)
-        self._put_out(rows, 0)
         for layer in range(self.body.num_layers):
             rows = self._layer(rows, LAYER.format(layer), num_groups)
-            self._put_out(rows, layer + 1)
+        self._nodes.nodes.append(helper.make_node("Identity", [rows], [OUTPUT]))
         return self._model()
-
-    def _put_out(self, rows: str, layer: int) -> None:
-        if layer in self.outputs:
-            self._nodes.nodes.append(helper.make_node("Identity", [rows], [self.outputs[layer]]))
 
     def _model(self) -> ModelProto:
         inputs = [
@@ -152,10 +140,7 @@ class BodyGraph:
         row_shape: list[str | int] = ["total_tokens", self.body.hidden_size]
         if self.takes_rows:
             inputs.append(helper.make_tensor_value_info(WORD_ROWS, TensorProto.FLOAT, row_shape))
-        outputs = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, row_shape)
-            for name in self.outputs.values()
-        ]
+        outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, row_shape)]
         graph = helper.make_graph(
             self._nodes.nodes, "body", inputs, outputs, list(self._initializers.values())
         )

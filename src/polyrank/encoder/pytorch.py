@@ -19,10 +19,10 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, padded_indices, position_ids
-from polyrank.encoder.checks import check_batch, check_layers, check_rows
+from polyrank.encoder.checks import check_batch, check_rows
 from polyrank.encoder.pooling import pool
 from polyrank.errors import ConfigError, EncoderError
-from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
 NONLINEARITIES: Mapping[Nonlinearity, Callable[[Tensor], Tensor]] = {
     "identity": lambda rows: rows,
@@ -101,31 +101,27 @@ class PytorchEncoder:
         """What this encoder is."""
         return self._capabilities
 
-    def run(
-        self, batch: PackedBatch, pooling: tuple[PoolingMode, ...], layers: LayerWeights = ()
-    ) -> Float32Array:
+    def run(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> Float32Array:
         """Return one row per sequence, or one per token; see `Encoder.run`.
 
         Args:
             batch: At least one sequence, none empty.
             pooling: Modes whose rows are laid side by side; empty for token rows.
-            layers: Layers whose token rows are summed up; empty for the last layer's rows.
 
         Returns:
             Shape (num_sequences, hidden_size * len(pooling)), or (total_tokens, hidden_size).
 
         Raises:
-            EncoderError: If an id, a length or a layer is out of range, the computation fails,
+            EncoderError: If an id or a length is out of range, the computation fails,
                 or the encoder was closed.
             CorruptWeightsError: If weights hold NaN or infinity.
         """
         check_batch(batch, self._checkpoint.spec.body)
-        check_layers(pooling, layers, self._checkpoint.spec.body)
         parameters = self._parameters
         if not parameters:
             raise EncoderError("this pytorch encoder was closed. Load the checkpoint again.")
         with _translated("could not run a batch"), torch.inference_mode():
-            token_rows = self._token_rows(batch, parameters, layers).cpu().numpy()
+            token_rows = self._token_rows(batch, parameters).cpu().numpy()
         rows = pool(token_rows, batch.cu_seqlens, pooling) if pooling else token_rows
         check_rows(rows, self._checkpoint)
         return rows
@@ -134,9 +130,7 @@ class PytorchEncoder:
         """Free memory."""
         self._parameters = {}
 
-    def _token_rows(
-        self, batch: PackedBatch, parameters: Mapping[str, Tensor], layers: LayerWeights
-    ) -> Tensor:
+    def _token_rows(self, batch: PackedBatch, parameters: Mapping[str, Tensor]) -> Tensor:
         body = self._checkpoint.spec.body
         types = batch.token_type_ids
         ids = (
@@ -154,16 +148,9 @@ class PytorchEncoder:
         )
         rows = _norm(words + segments + positions, parameters, "embeddings.LayerNorm", body)
         padding = _padding(batch, self._device)
-        weights = dict(layers or ((body.num_layers, 1.0),))
-        total = None
-        for layer in range(max(weights) + 1):
-            if layer:
-                rows = _layer(rows, parameters, LAYER.format(layer - 1), body, padding)
-            if layer in weights:
-                part = rows if weights[layer] == 1 else weights[layer] * rows
-                total = part if total is None else total + part
-        assert total is not None
-        return total
+        for layer in range(body.num_layers):
+            rows = _layer(rows, parameters, LAYER.format(layer), body, padding)
+        return rows
 
 
 def _layer(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from polyrank.encoder.base import Encoder
 from polyrank.engine.packing import plan_batches
 from polyrank.engine.row_cache import RowCache
-from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode, Progress
+from polyrank.types import Float32Array, PackedBatch, PoolingMode, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,6 @@ class Engine:
         width: int,
         progress: Progress | None = None,
         out: Float32Array | None = None,
-        *,
-        layers: LayerWeights = (),
     ) -> Float32Array:
         """Return one pooled row per sequence, or one row per token.
 
@@ -79,7 +77,6 @@ class Engine:
             progress: Called after each forward pass with tokens done and tokens in all, and before
                 the first where there were rows of some tokens already.
             out: Where to write the rows; None makes a new array.
-            layers: Layers whose token rows are summed up; empty for the last layer's rows.
 
         Returns:
             Rows in input order, shape (num_sequences, width), or (total_tokens, width) in the
@@ -92,35 +89,32 @@ class Engine:
         rows = np.empty((num_rows, width), np.float32) if out is None else out
         wanted, done = np.arange(len(batch)), 0
         if not pooling and self.row_cache is not None:
-            wanted = self._copy_known(self.row_cache, batch, layers, rows)
+            wanted = self._copy_known(self.row_cache, batch, rows)
             done = batch.total_tokens - int(batch.lengths[wanted].sum())
             if done and progress is not None:
                 progress(done, batch.total_tokens)
-        for indices, part, found in self._batches(batch, wanted, pooling, layers):
+        for indices, part, found in self._batches(batch, wanted, pooling):
             rows[indices if pooling else batch.tokens_of(indices)] = found
             done += part.total_tokens
             if progress is not None:
                 progress(done, batch.total_tokens)
         return rows
 
-    def find_rows(self, batch: PackedBatch, layers: LayerWeights = ()) -> list[Float32Array | None]:
+    def find_rows(self, batch: PackedBatch) -> list[Float32Array | None]:
         """Return the token rows of each sequence that are kept, read-only, or None."""
-        return [None] * len(batch) if self.row_cache is None else self.row_cache.find(batch, layers)
+        return [None] * len(batch) if self.row_cache is None else self.row_cache.find(batch)
 
-    def num_fresh_tokens(
-        self, batch: PackedBatch, pooling: tuple[PoolingMode, ...], layers: LayerWeights = ()
-    ) -> int:
+    def num_fresh_tokens(self, batch: PackedBatch, pooling: tuple[PoolingMode, ...]) -> int:
         """Return the tokens of those sequences that would have to run."""
         if pooling or self.row_cache is None:
             return batch.total_tokens
-        return batch.total_tokens - int(batch.lengths[self.row_cache.holds(batch, layers)].sum())
+        return batch.total_tokens - int(batch.lengths[self.row_cache.holds(batch)].sum())
 
-    def token_rows(self, batch: PackedBatch, layers: LayerWeights = ()) -> list[Float32Array]:
+    def token_rows(self, batch: PackedBatch) -> list[Float32Array]:
         """Return the token rows of each sequence apart; all are run, kept rows or not.
 
         Args:
             batch: As for `run`.
-            layers: As for `run`.
 
         Returns:
             In input order, shape (seq_len, hidden_size) each.
@@ -129,15 +123,15 @@ class Engine:
             EncoderError: If the encoder fails.
         """
         rows: dict[int, Float32Array] = {}
-        for indices, part, found in self._batches(batch, np.arange(len(batch)), (), layers):
+        for indices, part, found in self._batches(batch, np.arange(len(batch)), ()):
             rows.update(zip(indices.tolist(), np.split(found, part.cu_seqlens[1:-1]), strict=True))
         return [rows[i] for i in range(len(batch))]
 
     def _copy_known(
-        self, cache: RowCache, batch: PackedBatch, layers: LayerWeights, out: Float32Array
+        self, cache: RowCache, batch: PackedBatch, out: Float32Array
     ) -> NDArray[np.intp]:
         """Write the rows that are kept and return the sequences of which there are none."""
-        found = cache.find(batch, layers)
+        found = cache.find(batch)
         for start, rows in zip(batch.cu_seqlens.tolist(), found, strict=False):
             if rows is not None:
                 out[start : start + len(rows)] = rows
@@ -148,7 +142,6 @@ class Engine:
         batch: PackedBatch,
         wanted: NDArray[np.intp],
         pooling: tuple[PoolingMode, ...],
-        layers: LayerWeights,
     ) -> Iterator[tuple[NDArray[np.intp], PackedBatch, Float32Array]]:
         """Run some sequences; yield those of each forward pass, as a batch too, and the rows."""
         is_padding = self.encoder.capabilities.is_padding
@@ -156,10 +149,10 @@ class Engine:
         for places in plan_batches(lengths, self.max_batch_tokens, is_padding=is_padding):
             indices = wanted[places]
             part = batch.select(indices)
-            rows = self.encoder.run(part, pooling, layers)
+            rows = self.encoder.run(part, pooling)
             self._count(part)
             if not pooling and self.row_cache is not None:
-                self.row_cache.keep(part, rows, layers)
+                self.row_cache.keep(part, rows)
             yield indices, part, rows
 
     def _count(self, part: PackedBatch) -> None:

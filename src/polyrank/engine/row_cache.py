@@ -1,7 +1,7 @@
 """Token rows of sequences that were run before, bounded in bytes, least recently used first out.
 
 A sequence is known by its exact token ids, and its segments where a batch has them; no hash
-stands for them, so that none can be taken for another. Rows of other layers are other rows.
+stands for them, so that none can be taken for another.
 Knows nothing of text or tasks.
 """
 
@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from polyrank.types import Float32Array, LayerWeights, PackedBatch
+from polyrank.types import Float32Array, PackedBatch
 
 _OVERHEAD_BYTES = 400  # the objects around a key and its array, the dictionary's slot
 
-Key = tuple[bytes, bytes, LayerWeights]
+Key = tuple[bytes, bytes]
 
 
 class RowCache:
@@ -38,18 +38,17 @@ class RowCache:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def find(self, batch: PackedBatch, layers: LayerWeights = ()) -> list[Float32Array | None]:
+    def find(self, batch: PackedBatch) -> list[Float32Array | None]:
         """Return the rows of each sequence that is kept; those become the newest.
 
         Args:
             batch: Sequences of any number.
-            layers: Which layers' rows, summed how; see `Encoder.run`.
 
         Returns:
             One entry a sequence: rows as the encoder gave them, shape (seq_len, width), read-only;
             or None.
         """
-        keys = _keys(batch, layers)
+        keys = _keys(batch)
         with self._lock:
             found = [self._rows.get(key) for key in keys]
             for key, rows in zip(keys, found, strict=True):
@@ -60,20 +59,19 @@ class RowCache:
             self.misses += missed
         return found
 
-    def holds(self, batch: PackedBatch, layers: LayerWeights = ()) -> list[bool]:
+    def holds(self, batch: PackedBatch) -> list[bool]:
         """Return whether the rows of each sequence are kept; none counts as asked for."""
         with self._lock:
-            return [key in self._rows for key in _keys(batch, layers)]
+            return [key in self._rows for key in _keys(batch)]
 
-    def keep(self, batch: PackedBatch, rows: Float32Array, layers: LayerWeights = ()) -> None:
+    def keep(self, batch: PackedBatch, rows: Float32Array) -> None:
         """Keep a copy of the rows of each sequence, and drop the oldest until all fit.
 
         Args:
             batch: Sequences that were run.
             rows: Their token rows in packed order, shape (total_tokens, width).
-            layers: Which layers' rows they are.
         """
-        for key, (start, end) in zip(_keys(batch, layers), pairwise(batch.cu_seqlens), strict=True):
+        for key, (start, end) in zip(_keys(batch), pairwise(batch.cu_seqlens), strict=True):
             own = rows[start:end]
             if key not in self._rows and _size(key, own) <= self.max_bytes:
                 # a copy: a view would keep the whole batch alive
@@ -91,18 +89,18 @@ class RowCache:
 
 
 def _size(key: Key, rows: Float32Array) -> int:
-    ids, types, _ = key  # all keys of a head share its layers
+    ids, types = key
     return rows.nbytes + len(ids) + len(types) + _OVERHEAD_BYTES
 
 
-def _keys(batch: PackedBatch, layers: LayerWeights) -> list[Key]:
+def _keys(batch: PackedBatch) -> list[Key]:
     ids, types = batch.input_ids, batch.token_type_ids
     spans = pairwise(batch.cu_seqlens.tolist())
     if types is None:
-        return [(ids[start:end].tobytes(), b"", layers) for start, end in spans]
+        return [(ids[start:end].tobytes(), b"") for start, end in spans]
     # no segments are segments of 0: what a batch has depends on who shares it
     return [
-        (ids[start:end].tobytes(), own.tobytes() if own.any() else b"", layers)
+        (ids[start:end].tobytes(), own.tobytes() if own.any() else b"")
         for start, end in spans
         for own in (types[start:end],)
     ]

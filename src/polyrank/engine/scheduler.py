@@ -28,7 +28,7 @@ from polyrank.errors import (
     PolyrankError,
     UnavailableError,
 )
-from polyrank.types import Float32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
 SMALLEST_BUDGET = 256  # tokens: below this the kernels lose efficiency
 FIRST_BUDGET = 1024  # tokens, until the first batches have shown how fast the engine is
@@ -80,7 +80,6 @@ class _Work:
         engine: Engine,
         batch: PackedBatch,
         pooling: tuple[PoolingMode, ...],
-        layers: LayerWeights,
         width: int,
         known: list[Float32Array | None],
     ) -> None:
@@ -91,7 +90,6 @@ class _Work:
         self.num_known = len(batch) - self.num_left
         self.batch = batch.select(np.array(self.places, np.intp)) if self.num_known else batch
         self.pooling = pooling
-        self.layers = layers
         self.width = width
         self.future: Future[Ran] = Future()
         self.submitted = time.monotonic()
@@ -221,7 +219,6 @@ class Scheduler:
         pooling: tuple[PoolingMode, ...],
         width: int,
         *,
-        layers: LayerWeights = (),
         is_fresh: bool = False,
     ) -> "Future[Ran]":
         """Queue sequences and return at once.
@@ -234,7 +231,6 @@ class Scheduler:
             batch: Sequences of any number and length, none empty.
             pooling: Pooling modes; empty for token rows.
             width: Values in a row.
-            layers: Layers whose token rows are summed up; empty for the last layer's rows.
             is_fresh: Whether all must run, whatever is kept.
 
         Returns:
@@ -246,12 +242,12 @@ class Scheduler:
         """
         known: list[Float32Array | None] = [None] * len(batch)
         if not pooling and not is_fresh:
-            known = engine.find_rows(batch, layers)
-        work = _Work(engine, batch, pooling, layers, width, known)
+            known = engine.find_rows(batch)
+        work = _Work(engine, batch, pooling, width, known)
         if not work.num_left:
             work.future.set_result(work.ran(work.submitted, work.submitted))
             return work.future
-        job = Job(flow, (id(engine), pooling, layers, width), work.batch.lengths, work)
+        job = Job(flow, (id(engine), pooling, width), work.batch.lengths, work)
         with self._changed:
             if self._is_closing or not self._thread.is_alive():
                 raise UnavailableError("the server is stopping and takes no more work")
@@ -393,7 +389,7 @@ def _compute(shares: list[Share]) -> list[Float32Array]:
     batch = join_batches([work.batch.select(np.asarray(indices)) for work, indices in shares])
     if first.pooling:
         return list(first.engine.run(batch, first.pooling, first.width))
-    return first.engine.token_rows(batch, first.layers)
+    return first.engine.token_rows(batch)
 
 
 def _padding(engine: Engine, lengths: NDArray[np.int32]) -> int:

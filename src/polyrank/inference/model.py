@@ -96,14 +96,11 @@ class Model:
         """Load the head of a task."""
         return Head.load(self.checkpoint, self.spec.head(task))
 
-    def pair_heads(
-        self, *, task: TaskName = "rerank", add_similarity: bool = True
-    ) -> dict[TaskName, Head]:
+    def pair_heads(self, *, task: TaskName = "rerank") -> dict[TaskName, Head]:
         """Load the heads that score pairs, the one that gives the logits first.
 
         Args:
             task: "rerank", which embedders do as well, or "classify".
-            add_similarity: Whether to load the embed head where the rerank head adds cosines.
 
         Returns:
             What `pair_scorer` takes.
@@ -114,8 +111,7 @@ class Model:
         is_embedder = "embed" in self.spec.heads and "rerank" not in self.spec.heads
         first: TaskName = "embed" if is_embedder and task == "rerank" else task
         heads = {first: self.head(first)}
-        spec = heads[first].spec
-        if spec.late_interaction is not None or (add_similarity and spec.similarity_weight):
+        if heads[first].spec.late_interaction is not None:
             heads["embed"] = self.head("embed")
         return heads
 
@@ -292,6 +288,5 @@ def _late_interaction(head: Head) -> tuple[str, ...]:
     late = head.spec.late_interaction
     if late is None:
         return ()
-    rows = f" A token's row is {late.sum_in_words}." if late.layers else ""
-    how = f"Texts are read apart and compared token by token, by {', '.join(late.features)}."
-    return (how + rows,)
+    features = ", ".join(late.features)
+    return (f"Texts are read apart and compared token by token, by {features}.",)

@@ -93,7 +93,7 @@ def run_pairs(
         rows = np.empty((part.batch.total_tokens, scorer.width), np.float32)
         rows[: len(kept_rows)] = kept_rows
         report = None if progress is None else _shifted(progress, done, whole)
-        engine.run(batch, (), scorer.width, report, rows[len(kept_rows) :], layers=scorer.layers)
+        engine.run(batch, (), scorer.width, report, rows[len(kept_rows) :])
         done += batch.total_tokens
         is_kept = np.isin(sequences, after)
         kept, kept_rows = sequences[is_kept], rows[part.batch.tokens_of(np.flatnonzero(is_kept))]

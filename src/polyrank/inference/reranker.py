@@ -20,7 +20,6 @@ from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
 from polyrank.tasks.scoring import (
-    BlendedScorer,
     CosineScorer,
     CrossEncoderScorer,
     PairPlan,
@@ -50,8 +49,8 @@ class Reranker(Front):
     """Scores and ranks documents for a query, in any language the checkpoint knows.
 
     A cross-encoder checkpoint reads query and document together. An embedding checkpoint ranks
-    by the cosine of their vectors. A checkpoint that does both may add the one to the other, or
-    compare the two texts token by token (late interaction). Safe to use from several threads.
+    by the cosine of their vectors. Late interaction
+    compares the two texts token by token. Safe to use from several threads.
     """
 
     _task = "rerank"
@@ -64,7 +63,6 @@ class Reranker(Front):
         truncation: TruncationStrategy = "longest_first",
         max_query_length: int | None = None,
         activation: Activation | None = None,
-        add_similarity: bool = True,
         encoder: str = "auto",
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
@@ -85,9 +83,6 @@ class Reranker(Front):
                 "only_second" shortens the document alone.
             max_query_length: Under "only_second", tokens that the query may hold.
             activation: From logits to scores; None takes the checkpoint's own.
-            add_similarity: Whether to add the cosine of the two texts' vectors where the
-                checkpoint's rerank head says how much; False is about twice as fast and ranks
-                worse. Other checkpoints have no such head.
             encoder: Backend name, or "auto" for the best one installed.
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
@@ -122,7 +117,7 @@ class Reranker(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        heads = loaded.pair_heads(add_similarity=add_similarity)
+        heads = loaded.pair_heads()
         limits = TruncationConfig(max_length, truncation, max_query_length)
         super().__init__(loaded, next(iter(heads.values())), limits)
         self._activation = activation
@@ -131,7 +126,7 @@ class Reranker(Front):
     @property
     def is_cross_encoder(self) -> bool:
         """Whether query and document are read together; False where vectors or rows compare."""
-        return isinstance(self._scorer, CrossEncoderScorer | BlendedScorer)
+        return isinstance(self._scorer, CrossEncoderScorer)
 
     @property
     def info(self) -> ModelInfo:
@@ -142,11 +137,6 @@ class Reranker(Front):
             notes = ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
         elif self._activation not in (None, own):
             notes = (f"The checkpoint's own activation is {own}.",)
-        if isinstance(self._scorer, BlendedScorer):
-            weight = self._head.spec.similarity_weight
-            notes += (f"A logit is the cross-encoder's plus {weight:.4g} times the cosine.",)
-        elif self._head.spec.similarity_weight:
-            notes += ("The checkpoint adds a cosine to the logit; it was asked not to.",)
         return self._describe(self._activation or own, notes)
 
     @naming(RANK_HINTS)

@@ -17,7 +17,7 @@ from polyrank.errors import InputError
 from polyrank.tasks.heads import Head
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
-from polyrank.types import Float32Array, Int32Array, LayerWeights, PackedBatch, PoolingMode
+from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
 Item = str | tuple[str, str]
 
@@ -61,11 +61,6 @@ class Computation(Protocol):
         ...
 
     @property
-    def layers(self) -> LayerWeights:
-        """Layers whose token rows are summed up; empty for the last layer's rows."""
-        ...
-
-    @property
     def width(self) -> int:
         """Values in a row."""
         ...
@@ -99,11 +94,6 @@ class ScorePairs:
         return self.scorer.pooling
 
     @property
-    def layers(self) -> LayerWeights:
-        """Layers that the scorer compares rows of."""
-        return self.scorer.layers
-
-    @property
     def width(self) -> int:
         """Values in a row."""
         return self.scorer.width
@@ -133,7 +123,6 @@ class RunHead:
     builder: SequenceBuilder
     head: Head
     settings: str
-    layers: LayerWeights = ()
 
     @property
     def pooling(self) -> tuple[PoolingMode, ...]:
@@ -168,7 +157,6 @@ class TokenRows:
     width: int
     settings: str
     pooling: tuple[PoolingMode, ...] = ()
-    layers: LayerWeights = ()
 
     @property
     def num_values(self) -> int:

@@ -371,7 +371,6 @@ class _Work:
                     prepared.batch,
                     self.computation.pooling,
                     self.computation.width,
-                    layers=self.computation.layers,
                     is_fresh=self.is_fresh,
                 )
                 waiting.append((part, prepared, asyncio.wrap_future(future)))
@@ -409,7 +408,7 @@ class _Work:
             whole = sum(self.sizes[i] for i in indices)
             batch, pooling = prepared.batch, self.computation.pooling
             engine, admission = self.computation.engine, self.service.admission
-            num_fresh = engine.num_fresh_tokens(batch, pooling, self.computation.layers)
+            num_fresh = engine.num_fresh_tokens(batch, pooling)
             admission.learn(engine, size, batch.total_tokens)
             whole_fresh = num_fresh * whole // max(size, 1)
             admission.check_tokens(self.context.flow, engine, whole_fresh)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.tasks.heads import Head
 from polyrank.tasks.late_interaction import LateInteractionScorer
-from polyrank.tasks.scoring import BlendedScorer, CosineScorer, CrossEncoderScorer, PairScorer
+from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.types import TaskName
 
@@ -16,20 +16,17 @@ def pair_scorer(
     """Return what scores pairs with a checkpoint's heads.
 
     Args:
-        heads: The loaded heads, the one that gives the logits first; "embed" beside it where it
-            adds cosines or is one of late interaction. Without "embed" no cosine is added.
+        heads: The loaded heads, the one that gives the logits first; "embed" beside it where that
+            is one of late interaction.
         builder: Makes sequences of texts.
         prompts: What the checkpoint wants put before texts that are read apart.
 
     Returns:
-        Cosines where the first is the embed head; else late interaction or a cross-encoder, with
-        cosines added if the head says so.
+        Cosines where the first is the embed head; else late interaction or a cross-encoder.
     """
     task, head = next(iter(heads.items()))
     if task == "embed":
         return CosineScorer(builder, head, prompts)
     if head.late_interaction is not None:
         return LateInteractionScorer(builder, head, heads["embed"], prompts)
-    if head.spec.similarity_weight and "embed" in heads:
-        return BlendedScorer(builder, head, heads["embed"], prompts)
     return CrossEncoderScorer(builder, head)

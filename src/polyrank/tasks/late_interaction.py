@@ -16,7 +16,7 @@ from polyrank.tasks.heads import Dense, Head, LateInteraction
 from polyrank.tasks.maxsim import choose_matcher
 from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
 from polyrank.text.pairs import SequenceBuilder
-from polyrank.types import Activation, Float32Array, Int32Array, LayerWeights, PoolingMode, Spans
+from polyrank.types import Activation, Float32Array, Int32Array, PoolingMode, Spans
 
 _LEAST_SHARE = 4  # least_match is over one in so many of a query's tokens
 
@@ -25,19 +25,17 @@ class LateInteractionScorer:
     """Compares each token of the query with those of the document, and the other way round.
 
     Of each text the rows of its own tokens count, without special tokens and the prompt's; all
-    rows where it has none. Rows are the last layer's, or the sum of several layers' that the head
-    names, each times its weight. The head's center and directions are taken out of them
+    rows where it has none. The head's center and directions are taken out of them
     (c = r - center, then c - (c D^T) D) and they are scaled to unit length. With s_ij the product
     of query row i and document row j, and m_i = max_j s_ij, the features are:
 
-    - match: mean of m_i weighted by w_i = softplus(weight . q_i + bias)
-    - sharp_match: mean of max(m_i, 0)^1.5, weighted likewise: good matches count for more
+    - sharp_match: mean of max(m_i, 0)^1.5 weighted by w_i = softplus(weight . q_i + bias): good
+      matches count for more
     - plain_match: mean of m_i
     - least_match: mean of the lowest quarter of the m_i, rounded up
     - reverse_match: mean over j of max_i s_ij
-    - cosine: of the two texts' vectors by the checkpoint's embed head
     - clean_cosine: of the means of the two texts' clean rows
-    - query_length, document_length: natural logarithm of the number of rows that count
+    - document_length: natural logarithm of the number of its rows that count
 
     Reference: Khattab and Zaharia, SIGIR 2020, arXiv:2004.12832 (MaxSim); Yang et al., EMNLP 2021,
         arXiv:2109.04727, and Xie et al., EMNLP 2022, arXiv:2401.05792 (directions of languages
@@ -54,7 +52,7 @@ class LateInteractionScorer:
         Args:
             builder: Makes sequences of texts.
             head: A head of late interaction.
-            embed_head: The checkpoint's embed head, for the feature cosine.
+            embed_head: The checkpoint's embed head, whose pooling `vectors` takes.
             prompts: What the checkpoint wants put before queries and documents.
         """
         assert head.late_interaction is not None
@@ -69,12 +67,6 @@ class LateInteractionScorer:
         asked = (self._texts.query_prompt.strip(), self._texts.document_prompt.strip())
         # the space at a prompt's end belongs to the first piece of what follows
         self._prompt_ids = builder.tokenizer.encode(asked)
-
-    @property
-    def layers(self) -> LayerWeights:
-        """Which layers' rows the head wants summed up."""
-        assert self.head.spec.late_interaction is not None
-        return self.head.spec.late_interaction.layers
 
     @property
     def width(self) -> int:
@@ -151,16 +143,11 @@ class LateInteractionScorer:
     def _makers(self, matches: "TokenMatches") -> Mapping[MatchFeature, Callable[[], Float32Array]]:
         given = matches.given
         return {
-            "match": matches.weighted,
             "sharp_match": matches.sharp,
             "plain_match": matches.plain,
             "least_match": matches.least,
             "reverse_match": matches.reverse,
-            "cosine": lambda: cosines(
-                self._embed_head(self._pooled(given.plan, given.rows)), given.plan.members
-            ),
             "clean_cosine": given.clean_cosines,
-            "query_length": lambda: np.log(_lengths(given.queries).astype(np.float32)),
             "document_length": lambda: np.log(_lengths(given.documents).astype(np.float32)),
         }
 
@@ -242,10 +229,6 @@ class TokenMatches:
         self.sizes = _lengths(given.queries)
         self._by_document = by_document
         self._weight = weight
-
-    def weighted(self) -> Float32Array:
-        """Return the weighted mean over the tokens of each query."""
-        return self._weighted(self.by_query)
 
     def sharp(self) -> Float32Array:
         """Return the weighted mean of the matches to the power 1.5, of those above 0."""

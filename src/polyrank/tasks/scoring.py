@@ -1,9 +1,8 @@
 """Scoring of pairs as a pure function: texts to sequences, pooled rows to logits.
 
-Four kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
-two vectors, a checkpoint with both heads may add the one to the other, and heads of late
-interaction compare the token rows of texts that were read apart. All are a `PairScorer`; the engine
-runs between `prepare` and `logits`.
+Three kinds of checkpoint score pairs: cross-encoders read both texts at once, embedders compare
+two vectors, and heads of late interaction compare the token rows of texts that were read apart. All
+are a `PairScorer`; the engine runs between `prepare` and `logits`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from polyrank.types import (
     Activation,
     Float32Array,
     Int32Array,
-    LayerWeights,
     PackedBatch,
     PoolingMode,
 )
@@ -38,8 +36,7 @@ class PairPlan:
         is_truncated: Whether a pair lost tokens, shape (num_pairs,), dtype bool.
         num_kept_tokens: Tokens kept of each pair's document, shape (num_pairs,).
         members: Sequences of each pair: shape (num_pairs, 1) for cross-encoders,
-            (num_pairs, 2) for embedders, (num_pairs, 3) where both are added: pair, query,
-            document.
+            (num_pairs, 2), query and document, where texts are read apart.
         prompt: What stands before each document among the kept tokens.
     """
 
@@ -82,11 +79,6 @@ class PairScorer(Protocol):
     @property
     def pooling(self) -> tuple[PoolingMode, ...]:
         """How the engine must pool; empty for token rows."""
-        ...
-
-    @property
-    def layers(self) -> LayerWeights:
-        """Which layers' token rows the engine must sum up; empty for the last layer's rows."""
         ...
 
     @property
@@ -139,7 +131,6 @@ class _PooledScorer:
     """What scorers of pooled rows share."""
 
     head: Head
-    layers: LayerWeights = ()
 
     @property
     def pooling(self) -> tuple[PoolingMode, ...]:
@@ -209,38 +200,3 @@ class CosineScorer(_PooledScorer):
     def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
         """Return the cosines themselves unless another activation is asked for."""
         return self.head.activate(logits, activation or "identity")
-
-
-class BlendedScorer(_PooledScorer):
-    """Adds the cosine of query and document, by the embed head, to the logit of the pair.
-
-    The pairs and each different text run in one batch. What the checkpoint knows as an embedder,
-    across languages above all, is then not for the cross-encoder to learn again.
-    """
-
-    def __init__(
-        self, builder: SequenceBuilder, head: Head, embed_head: Head, prompts: PromptsSpec
-    ) -> None:
-        self.head = head
-        self._pairs = CrossEncoderScorer(builder, head)
-        self._texts = CosineScorer(builder, embed_head, prompts)
-
-    def prepare(self, pairs: Pairs) -> PairPlan:
-        """Return one sequence per pair, then one per different query and document."""
-        both, apart = self._pairs.prepare(pairs), self._texts.prepare(pairs)
-        return PairPlan(
-            both.batch.joined(apart.batch),
-            both.is_truncated,
-            both.num_kept_tokens,
-            np.hstack([both.members, len(both.batch) + apart.members]),
-        )
-
-    def logits(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
-        """Return the logit of each pair, shape (num_pairs, 1)."""
-        pairs = self._pairs.logits(plan, rows[plan.members[:, 0]])
-        added = self._texts.logits(replace(plan, members=plan.members[:, 1:]), rows)
-        return pairs + np.float32(self.head.spec.similarity_weight) * added
-
-    def activate(self, logits: Float32Array, activation: Activation | None) -> Float32Array:
-        """Return the checkpoint's activation, or another, of the logits."""
-        return self.head.activate(logits, activation)

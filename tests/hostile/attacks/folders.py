@@ -146,7 +146,7 @@ SETTINGS = (
     Attack("a head's nonlinearity", head(layers=[{"weight": "a", "nonlinearity": 1}]), BAD, "gelu"),
     Attack("labels that are one text", head(labels="abc"), BAD, "list of"),
     Attack("a head of 10^5 layers", head(layers=[{"weight": "a"}] * 10**5), BAD, "16 objects"),
-    Attack("a similarity_weight as text", head(similarity_weight="1"), BAD, "finite number"),
+    Attack("a key that no head has", head(similarity_weight=1.0), BAD, "must be left out"),
     Attack("normalize as text", head(normalize="yes"), BAD, "true or false"),
     Attack("a head's tensor by a number", head(layers=[{"weight": 5}]), BAD, "a text"),
     Attack("config of deep JSON", raw("config.json", deep(500)), BAD, "64 deep"),
