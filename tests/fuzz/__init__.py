@@ -1,0 +1,1 @@
+"""Fuzzing: mutated model folders under sanitizers, and readers by coverage. Never a crash."""
