@@ -11,7 +11,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -116,6 +116,23 @@ sanitize-build: $(VENV)/.native
 
 sanitize: $(VENV)/.test sanitize-build ## run the tests of the native encoder under AddressSanitizer and UBSan (OPTIONS="tests/unit/test_mixed_table.py")
 	$(sanitized) -m pytest $(or $(OPTIONS),tests/unit/test_native.py tests/unit/test_mixed_table.py tests/unit/test_int4_linears.py -k "not no_memory and not commands")
+
+build/fuzz/seeds: tests/fuzz/seeds.py tests/checkpoints.py | $(VENV)/.test
+	rm -rf $@
+	$(BIN)/python -W ignore -m tests.fuzz.seeds $@
+
+attack: sanitize-build build/fuzz/seeds ## load 10,000 mutated model folders under sanitizers (OPTIONS="--cases 500 --seed 1")
+	$(sanitized) -m tests.fuzz.attack build/fuzz/seeds --sanitized --record benchmarks/results/attack.md $(OPTIONS)
+
+SECONDS ?= 60
+FUZZED := header config mixed int4 panels tokenizer
+fuzz: $(VENV)/.test ## fuzz each reader of untrusted files by coverage (SECONDS=60 each)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet 'atheris>=3.0,<4'
+	@mkdir -p build/fuzz/found
+	@set -e; for reader in $(FUZZED); do echo "== $$reader"; mkdir -p build/fuzz/corpus/$$reader; \
+		$(BIN)/python -W ignore -m tests.fuzz.readers $$reader build/fuzz/corpus/$$reader tests/fuzz/corpus/$$reader \
+			-max_total_time=$(SECONDS) -timeout=5 -rss_limit_mb=1024 -max_len=100000 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=build/fuzz/found/$$reader-; done
 
 # Statically linked, so that the emulator needs no ARM libraries. The second run is a processor
 # without dot product, which must take the portable path.

@@ -275,6 +275,8 @@ def bury(worker: Worker, reason: str | None) -> None:
     read(worker)
     os.close(worker.pipe)
     if worker.begun is None:
+        if worker.left:  # the fault is not the folder's
+            raise RuntimeError(f"case {worker.left[0]} did not begin: {worker.log.read_text()}")
         return
     if reason is None:
         log = worker.log.read_text("utf8", "replace")

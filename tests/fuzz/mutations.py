@@ -137,7 +137,8 @@ def change_value(draw: random.Random, root: Any) -> tuple[Any, str]:
             target[name] = draw_value(draw)
             return root, f"{name!r} added: {str(target[name])[:40]!r}"
     if kind < 0.36 and isinstance(parent, list):
-        parent.extend(copy.deepcopy(value) for _ in range(draw.choice((1, 1, 10, 20_000))))
+        many = 100 if isinstance(value, dict | list) else 20_000
+        parent.extend([value] * draw.choice((1, 1, 10, many)))
         return root, f"item {key!r} repeated"
     if kind < 0.5 and type(value) in (int, float):
         parent[key] = other_number(draw, value)
@@ -207,19 +208,22 @@ def header_values(folder: Path, draw: random.Random) -> str:
 def tensors(folder: Path, draw: random.Random) -> str:
     """Change one tensor so that header and data agree, as a writer of such a file would."""
     path = draw.choice(weight_files(folder))
-    try:
-        header, data = split_weights(path.read_bytes())
-        metadata = header.pop("__metadata__", {})
-        found = {
-            name: [entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])]]
-            for name, entry in header.items()
-        }
-        name = draw.choice(list(found))
-        what = change_tensor(draw, found, name)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, struct.error):
-        return "a header left broken"
+    found, metadata = parse_tensors(path.read_bytes())
+    name = draw.choice(list(found))
+    what = change_tensor(draw, found, name)
     replace_file(path, written_weights(found, metadata, shift=draw.choice((0, 0, 1, 3, 4))))
     return f"{path.name} {name}: {what}"
+
+
+def parse_tensors(raw: bytes) -> tuple[dict[str, list[Any]], Any]:
+    """Return type, shape and data of each tensor by its name, and the metadata."""
+    header, data = split_weights(raw)
+    metadata = header.pop("__metadata__", {})
+    found = {
+        name: [entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])]]
+        for name, entry in header.items()
+    }
+    return found, metadata
 
 
 def change_tensor(draw: random.Random, found: dict[str, list[Any]], name: str) -> str:
@@ -392,6 +396,8 @@ def mutate(folder: Path, draw: random.Random) -> tuple[str, str]:
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         try:
             done.append(MUTATIONS[kind][0](folder, draw))
-        except (OSError, IndexError):
-            break  # an earlier one left nothing to change
+        except Exception:  # an earlier one left nothing that could be read and changed
+            if not done:
+                raise
+            break
     return kind, "; ".join(done)

@@ -6,6 +6,7 @@ python -m tests.fuzz.seeds FOLDER
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from transformers import AutoModelForSequenceClassification
@@ -18,21 +19,6 @@ from polyrank.encoder.native import NativeEncoder
 from polyrank.encoder.smoothing import random_pieces
 from tests import checkpoints
 
-# Task classes of polyrank that each kind of folder is loaded by.
-RERANK, EMBED, CLASSIFY = "Reranker", "Embedder", "Classifier"
-KINDS: dict[str, tuple[str, ...]] = {
-    "xlm-roberta-reranker": (RERANK,),
-    "bert-reranker": (RERANK,),
-    "classifier": (CLASSIFY,),
-    "embedder": (EMBED,),
-    "dense-embedder": (EMBED, RERANK),
-    "late-interaction": (RERANK, CLASSIFY, EMBED),
-    "sharded": (RERANK,),
-    "int8": (RERANK,),
-    "int4": (EMBED,),
-    "mixed": (EMBED,),
-    "mixed-late-interaction": (RERANK, CLASSIFY),
-}
 NAMES = {
     "xlm-roberta-reranker": "bge-reranker-base",
     "bert-reranker": "bert-reranker",
@@ -44,11 +30,11 @@ WORDS = "embeddings.word_embeddings.weight"
 
 
 def make_seeds(parent: Path) -> None:
-    """Write a folder of each of `KINDS`, named by it."""
+    """Write a folder of each kind that `tests.fuzz.attack.TASKS` names, named by it."""
     parent.mkdir(parents=True)
-    checkpoints.SIZES["num_hidden_layers"] = 1  # an attack loads thousands of them
-    for kind, name in NAMES.items():
-        checkpoints.make(name, parent / "made").rename(parent / kind)
+    with patch.dict(checkpoints.SIZES, num_hidden_layers=1):  # thousands of them will be loaded
+        for kind, name in NAMES.items():
+            checkpoints.make(name, parent / "made").rename(parent / kind)
     shutil.copytree(parent / "embedder", parent / "late-interaction")
     checkpoints.late_interaction(parent / "late-interaction")
     shutil.copytree(parent / "xlm-roberta-reranker", parent / "sharded")
