@@ -7,6 +7,7 @@ is drawn for it depends on the seed and the number alone.
 """
 
 import argparse
+import faulthandler
 import math
 import os
 import random
@@ -202,6 +203,7 @@ def start(seeds: Path, parent: Path, seed: int, cases: list[int], number: int) -
     pid = os.fork()
     if pid == 0:
         try:
+            faulthandler.disable()  # pytest's would print to its own terminal
             os.close(reader)
             target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(target, 1)

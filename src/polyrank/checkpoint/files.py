@@ -11,6 +11,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,18 +64,19 @@ def _kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "special file")
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading.
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, and close it after.
 
     Args:
         path: The file.
 
-    Returns:
+    Yields:
         The open file.
 
     Raises:
         CheckpointNotFoundError: If it does not exist.
-        CheckpointError: If it is no regular file, or cannot be opened.
+        CheckpointError: If it is no regular file, or cannot be opened or read.
     """
     if not is_file(path):
         raise CheckpointNotFoundError(
@@ -82,8 +84,9 @@ def open_file(path: Path) -> BinaryIO:
             "lists under 'Files and versions'."
         )
     try:
-        return path.open("rb")
-    except OSError as exc:
+        with path.open("rb") as file:
+            yield file
+    except OSError as exc:  # whatever the caller reads: a regular file may still fail (/proc)
         raise CheckpointError(f"{path} cannot be read: {exc}.") from exc
 
 
@@ -102,10 +105,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         CheckpointError: If it is larger, no regular file, or cannot be read.
     """
     with open_file(path) as file:
-        try:
-            data = file.read(max_bytes + 1)
-        except OSError as exc:
-            raise CheckpointError(f"{path} cannot be read: {exc}.") from exc
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise CheckpointError(
             f"{path} takes more than {max_bytes:,} bytes, the most that polyrank reads of such a "

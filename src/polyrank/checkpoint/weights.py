@@ -179,7 +179,7 @@ class Weights:
                         f"{path} was replaced while it was being loaded. Load the model again."
                     )
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as exc:
+        except ValueError as exc:  # nothing to map
             raise CheckpointError(f"{path} cannot be mapped: {exc}.") from exc
 
     def get_float32(self, name: str, shape: tuple[int, ...] | None = None) -> Float32Array:

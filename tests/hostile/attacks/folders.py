@@ -164,6 +164,12 @@ PLACES = (
     Attack("a pipe as weights", instead(WEIGHTS, os.mkfifo), BAD, "but a pipe"),
     Attack("a pipe as tokenizer", instead("tokenizer.json", os.mkfifo), BAD, "but a pipe"),
     Attack(
+        "weights whose bytes cannot be read",  # a regular file to all who ask
+        instead(WEIGHTS, lambda path: path.symlink_to("/proc/self/mem")),
+        BAD,
+        "cannot be read",
+    ),
+    Attack(
         "a device as config",
         instead("config.json", lambda path: path.symlink_to("/dev/zero")),
         BAD,
