@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from polyrank._extras import require
+from polyrank.cli.json_rows import is_array_of_rows, json_values
 from polyrank.errors import DataError
 from polyrank.text.inputs import TEXT_FIELDS as FIELDS_OF_TEXT
 
@@ -174,7 +175,7 @@ class Source:
     def _json(self, content: str) -> Iterator[Record]:
         """Read an array of texts or objects, or the objects that stand one after another."""
         try:
-            values = _json_values(content)
+            values = json_values(content)
         except (ValueError, RecursionError) as exc:
             raise DataError(
                 f"{self.label} is not JSON: {exc}. For one text a line: --format lines"
@@ -196,7 +197,7 @@ class Source:
         if isinstance(value, list):
             return value
         if isinstance(value, dict):
-            lists = {key: member for key, member in value.items() if _is_array_of_rows(member)}
+            lists = {key: member for key, member in value.items() if is_array_of_rows(member)}
             if text_key(value, self.text_field) is not None or not value:
                 return [value]
             if len(lists) == 1:
@@ -263,13 +264,9 @@ def text_key(row: Mapping[str, Any], text_field: str) -> str | None:
     return others[0] if len(others) == 1 else None
 
 
-def _is_array_of_rows(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(member, str | dict) for member in value)
-
-
 def _holds_rows(value: dict[str, Any], text_field: str) -> bool:
     """Return whether an object is no row itself, but holds an array of them."""
-    return text_key(value, text_field) is None and any(map(_is_array_of_rows, value.values()))
+    return text_key(value, text_field) is None and any(map(is_array_of_rows, value.values()))
 
 
 def _layout_by_start(line: str, text_field: str) -> InputFormat:
@@ -287,21 +284,6 @@ def _layout_by_start(line: str, text_field: str) -> InputFormat:
         is_row = isinstance(value, dict) and not _holds_rows(value, text_field)
         return InputFormat.JSONL if is_row else InputFormat.JSON
     return InputFormat.LINES
-
-
-def _json_values(content: str) -> list[Any]:
-    """Return the JSON values that stand one after another in a text."""
-    decoder, values, at = json.JSONDecoder(), [], 0
-    while (start := _next_filled(content, at)) < len(content):
-        value, at = decoder.raw_decode(content, start)
-        values.append(value)
-    return values
-
-
-def _next_filled(content: str, at: int) -> int:
-    while at < len(content) and content[at] in " \t\r\n":
-        at += 1
-    return at
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
