@@ -17,6 +17,12 @@ def compiled_paths() -> list[str]:
 def usable_paths() -> list[str]:
     """Return the kernel paths that run on this processor, best first."""
 
+def takes_blocks(isa: str) -> bool:
+    """Return whether a path multiplies weights in 4-bit blocks as they are.
+
+    An empty name stands for the path that POLYRANK_ISA names, or the best one.
+    """
+
 def clean_rows(rows: Floats, center: Floats, directions: Floats) -> Floats:
     """Return rows less a center and their parts along directions, of unit length.
 
@@ -93,6 +99,14 @@ class NativeBody:
         scales: Floats,
         bias: Floats,
         multipliers: Floats | None,
+    ) -> None: ...
+    def set_linear_blocks(
+        self,
+        layer: int,
+        name: str,
+        weights: list[NDArray[np.uint8]],
+        scales: list[NDArray[np.uint16]],
+        biases: list[Floats],
     ) -> None: ...
     def run(
         self,

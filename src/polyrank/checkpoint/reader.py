@@ -90,7 +90,7 @@ class Checkpoint:
         if is_mixed(name, self.body_tensors):
             return unpack_mixed(self.body_mixed(name))
         if info.dtype == "U8":
-            return unpack_int4(*self._int4(name))
+            return unpack_int4(*self.body_int4(name))
         if info.dtype != "I8":
             return self.weights.get_float32(info.name)
         steps, multiplier = self.weights.get_int8(info.name), multiplier_name(name)
@@ -117,11 +117,19 @@ class Checkpoint:
         if is_mixed(name, self.body_tensors):
             return mixed_rows(self.body_mixed(name))
         if self.body_tensors[name].dtype == "U8":
-            return int4_rows(*self._int4(name))
+            return int4_rows(*self.body_int4(name))
         steps = self.weights.get_int8(self.body_tensors[name].name)
         return int8_rows(steps, self.body_float32(scale_name(name)))
 
-    def _int4(self, name: str) -> tuple[UInt8Array, Float16Array]:
+    def body_int4(self, name: str) -> tuple[UInt8Array, Float16Array]:
+        """Return a tensor of 4-bit blocks as it is stored.
+
+        Args:
+            name: Name without prefix, of a tensor that the file holds as U8.
+
+        Returns:
+            Packed steps and the scales of their blocks, views of the mapped file.
+        """
         scales = self.weights.get(self.body_tensors[scale_name(name)].name)
         return self.weights.get_uint8(self.body_tensors[name].name), scales
 

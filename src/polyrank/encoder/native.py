@@ -22,6 +22,7 @@ from polyrank.encoder.base import Capabilities, position_ids
 from polyrank.encoder.checks import check_batch, check_rows, native_misfit
 from polyrank.encoder.native_linears import (
     LINEARS,
+    BlockLinears,
     Float32Linears,
     Int4Linears,
     Int8Linears,
@@ -166,6 +167,8 @@ class NativeEncoder:
         if checkpoint.spec.quantization is not None:
             if checkpoint.spec.quantization.linears == "int8":
                 return Int8Linears(checkpoint)
+            if _native.takes_blocks(os.environ.get(ISA_VARIABLE, "")):
+                return BlockLinears(checkpoint)
             return Int4Linears(checkpoint, self._num_threads)
         batch = random_pieces(checkpoint.spec.body)
         exact = self._load(Float32Linears(checkpoint, self._num_threads))

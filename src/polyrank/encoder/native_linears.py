@@ -137,6 +137,33 @@ class Int4Linears(Float32Linears):
         return found
 
 
+class BlockLinears:
+    """4-bit blocks, multiplied as they are on paths whose sums of 16 bits hold such a block."""
+
+    is_int8 = True
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
+        """Give the body one of its layers."""
+        checkpoint, parts = self.checkpoint, _parts(layer, name)
+        blocks = [checkpoint.body_int4(f"{part}.weight") for part in parts]
+        names = [scale_name(f"{part}.weight") for part in parts]
+        check_weights(checkpoint, names, [scales.astype(np.float32) for _, scales in blocks])
+        body.set_linear_blocks(
+            layer,
+            name,
+            [_in_place(packed) for packed, _ in blocks],
+            [_in_place(scales).view(np.uint16) for _, scales in blocks],
+            [read_float32(checkpoint, f"{part}.bias") for part in parts],
+        )
+
+
+def _in_place(array: NDArray[Any]) -> NDArray[Any]:
+    return np.require(array, requirements=["A", "C"])
+
+
 def _stored_multipliers(checkpoint: Checkpoint, weights: list[str]) -> Float32Array | None:
     names = [multiplier_name(weight) for weight in weights]
     if all(name not in checkpoint.body_tensors for name in names):

@@ -156,6 +156,12 @@ std::vector<std::string> usable_paths() {
     return names;
 }
 
+// A path's name, or that which POLYRANK_ISA names or the processor runs best where it is empty.
+bool takes_blocks(const std::string& isa) {
+    const polyrank::Kernels* kernels = polyrank::choose_kernels(isa.c_str());
+    return kernels != nullptr && kernels->linear_s4 != nullptr;
+}
+
 // From plain to fast.
 std::vector<std::string> compiled_paths() {
     return {
@@ -170,6 +176,9 @@ std::vector<std::string> compiled_paths() {
 #endif
 #ifdef POLYRANK_HAVE_AVXVNNI
         "avxvnni",
+#endif
+#ifdef POLYRANK_HAVE_AVX512BW
+        "avx512bw",
 #endif
 #ifdef POLYRANK_HAVE_AVX512
         "avx512",
@@ -322,6 +331,38 @@ class NativeBody {
         nb::gil_scoped_release release;
         body_.set_linear_s8(layer, which, weights.data(), data_of(scales), data_of(bias),
                             multipliers ? data_of(*multipliers) : nullptr);
+    }
+
+    // Weights in 4-bit blocks as stored, with their float16 scales as bits: one matrix, for query,
+    // key and value three.
+    void set_linear_blocks(int layer, const std::string& name,
+                           const std::vector<Matrix<uint8_t>>& weights,
+                           const std::vector<Matrix<uint16_t>>& scales,
+                           const std::vector<Vector<float>>& biases) {
+        check_layer(layer);
+        check(is_int8_ && kernels_->linear_s4 != nullptr, "these kernels take no 4-bit blocks");
+        const Linear which = linear(name);
+        check(weights.size() == (which == polyrank::kQkv ? 3u : 1u) &&
+                  scales.size() == weights.size() && biases.size() == weights.size(),
+              "query, key and value come as three matrices, others as one");
+        const int inputs = which == polyrank::kOuter ? shape_.intermediate_size : shape_.hidden_size;
+        const int outputs = which == polyrank::kInner ? shape_.intermediate_size : shape_.hidden_size;
+        std::vector<const uint8_t*> parts;
+        std::vector<const uint16_t*> scale_parts;
+        std::vector<const float*> bias_parts;
+        for (size_t i = 0; i < weights.size(); ++i) {
+            check_width(weights[i].shape(0), outputs);
+            check_width(weights[i].shape(1), inputs / 2);
+            check_width(scales[i].shape(0), outputs);
+            check_width(scales[i].shape(1), inputs / polyrank::kBlockInputs);
+            check_width(biases[i].shape(0), outputs);
+            parts.push_back(weights[i].data());
+            scale_parts.push_back(scales[i].data());
+            bias_parts.push_back(biases[i].data());
+        }
+        nb::gil_scoped_release release;
+        body_.set_linear_blocks(layer, which, parts.data(), scale_parts.data(), bias_parts.data(),
+                                static_cast<int>(parts.size()));
     }
 
     // Weights in panels (kernels.h), read in place: one array, for query, key and value three.
@@ -513,6 +554,8 @@ NB_MODULE(_native, m) {
           "Return the kernel paths of this build, from plain to fast.");
     m.def("usable_paths", &usable_paths,
           "Return the kernel paths that run on this processor, best first.");
+    m.def("takes_blocks", &takes_blocks, nb::arg("isa"),
+          "Return whether a path multiplies weights in 4-bit blocks as they are.");
     m.def("clean_rows", &clean_rows, nb::arg("rows"), nb::arg("center"), nb::arg("directions"),
           "Return rows less a center and their parts along directions, of unit length.");
     m.def("best_products", &best_products, nb::arg("rows"), nb::arg("queries"),
@@ -539,6 +582,8 @@ NB_MODULE(_native, m) {
              nb::arg("weights"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
         .def("set_linear_panels", &NativeBody::set_linear_panels, nb::arg("layer"), nb::arg("name"),
              nb::arg("parts"), nb::arg("scales"), nb::arg("bias"), nb::arg("multipliers").none())
+        .def("set_linear_blocks", &NativeBody::set_linear_blocks, nb::arg("layer"), nb::arg("name"),
+             nb::arg("weights"), nb::arg("scales"), nb::arg("biases"))
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
              nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"), nb::arg("layers"),
              nb::arg("num_threads"))

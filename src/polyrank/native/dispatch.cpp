@@ -13,7 +13,7 @@ struct Path {
   bool runs_here;
 };
 
-constexpr int kMaxPaths = 8;
+constexpr int kMaxPaths = 10;
 
 // Best first; ends with a path without kernels.
 const Path* paths() {
@@ -25,6 +25,9 @@ const Path* paths() {
 #endif
 #ifdef POLYRANK_HAVE_AVX512
       {kKernelsAvx512, cpu.avx512 && cpu.avx512_vnni && cpu.fma && cpu.f16c},
+#endif
+#ifdef POLYRANK_HAVE_AVX512BW
+      {kKernelsAvx512Bw, cpu.avx512 && cpu.fma && cpu.f16c},
 #endif
 #ifdef POLYRANK_HAVE_AVXVNNI
       {kKernelsAvxVnni, cpu.avx_vnni && cpu.avx2 && cpu.fma && cpu.f16c},

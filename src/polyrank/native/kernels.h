@@ -28,6 +28,26 @@ struct LinearS8 {
                                // null where Kernels::is_unsigned is false
 };
 
+// Inputs that share a scale in 4-bit blocks, of weights and of activations.
+constexpr int kBlockInputs = 32;
+
+// What the steps of one row in one block are worth. Weights are unsigned, from 0 to 15; sums of
+// 16 bits start at the corrections, which undo the offset of 8: -8 times the row's steps at the
+// inputs 4i and 4i + 1, then at 4i + 2 and 4i + 3.
+struct RowBlock {
+  float scale;
+  int16_t corrections[2];
+};
+
+// A linear layer with weights in 4-bit blocks, whose sums fit 16 bits within a block.
+struct LinearS4 {
+  int n;                   // outputs, a multiple of 32
+  int k;                   // inputs, a multiple of kBlockInputs
+  const uint8_t* weights;  // a byte each, in panels as of LinearS8, aligned to 64 bytes
+  const float* scales;     // [n / 16][k / kBlockInputs][16], aligned to 64 bytes
+  const float* bias;       // (n,)
+};
+
 // A linear layer with float32 weights, packed for one instruction set.
 struct LinearF32 {
   int n;
@@ -112,6 +132,11 @@ struct Kernels {
                    void* q, float* scales);
   void (*linear_s8)(const void* q, const float* scales, int rows, const LinearS8& linear,
                     const Output& out);
+  // The same for weights in 4-bit blocks, each row with one scale a block; null on paths where
+  // int8 products are as quick. Rows of `blocks` lie k / kBlockInputs apart.
+  void (*quantize_blocks)(const float* x, size_t ld, int rows, int k, int8_t* q, RowBlock* blocks);
+  void (*linear_s4)(const int8_t* q, const RowBlock* blocks, int rows, const LinearS4& linear,
+                    const Output& out);
   void (*linear_f32)(const float* x, size_t ld, int rows, const LinearF32& linear,
                      const Output& out);
   size_t (*attention_scratch)(int seq_len, int head_size);
@@ -133,6 +158,10 @@ constexpr size_t panels_bytes(int n, int k) {
 }
 // Packs weights of shape (n, k) into panels.
 void pack_panels(const int8_t* weights, int n, int k, int8_t* panels);
+// Packs 4-bit blocks as stored (tables.h), `packed` (n, k / 2) and float16 `scales` (n, k / 32), into
+// the outputs from `first` on of LinearS4's weights and scales.
+void pack_blocks(const uint8_t* packed, const uint16_t* scales, int n, int k, int first,
+                 uint8_t* weights, float* block_scales);
 // What makes up for an offset of 128 of the inputs: -128 times each output's sum of weights, (n,).
 void offset_corrections(const int8_t* panels, int n, int k, int32_t* corrections);
 
@@ -145,7 +174,9 @@ const char* const* usable_kernels();
 extern const Kernels* const kKernelsPortable;
 extern const Kernels* const kKernelsAvx2;
 extern const Kernels* const kKernelsAvxVnni;
+extern const Kernels* const kKernelsAvx512Bw;
 extern const Kernels* const kKernelsAvx512;
+extern const Kernels* const kKernelsAvx512Bf16;
 extern const Kernels* const kKernelsAmx;
 extern const Kernels* const kKernelsNeon;
 

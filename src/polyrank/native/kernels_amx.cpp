@@ -13,30 +13,7 @@
 
 namespace polyrank {
 namespace {
-constexpr int kLanes = 16;
-constexpr int kTileRows = 6;
-constexpr int kTileVectors = 4;
-#define POLYRANK_OWN_NARROWING
-#define POLYRANK_OWN_RECIPROCAL
-#include "kernels.inc"
-
-// An estimate of 14 bits and one step of Newton's: a division takes longer than the rest of GELU.
-inline Vec reciprocal(Vec x) {
-  Vec guess = (Vec)_mm512_rcp14_ps((__m512)x);
-  return guess * (2.0f - x * guess);
-}
-
-inline void store_bytes(int8_t* p, IntVec v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
-}
-
-inline void store_words(int16_t* p, IntVec v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
-}
-
-inline void store_bf16(uint16_t* p, Vec v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
-}
+#include "kernels_512.inc"
 
 constexpr int kSide = 16;              // rows of a tile
 constexpr int kTileBytes = 1024;
@@ -388,6 +365,8 @@ constexpr Kernels table(const Kernels* exact) {
       .pack_f32 = pack_f32,
       .quantize = quantize<false, int8_t>,
       .linear_s8 = linear_s8,
+      .quantize_blocks = nullptr,
+      .linear_s4 = nullptr,
       .linear_f32 = linear_f32,
       .attention_scratch = is_narrow ? attention_scratch_bf16 : attention_scratch_f32,
       .attention = is_narrow ? attention_bf16 : attention_f32,

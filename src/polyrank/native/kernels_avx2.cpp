@@ -1,5 +1,6 @@
-// AVX2 without VNNI. Products are of 16 bits, since vpmaddubsw would saturate: activations are
-// stored as such, weights widened as they are read.
+// AVX2 without VNNI. int8 products are of 16 bits, since vpmaddubsw would saturate: activations are
+// stored as such, weights widened as they are read. With weights in 4-bit blocks it cannot
+// saturate, and sums of a block stay within 16 bits.
 #include <immintrin.h>
 
 #include <cmath>
@@ -10,34 +11,57 @@
 
 namespace polyrank {
 namespace {
-constexpr int kLanes = 8;
-constexpr int kTileRows = 6;
-constexpr int kTileVectors = 2;
-#define POLYRANK_OWN_NARROWING
-#include "kernels.inc"
+#include "kernels_256.inc"
 
-inline __m128i halves(IntVec v, bool is_signed) {
-  __m256i x = (__m256i)v;
-  __m128i low = _mm256_castsi256_si128(x), high = _mm256_extracti128_si256(x, 1);
-  return is_signed ? _mm_packs_epi32(low, high) : _mm_packus_epi32(low, high);
+constexpr int kPanelsS4 = 1;
+constexpr int kRowsS4 = 6;
+
+template <int kRows>
+__attribute__((noinline)) void tile_s4(const int8_t* q, const RowBlock* blocks,
+                                       const LinearS4& linear, int column, float* sums) {
+  const size_t depth = padded_k(linear.k), num_blocks = linear.k / kBlockInputs;
+  const uint8_t* panel = linear.weights + column * depth;
+  const float* scales = linear.scales + column * num_blocks;
+  const __m256i ones = _mm256_set1_epi16(1);
+  // with 12 sums in the registers there is no room for the totals
+  for (int i = 0; i < kRows * kPanelOutputs; i += 8) _mm256_store_ps(sums + i, _mm256_setzero_ps());
+  for (size_t b = 0; b < num_blocks; ++b, scales += kPanelOutputs) {
+    __m256i c[kRows][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      int32_t pair;
+      std::memcpy(&pair, blocks[i * num_blocks + b].corrections, 4);
+      c[i][0] = c[i][1] = _mm256_set1_epi32(pair);
+    }
+    const size_t first = b * kBlockInputs;
+#pragma GCC unroll 1  // all eight steps at once spill the sums: half as quick
+    for (size_t d = first; d < first + kBlockInputs; d += 4) {
+      const __m256i* w = reinterpret_cast<const __m256i*>(panel + d * kPanelOutputs);
+      __m256i w0 = _mm256_load_si256(w), w1 = _mm256_load_si256(w + 1);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        int32_t four;
+        std::memcpy(&four, q + i * depth + d, 4);
+        __m256i a = _mm256_set1_epi32(four);
+        c[i][0] = _mm256_add_epi16(c[i][0], _mm256_maddubs_epi16(w0, a));
+        c[i][1] = _mm256_add_epi16(c[i][1], _mm256_maddubs_epi16(w1, a));
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      __m256 row_scale = _mm256_set1_ps(blocks[i * num_blocks + b].scale);
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        float* total = sums + i * kPanelOutputs + v * 8;
+        __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(c[i][v], ones));
+        __m256 scale = _mm256_mul_ps(_mm256_load_ps(scales + v * 8), row_scale);
+        _mm256_store_ps(total, _mm256_fmadd_ps(sum, scale, _mm256_load_ps(total)));
+      }
+    }
+  }
 }
 
-// The low byte of each of values from -128 to 255.
-inline void store_bytes(int8_t* p, IntVec v) {
-  __m128i x = halves(v & 255, true);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(x, x));
-}
-
-inline void store_words(int16_t* p, IntVec v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(v, true));
-}
-
-void store_bf16(uint16_t* p, Vec v) {
-  IntVec bits = float_to_bits(v);
-  IntVec rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-  rounded = v == v ? rounded : splat_int(0x7fc0);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(rounded, false));
-}
+#include "kernels_s4.inc"
 
 using Step = int16_t;
 constexpr int kMostPanels = 1;

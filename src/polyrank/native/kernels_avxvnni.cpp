@@ -9,34 +9,7 @@
 
 namespace polyrank {
 namespace {
-constexpr int kLanes = 8;
-constexpr int kTileRows = 6;
-constexpr int kTileVectors = 2;
-#define POLYRANK_OWN_NARROWING
-#include "kernels.inc"
-
-inline __m128i halves(IntVec v, bool is_signed) {
-  __m256i x = (__m256i)v;
-  __m128i low = _mm256_castsi256_si128(x), high = _mm256_extracti128_si256(x, 1);
-  return is_signed ? _mm_packs_epi32(low, high) : _mm_packus_epi32(low, high);
-}
-
-// The low byte of each of values from -128 to 255.
-inline void store_bytes(int8_t* p, IntVec v) {
-  __m128i x = halves(v & 255, true);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(x, x));
-}
-
-inline void store_words(int16_t* p, IntVec v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(v, true));
-}
-
-void store_bf16(uint16_t* p, Vec v) {
-  IntVec bits = float_to_bits(v);
-  IntVec rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-  rounded = v == v ? rounded : splat_int(0x7fc0);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves(rounded, false));
-}
+#include "kernels_256.inc"
 
 using Step = int8_t;
 constexpr int kMostPanels = 1;

@@ -88,11 +88,9 @@ void Body::set_norm(int layer, int which, const float* gamma, const float* beta)
 void Body::set_linear(int layer, Linear which, const float* const* parts,
                       const float* const* biases, int num_parts, bool is_int8,
                       const float* multipliers, int num_threads) {
-  const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
-  const int n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
-  const int k = which == kOuter ? inner : hidden;
+  PackedLinear& linear = prepare(layer, which, Weights::kFloat32);
+  const int n = linear.n, k = linear.k;
   const int part_rows = n / num_parts;
-  PackedLinear& linear = layers_[layer].linears[which];
   std::vector<float> bias(n);
   for (int p = 0; p < num_parts; ++p) {
     std::copy(biases[p], biases[p] + part_rows, bias.begin() + p * part_rows);
@@ -123,9 +121,6 @@ void Body::set_linear(int layer, Linear which, const float* const* parts,
     set_linear_s8(layer, which, steps.data(), scales.data(), bias.data(), multipliers);
     return;
   }
-  linear.is_int8 = false;
-  linear.n = n;
-  linear.k = k;
   linear.bias = std::move(bias);
   const float* weights = parts[0];
   std::vector<float> joined;
@@ -141,13 +136,18 @@ void Body::set_linear(int layer, Linear which, const float* const* parts,
   kernels_->pack_f32(weights, n, k, linear.weights.as<float>());
 }
 
-PackedLinear& Body::prepare_s8(int layer, Linear which, const float* scales, const float* bias,
-                               const float* multipliers) {
+PackedLinear& Body::prepare(int layer, Linear which, Weights type) {
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   PackedLinear& linear = layers_[layer].linears[which];
-  linear.is_int8 = true;
+  linear.type = type;
   linear.n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
   linear.k = which == kOuter ? inner : hidden;
+  return linear;
+}
+
+PackedLinear& Body::prepare_s8(int layer, Linear which, const float* scales, const float* bias,
+                               const float* multipliers) {
+  PackedLinear& linear = prepare(layer, which, Weights::kInt8);
   linear.scales.assign(scales, scales + linear.n);
   linear.bias.assign(bias, bias + linear.n);
   linear.multipliers.clear();
@@ -193,10 +193,27 @@ void Body::set_linear_panels(int layer, Linear which, const int8_t* const* parts
   }
 }
 
+void Body::set_linear_blocks(int layer, Linear which, const uint8_t* const* parts,
+                             const uint16_t* const* scales, const float* const* biases,
+                             int num_parts) {
+  PackedLinear& linear = prepare(layer, which, Weights::kBlocks);
+  const int part_outputs = linear.n / num_parts;
+  linear.bias.resize(linear.n);
+  linear.weights.reserve(panels_bytes(linear.n, linear.k));
+  linear.block_scales.reserve(static_cast<size_t>(linear.n) * (linear.k / kBlockInputs) * 4);
+  for (int p = 0; p < num_parts; ++p) {
+    std::copy(biases[p], biases[p] + part_outputs, linear.bias.begin() + p * part_outputs);
+    pack_blocks(parts[p], scales[p], part_outputs, linear.k, p * part_outputs,
+                linear.weights.as<uint8_t>(), linear.block_scales.as<float>());
+  }
+}
+
 size_t Body::packed_bytes() const {
   size_t total = 0;
   for (const Layer& layer : layers_) {
-    for (const PackedLinear& linear : layer.linears) total += linear.weights.bytes();
+    for (const PackedLinear& linear : layer.linears) {
+      total += linear.weights.bytes() + linear.block_scales.bytes();
+    }
   }
   return total;
 }
@@ -209,9 +226,19 @@ void Body::apply(const Pack& pack, int layer, Linear which, int row, const float
                  int rows, Scratch& scratch, const Output& out) const {
   const PackedLinear& linear = layers_[layer].linears[which];
   if (pack.inputs != nullptr) note(pack, layer, which, row, x, ld, rows);
-  if (!linear.is_int8) {
+  if (linear.type == Weights::kFloat32) {
     kernels_->linear_f32(x, ld, rows,
                          {linear.n, linear.k, linear.weights.as<float>(), linear.bias.data()}, out);
+    return;
+  }
+  if (linear.type == Weights::kBlocks) {
+    int8_t* steps = scratch.quantised.as<int8_t>();
+    RowBlock* blocks = scratch.scales.as<RowBlock>();
+    kernels_->quantize_blocks(x, ld, rows, linear.k, steps, blocks);
+    kernels_->linear_s4(steps, blocks, rows,
+                        {linear.n, linear.k, linear.weights.as<uint8_t>(),
+                         linear.block_scales.as<float>(), linear.bias.data()},
+                        out);
     return;
   }
   void* q = scratch.quantised.as<char>();
@@ -345,7 +372,8 @@ void Body::reserve(const Pack& pack, Scratch& scratch) const {
   const size_t rows = (static_cast<size_t>(rows_at_once()) + 63) / 64 * 64;
   scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())) *
                             kernels_->step_bytes);
-  scratch.scales.reserve(rows * sizeof(float));
+  const size_t blocks = (width_stride() + kBlockInputs - 1) / kBlockInputs;
+  scratch.scales.reserve(rows * (kernels_->linear_s4 ? blocks * sizeof(RowBlock) : sizeof(float)));
   scratch.inner.reserve(rows * shape_.intermediate_size * sizeof(float));
   int longest = 0;
   for (int s = 0; s < pack.num_sequences; ++s) {

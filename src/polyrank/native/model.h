@@ -44,11 +44,14 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+enum class Weights { kFloat32, kInt8, kBlocks };
+
 struct PackedLinear {
-  bool is_int8 = false;
+  Weights type = Weights::kFloat32;
   int n = 0;
   int k = 0;
   Buffer weights;  // empty where they are read in place
+  Buffer block_scales;  // of 4-bit blocks
   std::vector<const int8_t*> panels;  // of int8 weights, in equal parts one below the other
   std::vector<float> scales;
   std::vector<float> bias;
@@ -100,6 +103,10 @@ class Body {
   // where they are aligned, and else copies them.
   void set_linear_panels(int layer, Linear which, const int8_t* const* parts, int num_parts,
                          const float* scales, const float* bias, const float* multipliers);
+  // Takes 4-bit blocks as they are stored (pack_blocks), in equal parts one below the other. Only
+  // where the kernels have linear_s4.
+  void set_linear_blocks(int layer, Linear which, const uint8_t* const* parts,
+                         const uint16_t* const* scales, const float* const* biases, int num_parts);
   // which: 0 after attention, 1 after the feed-forward part.
   void set_norm(int layer, int which, const float* gamma, const float* beta);
 
@@ -128,6 +135,7 @@ class Body {
   struct Pack;
   struct Scratch;
 
+  PackedLinear& prepare(int layer, Linear which, Weights type);
   PackedLinear& prepare_s8(int layer, Linear which, const float* scales, const float* bias,
                            const float* multipliers);
   void check_set() const;

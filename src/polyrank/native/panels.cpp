@@ -1,7 +1,8 @@
-// The layout of int8 weights, see kernels.h.
+// The layout of weights of whole numbers, see kernels.h.
 #include <cstring>
 
 #include "kernels.h"
+#include "tables.h"
 
 namespace polyrank {
 
@@ -15,6 +16,26 @@ void pack_panels(const int8_t* weights, int n, int k, int8_t* panels) {
     int i = 0;
     for (; i + 4 <= k; i += 4) std::memcpy(out + static_cast<size_t>(i) * kPanelOutputs, in + i, 4);
     if (i < k) std::memcpy(out + static_cast<size_t>(i) * kPanelOutputs, in + i, k - i);
+  }
+}
+
+void pack_blocks(const uint8_t* packed, const uint16_t* scales, int n, int k, int first,
+                 uint8_t* weights, float* block_scales) {
+  constexpr int half = kBlockInputs / 2;
+  const size_t depth = padded_k(k), blocks = static_cast<size_t>(k) / kBlockInputs;
+  for (int j = 0; j < n; ++j) {
+    const size_t panel = static_cast<size_t>(first + j) / kPanelOutputs;
+    const size_t place = static_cast<size_t>(first + j) % kPanelOutputs;
+    const uint8_t* in = packed + static_cast<size_t>(j) * blocks * half;
+    uint8_t* out = weights + panel * kPanelOutputs * depth + place * 4;
+    for (size_t b = 0; b < blocks; ++b, in += half, out += kBlockInputs * kPanelOutputs) {
+      for (int i = 0; i < half; ++i) {
+        out[i / 4 * 4 * kPanelOutputs + i % 4] = in[i] & 15;
+        out[(i + half) / 4 * 4 * kPanelOutputs + i % 4] = in[i] >> 4;
+      }
+      block_scales[(panel * blocks + b) * kPanelOutputs + place] =
+          float16_value(scales[static_cast<size_t>(j) * blocks + b]);
+    }
   }
 }
 

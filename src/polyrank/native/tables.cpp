@@ -76,6 +76,8 @@ void add_coded_row(const CodedRows& rows, const uint16_t* coarse, size_t row, in
 
 }  // namespace
 
+float float16_value(uint16_t bits) { return half_to_float(bits); }
+
 MixedRows::MixedRows(const Table& blocks, const uint8_t* planes, size_t plane_bytes,
                      size_t num_rows, const uint16_t* coarse,
                      const CodedRows (&coded)[kCodedTiers])

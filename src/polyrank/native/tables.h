@@ -13,6 +13,9 @@ enum class TableType { kFloat32, kFloat16, kBfloat16, kInt8, kInt4, kMixed };
 // and value j + 16 in its high half. A value is (half - 8) * scale.
 constexpr int kInt4Block = 32;
 
+// The value of a float16 given as its bits.
+float float16_value(uint16_t bits);
+
 struct Table {
   const void* rows = nullptr;  // a MixedRows for mixed tables
   // float32 (num_rows,) for int8; float16 bits (num_rows, width / kInt4Block) for int4
