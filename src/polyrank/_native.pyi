@@ -17,12 +17,6 @@ def compiled_paths() -> list[str]:
 def usable_paths() -> list[str]:
     """Return the kernel paths that run on this processor, best first."""
 
-def takes_blocks(isa: str) -> bool:
-    """Return whether a path multiplies weights in 4-bit blocks as they are.
-
-    An empty name stands for the path that POLYRANK_ISA names, or the best one.
-    """
-
 def clean_rows(rows: Floats, center: Floats, directions: Floats) -> Floats:
     """Return rows less a center and their parts along directions, of unit length.
 

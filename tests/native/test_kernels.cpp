@@ -104,6 +104,53 @@ void test_linear_s8(const Kernels& k, int rows, int n, int depth, bool extreme) 
   check(worst < 1e-5, "int8 products equal whole-number sums", worst);
 }
 
+// Products with 4-bit blocks are the very sums of the steps, each block scaled: the extremes 15 and
+// -127 would saturate 16-bit sums if one product more met in them.
+void test_linear_s4(const Kernels& k, int rows, int n, int depth, bool extreme) {
+  const size_t num_blocks = depth / kBlockInputs, ld = padded_k(depth);
+  std::vector<float> x = normals(static_cast<size_t>(rows) * depth), bias = normals(n),
+                     residual = normals(static_cast<size_t>(rows) * n), found(residual.size());
+  if (extreme) std::fill(x.begin(), x.end(), -3.0f);
+  std::vector<uint8_t> packed(static_cast<size_t>(n) * depth / 2);
+  std::vector<uint16_t> halves(n * num_blocks);
+  for (uint8_t& byte : packed) byte = extreme ? 0xff * (generator() % 2) : generator() % 256;
+  for (uint16_t& half : halves) half = static_cast<uint16_t>(0x2000 + generator() % 0x0800);
+  Aligned<uint8_t> weights(panels_bytes(n, depth));
+  Aligned<float> scales(n * num_blocks);
+  for (int first : {0, n / 2}) {  // in two parts, as query, key and value come
+    pack_blocks(&packed[first * num_blocks * 16], &halves[first * num_blocks], n / 2, depth, first,
+                weights.data(), scales.data());
+  }
+  Aligned<int8_t> q((rows + 64) * ld);
+  std::vector<RowBlock> blocks(rows * num_blocks);
+  k.quantize_blocks(x.data(), depth, rows, depth, q.data(), blocks.data());
+  k.linear_s4(q.data(), blocks.data(), rows, {n, depth, weights.data(), scales.data(), bias.data()},
+              {found.data(), static_cast<size_t>(n), false, Activation::kIdentity, residual.data(),
+               static_cast<size_t>(n)});
+  double worst = 0;
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < n; ++j) {
+      double wanted = bias[j] + residual[i * n + j], size = 1;
+      for (size_t b = 0; b < num_blocks; ++b) {
+        float most = 0;
+        const float* in = &x[i * depth + b * kBlockInputs];
+        for (int d = 0; d < kBlockInputs; ++d) most = std::max(most, std::fabs(in[d]));
+        int64_t sum = 0;
+        for (int d = 0; d < kBlockInputs; ++d) {
+          const uint8_t byte = packed[(j * num_blocks + b) * 16 + d % 16];
+          sum += static_cast<int64_t>(std::nearbyint(in[d] * (127.0f / most))) *
+                 ((d < 16 ? byte & 15 : byte >> 4) - 8);
+        }
+        const double scale = float16_value(halves[j * num_blocks + b]) * (most / 127.0);
+        wanted += static_cast<double>(sum) * scale;
+        size += std::fabs(static_cast<double>(sum) * scale);
+      }
+      worst = std::max(worst, std::fabs(wanted - found[i * n + j]) / size);
+    }
+  }
+  check(worst < 1e-6, "products with 4-bit blocks equal whole-number sums", worst);
+}
+
 double activated(Activation kind, double x) {
   switch (kind) {
     case Activation::kGelu: return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
@@ -234,6 +281,14 @@ void test_nan(const Kernels& k) {
   std::vector<float> scales(64);
   k.quantize(x.data(), depth, 1, depth, nullptr, q.data(), scales.data());
   check(std::isnan(scales[0]), "a row with NaN gets NaN as its scale");
+  if (k.quantize_blocks == nullptr) return;
+  for (float value : {NAN, -NAN, INFINITY, -INFINITY}) {
+    RowBlock blocks[2];
+    x[17] = value;
+    k.quantize_blocks(x.data(), depth, 1, depth, q.data(), blocks);
+    check(std::isnan(blocks[0].scale) && !std::isnan(blocks[1].scale),
+          "a block with NaN or infinity gets NaN as its scale");
+  }
 }
 
 float exact_half(uint16_t h) {
@@ -441,10 +496,29 @@ void test_layer_sums(const Body& body, const Batch& batch, const std::vector<flo
   }
 }
 
+// Gives a body a linear layer of random 4-bit blocks.
+void set_blocks(Body& body, int layer, Linear which, int parts, int n, int depth,
+                const float* const* biases) {
+  std::vector<std::vector<uint8_t>> packed(parts);
+  std::vector<std::vector<uint16_t>> scales(parts);
+  const uint8_t* packed_parts[3];
+  const uint16_t* scale_parts[3];
+  for (int p = 0; p < parts; ++p) {
+    packed[p].resize(static_cast<size_t>(n) * depth / 2);
+    scales[p].resize(static_cast<size_t>(n) * depth / kBlockInputs);
+    for (uint8_t& byte : packed[p]) byte = static_cast<uint8_t>(generator() % 256);
+    for (uint16_t& half : scales[p]) half = static_cast<uint16_t>(0x2400 + generator() % 0x0800);
+    packed_parts[p] = packed[p].data();
+    scale_parts[p] = scales[p].data();
+  }
+  body.set_linear_blocks(layer, which, packed_parts, scale_parts, biases, parts);
+}
+
 // The same rows whatever the mates and threads, bit for bit.
-void test_body(const char* name, bool is_int8) {
+void test_body(const char* name, Weights type) {
+  const bool is_int8 = type == Weights::kInt8;
   const Kernels* k = choose_kernels(name);
-  if (!is_int8 && k->exact) k = k->exact;
+  if (type == Weights::kFloat32 && k->exact) k = k->exact;
   const Shape shape{64, 2, 4, 96, 1e-5f, Activation::kGelu};
   const int vocabulary = 50, positions = 200;
   std::vector<float> words = normals(vocabulary * 64), places = normals(positions * 64),
@@ -466,6 +540,10 @@ void test_body(const char* name, bool is_int8) {
       for (int p = 0; p < parts; ++p) {
         weight_parts.push_back(weights[p].data());
         bias_parts.push_back(biases[p].data());
+      }
+      if (type == Weights::kBlocks) {
+        set_blocks(body, layer, which, parts, n, depth, bias_parts.data());
+        continue;
       }
       body.set_linear(layer, which, weight_parts.data(), bias_parts.data(), parts, is_int8, nullptr, 2);
     }
@@ -606,6 +684,11 @@ int main(int argc, char** argv) {
   }
   test_linear_s8(k, 40, 128, 1536, true);
   test_linear_s8(k, 19, 160, 384, false);
+  if (k.linear_s4 != nullptr) {
+    for (int rows : {1, 2, 3, 5, 6, 7, 33, 100}) test_linear_s4(k, rows, 96, 96, false);
+    test_linear_s4(k, 40, 128, 1536, true);
+    test_linear_s4(k, 19, 160, 32, false);
+  }
   for (Activation kind : {Activation::kGelu, Activation::kGeluTanh, Activation::kRelu, Activation::kSilu,
                           Activation::kTanh, Activation::kSigmoid}) {
     test_linear_f32(k, 7, 32, 32, kind);
@@ -620,8 +703,9 @@ int main(int argc, char** argv) {
   test_late_interaction(k);
   test_nan(k);
   k.end();
-  test_body(k.name, true);
-  test_body(k.name, false);
+  test_body(k.name, Weights::kInt8);
+  test_body(k.name, Weights::kFloat32);
+  if (k.linear_s4 != nullptr) test_body(k.name, Weights::kBlocks);
   test_tables(k.name);
   test_mixed_table(k.name);
   test_checks(k.name);

@@ -31,6 +31,7 @@ from polyrank.encoder.native_linears import (
     read_float32,
     read_steps,
 )
+from polyrank.encoder.paths import BLOCK_PATHS, ISA_VARIABLE, running_path
 from polyrank.encoder.pooling import pool
 from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
@@ -38,7 +39,6 @@ from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, EncoderError, PolyrankError
 from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode
 
-ISA_VARIABLE = "POLYRANK_ISA"
 POOLED_INSIDE = ("cls", "mean", "last_token")
 TABLES = (
     "embeddings.word_embeddings.weight",
@@ -167,7 +167,7 @@ class NativeEncoder:
         if checkpoint.spec.quantization is not None:
             if checkpoint.spec.quantization.linears == "int8":
                 return Int8Linears(checkpoint)
-            if _native.takes_blocks(os.environ.get(ISA_VARIABLE, "")):
+            if running_path() in BLOCK_PATHS:
                 return BlockLinears(checkpoint)
             return Int4Linears(checkpoint, self._num_threads)
         batch = random_pieces(checkpoint.spec.body)

@@ -156,12 +156,6 @@ std::vector<std::string> usable_paths() {
     return names;
 }
 
-// A path's name, or that which POLYRANK_ISA names or the processor runs best where it is empty.
-bool takes_blocks(const std::string& isa) {
-    const polyrank::Kernels* kernels = polyrank::choose_kernels(isa.c_str());
-    return kernels != nullptr && kernels->linear_s4 != nullptr;
-}
-
 // From plain to fast.
 std::vector<std::string> compiled_paths() {
     return {
@@ -554,8 +548,6 @@ NB_MODULE(_native, m) {
           "Return the kernel paths of this build, from plain to fast.");
     m.def("usable_paths", &usable_paths,
           "Return the kernel paths that run on this processor, best first.");
-    m.def("takes_blocks", &takes_blocks, nb::arg("isa"),
-          "Return whether a path multiplies weights in 4-bit blocks as they are.");
     m.def("clean_rows", &clean_rows, nb::arg("rows"), nb::arg("center"), nb::arg("directions"),
           "Return rows less a center and their parts along directions, of unit length.");
     m.def("best_products", &best_products, nb::arg("rows"), nb::arg("queries"),
