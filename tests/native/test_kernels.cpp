@@ -54,6 +54,7 @@ void test_cpu_features() {
   check(!cpu.avx512 || cpu.avx2, "AVX-512 comes with AVX2");
   check(!cpu.avx512_vnni || cpu.avx512, "AVX-512 VNNI comes with AVX-512");
   check(!cpu.amx_int8 || cpu.avx512, "AMX comes with AVX-512");
+  check(!cpu.quick_bf16 || cpu.avx512_bf16, "quick bfloat16 products are bfloat16 products");
 #if defined(__x86_64__) || defined(_M_X64)
   check(!cpu.neon_dotprod, "x86-64 has no NEON");
 #else

@@ -69,6 +69,7 @@ nb::dict cpu_features() {
     out["avx512"] = cpu.avx512;
     out["avx512_vnni"] = cpu.avx512_vnni;
     out["avx512_bf16"] = cpu.avx512_bf16;
+    out["quick_bf16"] = cpu.quick_bf16;
     out["amx_int8"] = cpu.amx_int8;
     out["amx_bf16"] = cpu.amx_bf16;
     out["neon_dotprod"] = cpu.neon_dotprod;
@@ -176,6 +177,9 @@ std::vector<std::string> compiled_paths() {
 #endif
 #ifdef POLYRANK_HAVE_AVX512
         "avx512",
+#endif
+#ifdef POLYRANK_HAVE_AVX512BF16
+        "avx512bf16",
 #endif
 #ifdef POLYRANK_HAVE_AMX
         "amx",

@@ -14,6 +14,7 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, DQ and VL together
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
+  bool quick_bf16 = false;  // vdpbf16ps at the rate of FMA, so twice its products a second
   bool amx_int8 = false;  // with tiles, and leave from the kernel to use them
   bool amx_bf16 = false;
   bool neon_dotprod = false;

@@ -23,6 +23,9 @@ const Path* paths() {
       {kKernelsAmx, cpu.amx_int8 && cpu.amx_bf16 && cpu.avx512 && cpu.avx512_vnni &&
                         cpu.avx512_bf16 && cpu.fma && cpu.f16c},
 #endif
+#ifdef POLYRANK_HAVE_AVX512BF16
+      {kKernelsAvx512Bf16, cpu.quick_bf16 && cpu.avx512_vnni && cpu.fma && cpu.f16c},
+#endif
 #ifdef POLYRANK_HAVE_AVX512
       {kKernelsAvx512, cpu.avx512 && cpu.avx512_vnni && cpu.fma && cpu.f16c},
 #endif
