@@ -5,13 +5,14 @@ VENV := .venv
 BENCH := .venv-bench
 INFINITY := .venv-bench-infinity
 WIRE := .venv-wire
+INTEGRATIONS := .venv-integrations
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire check docs format native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo model test test-slow test-wire test-integrations test-integrations-lowest check docs format native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -57,6 +58,29 @@ $(WIRE)/.ready: tests/server/wire/requirements.txt
 	$(WIRE)/bin/python -m pip install --quiet --upgrade pip
 	$(WIRE)/bin/python -m pip install --quiet --requirement tests/server/wire/requirements.txt
 	@touch $@
+
+# the other frameworks' clients may not be reached over the network, and LiteLLM waits for its price list
+in_frameworks = LITELLM_LOCAL_MODEL_COST_MAP=True HF_HUB_OFFLINE=1 $(1)/bin/python -m pytest tests/integrations --confcutdir tests/integrations --override-ini filterwarnings=default
+
+test-integrations: $(INTEGRATIONS)/.ready ## run the parts for LangChain, LlamaIndex, Haystack and others in the frameworks themselves
+	$(call in_frameworks,$(INTEGRATIONS))
+
+test-integrations-lowest: $(INTEGRATIONS)-lowest/.ready ## the same with the oldest versions that are supported
+	$(call in_frameworks,$(INTEGRATIONS)-lowest)
+
+define framework_environment
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	$(@D)/bin/python -m pip install --quiet --editable .
+	@touch $@
+endef
+
+$(INTEGRATIONS)/.ready: tests/integrations/requirements.txt pyproject.toml
+	$(framework_environment)
+
+$(INTEGRATIONS)-lowest/.ready: tests/integrations/requirements-lowest.txt pyproject.toml
+	$(framework_environment)
 
 check: $(VENV)/.test ## lint, types, layers and docstrings
 	$(BIN)/ruff check .
@@ -200,4 +224,4 @@ bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transfor
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) $(INTEGRATIONS) $(INTEGRATIONS)-lowest build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

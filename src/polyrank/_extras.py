@@ -28,6 +28,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "eval": _EVAL,
     "parquet": ("pyarrow",),
+    "langchain": ("langchain_core",),
+    "llama-index": ("llama_index.core",),
+    "haystack": ("haystack",),
+    "dspy": ("dspy",),
+    "txtai": ("txtai",),
+    "mteb": ("mteb",),
+    "lancedb": ("lancedb",),
+    "chroma": ("chromadb",),
     "train": ("torch", "sentence_transformers", "accelerate", "datasets", "peft", *_EVAL),
 }
 """Modules that each extra brings."""
