@@ -175,7 +175,7 @@ def _ctranslate2(source: Source, out: Path) -> None:
 
 def _polyrank_int8(source: Source, out: Path) -> None:
     from polyrank.checkpoint.reader import read_checkpoint
-    from polyrank.compress.quantize import write_int8
+    from polyrank.compress.quantize.writing import write_int8
     from polyrank.config import EngineConfig
     from polyrank.encoder.native import NativeEncoder
     from polyrank.encoder.smoothing import random_pieces

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polyrank.checkpoint.hub import base_model_folder
-from polyrank.compress.corpus import UNDETERMINED, CorpusConfig, read_texts
+from polyrank.compress.vocabulary.corpus import UNDETERMINED, CorpusConfig, read_texts
 from polyrank.training.first_stage.learn import WEIGHTS_RECORD_FILE
 
 NAME = "polyrank-small"

@@ -23,8 +23,8 @@ if __name__ == "__main__" and "--write-corpus" not in sys.argv:
         import polyrank.encoder.native
         import polyrank.text.tokenizer  # noqa: F401
 
+from polyrank.checkpoint.formats.mixed import locate_mixed, read_mixed, unpack_mixed
 from polyrank.checkpoint.header import read_header
-from polyrank.checkpoint.mixed import locate_mixed, read_mixed, unpack_mixed
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.weights import Weights
 from polyrank.config import EngineConfig

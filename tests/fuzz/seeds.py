@@ -12,8 +12,8 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification
 
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.table import compress_rows
+from polyrank.compress.quantize.writing import write_int8
+from polyrank.compress.vocabulary.table import compress_rows
 from polyrank.config import EngineConfig
 from polyrank.encoder.native import NativeEncoder
 from polyrank.encoder.smoothing import random_pieces

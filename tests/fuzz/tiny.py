@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from polyrank.checkpoint.body import tensor_shapes
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import BodySpec
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.table import compress_rows
+from polyrank.compress.quantize.writing import write_int8
+from polyrank.compress.vocabulary.table import compress_rows
 
 NUM_WORDS, WIDTH = 24, 32
 WORDS = "embeddings.word_embeddings.weight"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from polyrank.compress.choose import ChoiceConfig, choose_pieces
-from polyrank.compress.corpus import CorpusText
-from polyrank.compress.count import count_pieces
-from polyrank.compress.vocabulary import read_vocabulary, trimmed_tokenizer
+from polyrank.compress.vocabulary.choice import ChoiceConfig, choose_pieces
+from polyrank.compress.vocabulary.corpus import CorpusText
+from polyrank.compress.vocabulary.counting import count_pieces
+from polyrank.compress.vocabulary.pieces import read_vocabulary, trimmed_tokenizer
 from polyrank.text.tokenizer import Tokenizer
 from tests import checkpoints
 from tests.texts import AWKWARD, SENTENCES

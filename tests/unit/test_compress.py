@@ -14,24 +14,24 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from polyrank import Classifier, Embedder, Reranker, _native
+from polyrank.checkpoint.formats.int4 import pack_int4, unpack_int4
+from polyrank.checkpoint.formats.panels import pack_panels, panels_shape, unpack_panels
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.header import DTYPES
-from polyrank.checkpoint.int4 import pack_int4, unpack_int4
 from polyrank.checkpoint.modules import Modules
-from polyrank.checkpoint.panels import pack_panels, panels_shape, unpack_panels
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
 from polyrank.checkpoint.state import settings_fingerprint
 from polyrank.cli.info import describe
-from polyrank.compress import calibrate
-from polyrank.compress.blocks import quantize_blocks
-from polyrank.compress.calibrate import record_inputs
-from polyrank.compress.gate import Agreement, objections, rank_correlation
-from polyrank.compress.multipliers import fit_multipliers
-from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
-from polyrank.compress.quantize import quantize_rows, write_int8
-from polyrank.compress.record import ClassifierFigures, LabelFigures
-from polyrank.compress.table import compress_rows
+from polyrank.compress.gate.ranking import Agreement, objections, rank_correlation
+from polyrank.compress.gate.record import ClassifierFigures, LabelFigures
+from polyrank.compress.quantize.blocks import quantize_blocks
+from polyrank.compress.quantize.calibration import record_inputs
+from polyrank.compress.quantize.multipliers import fit_multipliers
+from polyrank.compress.quantize.run import GateConfig, judge_folder, quantize_folder
+from polyrank.compress.quantize.writing import calibration as calibrate
+from polyrank.compress.quantize.writing import quantize_rows, write_int8
+from polyrank.compress.vocabulary.table import compress_rows
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder, plan_encoder
 from polyrank.encoder.native import NativeEncoder

@@ -14,9 +14,9 @@ from polyrank import Embedder, Reranker
 from polyrank.checkpoint import files
 from polyrank.checkpoint.files import compress_json, read_plain
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.choose import ChoiceConfig
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.trim import TrimConfig, open_vocabulary, trim_vocabulary
+from polyrank.compress.quantize.writing import write_int8
+from polyrank.compress.trim.run import TrimConfig, open_vocabulary, trim_vocabulary
+from polyrank.compress.vocabulary.choice import ChoiceConfig
 from polyrank.config import EngineConfig
 from polyrank.encoder.native import NativeEncoder
 from polyrank.encoder.smoothing import random_pieces

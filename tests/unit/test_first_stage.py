@@ -16,7 +16,7 @@ from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli.app import app
 from polyrank.cli.info import describe
-from polyrank.compress.quantize import write_int8
+from polyrank.compress.quantize.writing import write_int8
 from polyrank.errors import (
     CapabilityError,
     CheckpointError,

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from polyrank import Reranker, _native
-from polyrank.checkpoint.int4 import unpack_int4
+from polyrank.checkpoint.formats.int4 import unpack_int4
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.blocks import quantize_blocks
-from polyrank.compress.quantize import write_int8
+from polyrank.compress.quantize.blocks import quantize_blocks
+from polyrank.compress.quantize.writing import write_int8
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder
 from polyrank.encoder.native import NativeEncoder

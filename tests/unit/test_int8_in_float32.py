@@ -13,14 +13,14 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
 from polyrank import Embedder, Reranker
+from polyrank.checkpoint.formats.panels import unpack_panels
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.modules import Modules
-from polyrank.checkpoint.panels import unpack_panels
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import TABLE_TYPES
 from polyrank.checkpoint.state import settings_fingerprint
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.table import compress_rows
+from polyrank.compress.quantize.writing import write_int8
+from polyrank.compress.vocabulary.table import compress_rows
 from polyrank.config import EngineConfig
 from polyrank.encoder import choose
 from polyrank.encoder.choose import choose_encoder, plan_encoder

@@ -15,7 +15,7 @@ from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import MATCH_FEATURES
 from polyrank.cli.info import describe
-from polyrank.compress.gate import Contender, PairRun
+from polyrank.compress.gate.ranking import Contender, PairRun
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.engine.engine import Engine
 from polyrank.errors import CheckpointError, CorruptWeightsError, InputError, MissingWeightError

@@ -14,13 +14,14 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from polyrank import Embedder
+from polyrank.checkpoint.formats.mixed import MixedTable, decode, pack_tiers, unpack_mixed
 from polyrank.checkpoint.layouts import TABLE_FILE
-from polyrank.checkpoint.mixed import MixedTable, decode, pack_tiers, unpack_mixed
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.codes import learn_codewords, nearest
-from polyrank.compress.corpus import CorpusConfig
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.table import (
+from polyrank.compress.quantize.writing import write_int8
+from polyrank.compress.trim.run import open_vocabulary
+from polyrank.compress.vocabulary.codes import learn_codewords, nearest
+from polyrank.compress.vocabulary.corpus import CorpusConfig
+from polyrank.compress.vocabulary.table import (
     TableConfig,
     compress_rows,
     load_table,
@@ -28,14 +29,13 @@ from polyrank.compress.table import (
     measure_table,
     write_table_folder,
 )
-from polyrank.compress.tiers import (
+from polyrank.compress.vocabulary.tiers import (
     LARGE_PARTS,
     SMALL_PARTS,
     choose_tiers,
     fixed_bytes,
     row_bytes,
 )
-from polyrank.compress.trim import open_vocabulary
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import choose_encoder
 from polyrank.encoder.native import NativeEncoder

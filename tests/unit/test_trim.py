@@ -13,13 +13,13 @@ from transformers import AutoModel, AutoTokenizer
 
 from polyrank import Classifier, Embedder, Reranker
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.choose import ChoiceConfig, choose_pieces
-from polyrank.compress.corpus import CorpusConfig, read_texts
-from polyrank.compress.count import PieceCounts
-from polyrank.compress.trim import TrimConfig, open_vocabulary, trim_vocabulary
-from polyrank.compress.trim_check import TrimCheck
-from polyrank.compress.trim_plot import draw_trim
-from polyrank.compress.vocabulary import Vocabulary, read_vocabulary, scripts_of
+from polyrank.compress.trim.check import TrimCheck
+from polyrank.compress.trim.plot import draw_trim
+from polyrank.compress.trim.run import TrimConfig, open_vocabulary, trim_vocabulary
+from polyrank.compress.vocabulary.choice import ChoiceConfig, choose_pieces
+from polyrank.compress.vocabulary.corpus import CorpusConfig, read_texts
+from polyrank.compress.vocabulary.counting import PieceCounts
+from polyrank.compress.vocabulary.pieces import Vocabulary, read_vocabulary, scripts_of
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataError
 from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
 from polyrank.text.tokenizer import Tokenizer

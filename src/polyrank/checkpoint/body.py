@@ -1,11 +1,11 @@
 """The tensors that a BERT-shaped body consists of, found and checked in the weight files."""
 
+from polyrank.checkpoint.formats.int4 import BLOCK_VALUES, int4_shapes
+from polyrank.checkpoint.formats.mixed import locate_mixed
+from polyrank.checkpoint.formats.panels import OUTPUTS, PANELS_NDIM, panels_shape
+from polyrank.checkpoint.formats.quantization import multiplier_name, scale_name, steps_of
 from polyrank.checkpoint.header import TensorInfo
-from polyrank.checkpoint.int4 import BLOCK_VALUES, int4_shapes
 from polyrank.checkpoint.layouts import BODIES, NONLINEARITIES
-from polyrank.checkpoint.mixed import locate_mixed
-from polyrank.checkpoint.panels import OUTPUTS, PANELS_NDIM, panels_shape
-from polyrank.checkpoint.quantization import multiplier_name, scale_name, steps_of
 from polyrank.checkpoint.settings import Settings
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity, QuantizationSpec
 from polyrank.checkpoint.weights import INT8_DTYPES, UINT8_DTYPES, Weights

@@ -7,10 +7,14 @@ from pathlib import Path
 from polyrank.checkpoint.body import locate_body, read_body, tensor_shapes
 from polyrank.checkpoint.files import is_file
 from polyrank.checkpoint.first_stage import read_first_stage_weights
+from polyrank.checkpoint.formats.int4 import unpack_int4
+from polyrank.checkpoint.formats.mixed import MixedTable, is_mixed, read_mixed, unpack_mixed
+from polyrank.checkpoint.formats.panels import PANELS_NDIM, unpack_panels
+from polyrank.checkpoint.formats.quantization import multiplier_name, read_quantization, scale_name
+from polyrank.checkpoint.formats.tables import RowLookup, int4_rows, int8_rows, mixed_rows
 from polyrank.checkpoint.gate import GateStatus, read_gate
 from polyrank.checkpoint.header import TensorInfo
 from polyrank.checkpoint.heads import Heads, read_heads
-from polyrank.checkpoint.int4 import unpack_int4
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
@@ -25,14 +29,10 @@ from polyrank.checkpoint.leftovers import (
     check_module_leftovers,
     refuse_adapters,
 )
-from polyrank.checkpoint.mixed import MixedTable, is_mixed, read_mixed, unpack_mixed
 from polyrank.checkpoint.modules import Modules
-from polyrank.checkpoint.panels import PANELS_NDIM, unpack_panels
-from polyrank.checkpoint.quantization import multiplier_name, read_quantization, scale_name
 from polyrank.checkpoint.settings import Settings, is_text
 from polyrank.checkpoint.spec import BodySpec, ModelSpec, PromptsSpec
 from polyrank.checkpoint.state import FolderState, read_state
-from polyrank.checkpoint.tables import RowLookup, int4_rows, int8_rows, mixed_rows
 from polyrank.checkpoint.weights import FLOAT_DTYPES, Weights
 from polyrank.errors import CheckpointError, CheckpointNotFoundError
 from polyrank.types import Float16Array, Float32Array, UInt8Array

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.checkpoint.formats.panels import ALIGNMENT, PANELS_NDIM
 from polyrank.checkpoint.header import DTYPES
-from polyrank.checkpoint.panels import ALIGNMENT, PANELS_NDIM
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 

@@ -24,8 +24,8 @@ from polyrank.errors import ConfigError
 if TYPE_CHECKING:
     from polyrank.checkpoint.reader import Checkpoint
     from polyrank.checkpoint.spec import LinearType, TableType
-    from polyrank.compress.pipeline import Data, Outcome
-    from polyrank.compress.record import Figures, GateRecord
+    from polyrank.compress.gate.record import Figures, GateRecord
+    from polyrank.compress.quantize.run import Data, Outcome
 
 MAX_CALIBRATION_TEXTS = 256
 
@@ -188,7 +188,7 @@ def quantize(
         polyrank compress quantize --data data/xquad -o small --embeddings mixed --text texts/
         polyrank compress quantize --data data/xquad -o smaller --weights int4 --embeddings int4
     """
-    from polyrank.compress.pipeline import GateConfig, judge_folder, quantize_folder
+    from polyrank.compress.quantize.run import GateConfig, judge_folder, quantize_folder
     from polyrank.evaluation import EvaluationConfig
 
     _check_target(model, output, record_only=record_only)
@@ -254,7 +254,7 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
         )
     if output is not None:
         check_folder(output)
-        from polyrank.compress.folders import check_free
+        from polyrank.checkpoint.building import check_free
 
         check_free(output)
 
@@ -336,7 +336,7 @@ def _cells(exact: float, int8: float) -> tuple[str, str, str]:
 
 
 def _summary(task: "Figures") -> str:
-    from polyrank.compress.record import ClassifierFigures
+    from polyrank.compress.gate.record import ClassifierFigures
 
     cosines = f"cosine {task.cosine_mean:.5f} (lowest {task.cosine_lowest:.5f})"
     if isinstance(task, ClassifierFigures):

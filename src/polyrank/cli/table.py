@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from polyrank.checkpoint.formats.quantization import WORD_TABLE
 from polyrank.checkpoint.hub import resolve
-from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
 from polyrank.cli.outputs import check_folder
@@ -19,10 +19,10 @@ from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polyrank.checkpoint.mixed import MixedTable
+    from polyrank.checkpoint.formats.mixed import MixedTable
     from polyrank.checkpoint.reader import Checkpoint
-    from polyrank.compress.corpus import StepProgress
-    from polyrank.compress.table import TableFigures
+    from polyrank.compress.vocabulary.corpus import StepProgress
+    from polyrank.compress.vocabulary.table import TableFigures
 
 MEGABYTES = 19.2
 TIERS = ("4-bit blocks", "4 values a code", "8 values a code", "16 values a code")
@@ -55,11 +55,11 @@ def table(
 
         polyrank compress table intfloat/multilingual-e5-small e5-table --text texts/
     """
-    from polyrank.compress.corpus import TEXT_FIELDS
+    from polyrank.compress.vocabulary.corpus import TEXT_FIELDS
 
     check_folder(output)
-    from polyrank.compress.folders import check_free
-    from polyrank.compress.table import measure_table, write_table_folder
+    from polyrank.checkpoint.building import check_free
+    from polyrank.compress.vocabulary.table import measure_table, write_table_folder
 
     check_free(output)
     folder, name = resolve(model, revision=revision)
@@ -85,8 +85,8 @@ def make(
     progress: "StepProgress | None",
 ) -> "MixedTable":
     """Return a table made by the texts."""
-    from polyrank.compress.corpus import CorpusConfig
-    from polyrank.compress.table import TableConfig, make_table
+    from polyrank.compress.vocabulary.corpus import CorpusConfig
+    from polyrank.compress.vocabulary.table import TableConfig, make_table
 
     config = TableConfig(megabytes, CorpusConfig(fields, held_out=0.0, seed=seed))
     return make_table(checkpoint, texts, config, progress)
@@ -128,8 +128,8 @@ def mixed_table(
             "--embeddings mixed needs --text, texts that show which pieces are used, or --table, "
             "a folder that `polyrank compress table` wrote: one of them."
         )
-    from polyrank.compress.corpus import TEXT_FIELDS
-    from polyrank.compress.table import load_table
+    from polyrank.compress.vocabulary.corpus import TEXT_FIELDS
+    from polyrank.compress.vocabulary.table import load_table
 
     if folder is not None:
         return load_table(folder, checkpoint)

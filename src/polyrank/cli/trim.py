@@ -19,10 +19,10 @@ from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 
 if TYPE_CHECKING:
-    from polyrank.compress.corpus import StepProgress
-    from polyrank.compress.trim import TrimOutcome
-    from polyrank.compress.trim_check import TrimCheck
-    from polyrank.compress.trim_record import CheckRecord, TrimRecord
+    from polyrank.compress.trim.check import TrimCheck
+    from polyrank.compress.trim.record import CheckRecord, TrimRecord
+    from polyrank.compress.trim.run import TrimOutcome
+    from polyrank.compress.vocabulary.corpus import StepProgress
 
 _MOST_ROWS = 30
 
@@ -105,9 +105,9 @@ def trim(
         polyrank compress trim FOLDER trimmed --text a.jsonl.gz --coverage 0.99 --data data/mine
     """
     check_folder(output)
-    from polyrank.compress.choose import ChoiceConfig
-    from polyrank.compress.corpus import TEXT_FIELDS, CorpusConfig
-    from polyrank.compress.trim import TrimConfig, trim_vocabulary
+    from polyrank.compress.trim.run import TrimConfig, trim_vocabulary
+    from polyrank.compress.vocabulary.choice import ChoiceConfig
+    from polyrank.compress.vocabulary.corpus import TEXT_FIELDS, CorpusConfig
 
     config = TrimConfig(
         ChoiceConfig(keep, coverage, balance.value),
@@ -136,7 +136,7 @@ def _check(
     asked: tuple[tuple[str, ...] | None, int | None, int, int | None],
     progress: "StepProgress | None",
 ) -> "TrimCheck":
-    from polyrank.compress.trim_check import TrimCheck
+    from polyrank.compress.trim.check import TrimCheck
     from polyrank.evaluation import EvaluationConfig, load_dataset
 
     languages, max_queries, seed, threads = asked
@@ -180,7 +180,7 @@ def _show(outcome: "TrimOutcome", *, as_json: bool, quiet: bool) -> None:
 
 
 def _write_plot(record: "TrimRecord", path: Path) -> Path:
-    from polyrank.compress.trim_plot import draw_trim
+    from polyrank.compress.trim.plot import draw_trim
 
     with replacing(path) as temporary:
         draw_trim(record).savefig(temporary, format="png")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
-from polyrank.checkpoint.mixed import is_mixed
-from polyrank.checkpoint.quantization import scale_name
+from polyrank.checkpoint.formats.mixed import is_mixed
+from polyrank.checkpoint.formats.quantization import scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from polyrank import _native
 from polyrank.checkpoint.body import LAYER
-from polyrank.checkpoint.panels import PANELS_NDIM
-from polyrank.checkpoint.quantization import multiplier_name, scale_name
+from polyrank.checkpoint.formats.panels import PANELS_NDIM
+from polyrank.checkpoint.formats.quantization import multiplier_name, scale_name
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.smoothing import MIGRATION, input_multipliers

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from polyrank.checkpoint.quantization import WORD_TABLE
+from polyrank.checkpoint.formats.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from polyrank.checkpoint.body import LAYER, tensor_shapes
+from polyrank.checkpoint.formats.quantization import WORD_TABLE
 from polyrank.checkpoint.header import TensorInfo
-from polyrank.checkpoint.quantization import WORD_TABLE
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 
 OPSET = 20  # the first with Gelu

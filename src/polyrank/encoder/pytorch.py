@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from polyrank.checkpoint.body import LAYER, tensor_shapes
-from polyrank.checkpoint.quantization import WORD_TABLE
+from polyrank.checkpoint.formats.quantization import WORD_TABLE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import BodySpec, Nonlinearity
 from polyrank.config import EngineConfig

@@ -23,7 +23,7 @@ from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.layouts import CONFIG_FILE
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.corpus import StepProgress
+from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.evaluation.first_stage import Candidates, EmbedderFirstStage, FirstStage
 from polyrank.inference.embedder import Embedder

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
-from polyrank.compress.corpus import StepProgress
+from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.config import TruncationConfig
 from polyrank.inference.model import Model
 from polyrank.tasks.heads import Head, LateInteraction

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from polyrank._extras import require
 from polyrank._files import building, publish, replacing
+from polyrank.checkpoint.building import check_free, copy_rest
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import resolve_float
@@ -30,8 +31,7 @@ from polyrank.checkpoint.layouts import CONFIG_FILE, EXTRA_HEADS_KEY, WEIGHTS_FI
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import MatchFeature
-from polyrank.compress.corpus import StepProgress
-from polyrank.compress.folders import check_free, copy_rest
+from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.config import EngineConfig
 from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.embedder import Embedder

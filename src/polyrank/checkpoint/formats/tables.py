@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from polyrank.checkpoint.int4 import unpack_int4
-from polyrank.checkpoint.mixed import CODED_TIERS, MixedTable, decode
-from polyrank.checkpoint.panels import Int8Array
+from polyrank.checkpoint.formats.int4 import unpack_int4
+from polyrank.checkpoint.formats.mixed import CODED_TIERS, MixedTable, decode
+from polyrank.checkpoint.formats.panels import Int8Array
 from polyrank.types import Float16Array, Float32Array, Int32Array, UInt8Array
 
 RowLookup = Callable[[Int32Array], Float32Array]

@@ -1,7 +1,7 @@
 """Mixed tables of word embeddings: rows in four tiers, the more useful a piece the more bytes.
 
-Rows of tier 0 are 4-bit blocks (`polyrank.checkpoint.int4`). A row of tiers 1 to 3 is a sum: one of
-256 coarse rows, and codewords laid end to end, each one of 256 of its part of the row. The native
+Rows of tier 0 are 4-bit blocks (`polyrank.checkpoint.formats.int4`). A row of tiers 1 to 3 is a
+sum: one of 256 coarse rows, and codewords laid end to end, each one of 256 of its part of the row. The native
 encoder reads all of it in place; `docs/reference/checkpoint-format.md` describes the tensors for
 others.
 """
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.checkpoint.formats.int4 import BLOCK_VALUES, unpack_int4
 from polyrank.checkpoint.header import TensorInfo
-from polyrank.checkpoint.int4 import BLOCK_VALUES, unpack_int4
 from polyrank.checkpoint.weights import UINT8_DTYPES, Weights
 from polyrank.errors import CheckpointError, CorruptWeightsError
 from polyrank.types import Float16Array, Float32Array, UInt8Array

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from polyrank._files import building, publish, replacing
-from polyrank.checkpoint.header import read_header
-from polyrank.checkpoint.layouts import TABLE_FILE, WEIGHTS_FILE
-from polyrank.checkpoint.mixed import (
+from polyrank.checkpoint.building import check_free, copy_rest
+from polyrank.checkpoint.formats.mixed import (
     CODED_TIERS,
     CodedTier,
     MixedTable,
@@ -23,18 +22,19 @@ from polyrank.checkpoint.mixed import (
     read_mixed,
     unpack_mixed,
 )
-from polyrank.checkpoint.quantization import WORD_TABLE
+from polyrank.checkpoint.formats.quantization import WORD_TABLE
+from polyrank.checkpoint.header import read_header
+from polyrank.checkpoint.layouts import TABLE_FILE, WEIGHTS_FILE
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.weights import Weights
-from polyrank.compress.blocks import quantize_blocks
-from polyrank.compress.choose import piece_worth
-from polyrank.compress.codes import learn_codewords, nearest, sample_rows
-from polyrank.compress.corpus import CorpusConfig, StepProgress, read_texts
-from polyrank.compress.count import count_pieces
-from polyrank.compress.folders import check_free, copy_rest
-from polyrank.compress.tiers import LARGE_PARTS, PartSizes, TierChoice, choose_tiers
-from polyrank.compress.trim import open_vocabulary
+from polyrank.compress.quantize.blocks import quantize_blocks
+from polyrank.compress.trim.run import open_vocabulary
+from polyrank.compress.vocabulary.choice import piece_worth
+from polyrank.compress.vocabulary.codes import learn_codewords, nearest, sample_rows
+from polyrank.compress.vocabulary.corpus import CorpusConfig, StepProgress, read_texts
+from polyrank.compress.vocabulary.counting import count_pieces
+from polyrank.compress.vocabulary.tiers import LARGE_PARTS, PartSizes, TierChoice, choose_tiers
 from polyrank.encoder.checks import check_weights
 from polyrank.errors import CapabilityError, CheckpointNotFoundError, ConfigError
 from polyrank.text.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from polyrank.compress.trim_record import TrimRecord
+from polyrank.compress.trim.record import TrimRecord
 
 MOST_LANGUAGES = 40
 _TOKENS, _TEXTS, _GROWTH = "#0072B2", "#D55E00", "#009E73"

@@ -14,7 +14,7 @@ import numpy as np
 from polyrank._files import replacing
 from polyrank.checkpoint.header import TensorInfo, read_header
 from polyrank.checkpoint.weights import Weights
-from polyrank.compress.vocabulary import Int64Array
+from polyrank.compress.vocabulary.pieces import Int64Array
 
 # the embeddings, and the heads of masked language models, which some folders still hold
 VOCABULARY_TENSORS = (

@@ -6,8 +6,8 @@ from itertools import islice
 
 import numpy as np
 
-from polyrank.compress.corpus import CorpusText
-from polyrank.compress.vocabulary import BoolArray, Float64Array, Int64Array
+from polyrank.compress.vocabulary.corpus import CorpusText
+from polyrank.compress.vocabulary.pieces import BoolArray, Float64Array, Int64Array
 from polyrank.errors import DataError
 from polyrank.text.tokenizer import Tokenizer
 

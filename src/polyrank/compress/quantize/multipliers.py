@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.compress.vocabulary import Float64Array
+from polyrank.compress.vocabulary.pieces import Float64Array
 from polyrank.encoder.smoothing import MIGRATION, SMALLEST, input_multipliers
 from polyrank.types import Float32Array
 

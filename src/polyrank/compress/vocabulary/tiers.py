@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyrank.checkpoint.mixed import CODED_TIERS, NUM_CODEWORDS, pack_tiers
-from polyrank.compress.vocabulary import BoolArray, Float64Array
+from polyrank.checkpoint.formats.mixed import CODED_TIERS, NUM_CODEWORDS, pack_tiers
+from polyrank.compress.vocabulary.pieces import BoolArray, Float64Array
 from polyrank.errors import ConfigError
 from polyrank.types import UInt8Array
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.compress.gate import Agreement, Contender, PairRun
-from polyrank.compress.record import ClassifierFigures, LabelFigures
+from polyrank.compress.gate.ranking import Agreement, Contender, PairRun
+from polyrank.compress.gate.record import ClassifierFigures, LabelFigures
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.evaluation.labelled import LabelledPair, LabelledSet, LabelNumbers, macro_f1
 from polyrank.evaluation.plan import EvaluationConfig

@@ -1,7 +1,7 @@
 """From a checkpoint to the same one with a smaller vocabulary.
 
-Only the pieces that texts use are kept; see `polyrank.compress.vocabulary` for what stays the
-same and `polyrank.compress.choose` for the choice.
+Only the pieces that texts use are kept; see `polyrank.compress.vocabulary.pieces` for what stays
+the same and `polyrank.compress.vocabulary.choice` for the choice.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from polyrank._files import building, publish
+from polyrank.checkpoint.building import check_free, copy_rest
 from polyrank.checkpoint.files import MAX_PLAIN_BYTES, read_object
 from polyrank.checkpoint.layouts import (
     COMPRESSED_TOKENIZER_FILE,
@@ -22,19 +23,18 @@ from polyrank.checkpoint.layouts import (
     WEIGHTS_FILE,
 )
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
-from polyrank.compress.choose import ChoiceConfig, choose_pieces
-from polyrank.compress.corpus import CorpusConfig, StepProgress, read_texts
-from polyrank.compress.count import count_pieces
-from polyrank.compress.coverage import measure_coverage, measure_scripts
-from polyrank.compress.folders import check_free, copy_rest
-from polyrank.compress.trim_record import (
+from polyrank.compress.trim.coverage import measure_coverage, measure_scripts
+from polyrank.compress.trim.record import (
     RECORD_FILE,
     CheckRecord,
     TrimRecord,
     write_trim_record,
 )
-from polyrank.compress.trim_weights import write_trimmed
-from polyrank.compress.vocabulary import (
+from polyrank.compress.trim.weights import write_trimmed
+from polyrank.compress.vocabulary.choice import ChoiceConfig, choose_pieces
+from polyrank.compress.vocabulary.corpus import CorpusConfig, StepProgress, read_texts
+from polyrank.compress.vocabulary.counting import count_pieces
+from polyrank.compress.vocabulary.pieces import (
     BoolArray,
     Int64Array,
     Vocabulary,

@@ -9,7 +9,7 @@ Reference: Jegou, Douze and Schmid, TPAMI 2011, doi:10.1109/TPAMI.2010.57 (produ
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.checkpoint.mixed import NUM_CODEWORDS
+from polyrank.checkpoint.formats.mixed import NUM_CODEWORDS
 from polyrank.types import Float16Array, Float32Array, UInt8Array
 
 SAMPLE_ROWS = 50_000  # that codebooks are learnt from

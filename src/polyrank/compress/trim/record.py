@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank._files import replacing
-from polyrank.compress.coverage import CoverageFigures, ScriptFigures
+from polyrank.compress.trim.coverage import CoverageFigures, ScriptFigures
 
 VERSION = 1
 RECORD_FILE, PLOT_FILE = "polyrank_trim.json", "polyrank_trim.png"

@@ -15,18 +15,12 @@ from numpy.typing import NDArray
 
 from polyrank._files import replacing
 from polyrank.checkpoint.body import LAYER
+from polyrank.checkpoint.building import copy_rest
 from polyrank.checkpoint.files import MAX_PLAIN_BYTES, compress_json, read_object
-from polyrank.checkpoint.int4 import unpack_int4
-from polyrank.checkpoint.layouts import (
-    COMPRESSED_TOKENIZER_FILE,
-    CONFIG_FILE,
-    QUANTIZATION_KEY,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-)
-from polyrank.checkpoint.mixed import MixedTable
-from polyrank.checkpoint.panels import pack_panels
-from polyrank.checkpoint.quantization import (
+from polyrank.checkpoint.formats.int4 import unpack_int4
+from polyrank.checkpoint.formats.mixed import MixedTable
+from polyrank.checkpoint.formats.panels import pack_panels
+from polyrank.checkpoint.formats.quantization import (
     POSITION_TABLE,
     SCHEMES,
     VERSION,
@@ -34,12 +28,18 @@ from polyrank.checkpoint.quantization import (
     multiplier_name,
     scale_name,
 )
+from polyrank.checkpoint.layouts import (
+    COMPRESSED_TOKENIZER_FILE,
+    CONFIG_FILE,
+    QUANTIZATION_KEY,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import LinearType, TableType
-from polyrank.compress.blocks import quantize_blocks
-from polyrank.compress.folders import copy_rest
-from polyrank.compress.multipliers import InputRows, choose_multipliers
+from polyrank.compress.quantize.blocks import quantize_blocks
+from polyrank.compress.quantize.multipliers import InputRows, choose_multipliers
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.native_linears import LINEARS
 from polyrank.errors import CapabilityError, ConfigError
@@ -98,7 +98,8 @@ def write_int8(
         linears: What linear layers are stored as: "int8", used where it is mapped, or "int4", 4-bit
             blocks, half the size, from which int8 is made at load.
         embeddings: Type of the table of word embeddings.
-        mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
+        mixed: The table itself where `embeddings` is "mixed"; see
+            `polyrank.compress.vocabulary.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
         calibration: What the inputs were recorded on, in words, for config.json.
 

@@ -22,8 +22,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from polyrank.compress.count import PieceCounts
-from polyrank.compress.vocabulary import (
+from polyrank.compress.vocabulary.counting import PieceCounts
+from polyrank.compress.vocabulary.pieces import (
     BoolArray,
     Float64Array,
     Int64Array,

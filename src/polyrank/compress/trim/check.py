@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.trim_record import CheckRecord, RankingFigures
+from polyrank.compress.trim.record import CheckRecord, RankingFigures
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.first_stage import EmbedderFirstStage, FirstStage

@@ -2,8 +2,8 @@
 
 `docs/reference/checkpoint-format.md` describes the folder for readers without polyrank. In short,
 a weight is ``steps[o, i] * weight_scale[o] * input_multiplier[i]``, the last factor 1 where absent,
-or lies in 4-bit blocks, see `polyrank.checkpoint.int4`. So may the table of word embeddings, or be
-mixed, see `polyrank.checkpoint.mixed`.
+or lies in 4-bit blocks, see `polyrank.checkpoint.formats.int4`. So may the table of word
+embeddings, or be mixed, see `polyrank.checkpoint.formats.mixed`.
 """
 
 from collections.abc import Mapping

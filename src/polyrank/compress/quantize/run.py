@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from polyrank._files import building, publish
+from polyrank.checkpoint.building import check_free
+from polyrank.checkpoint.formats.mixed import MixedTable
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import GATE_FILE
-from polyrank.checkpoint.mixed import MixedTable
 from polyrank.checkpoint.modules import Modules
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import LinearType, TableType
 from polyrank.checkpoint.state import settings_fingerprint
-from polyrank.compress.calibrate import record_inputs, sample_pairs
-from polyrank.compress.classify import measure_classifier
-from polyrank.compress.folders import check_free
-from polyrank.compress.gate import Contender, measure_tasks, objections
-from polyrank.compress.quantize import write_int8
-from polyrank.compress.record import Figures, GateRecord, write_record
+from polyrank.compress.gate.labels import measure_classifier
+from polyrank.compress.gate.ranking import Contender, measure_tasks, objections
+from polyrank.compress.gate.record import Figures, GateRecord, write_record
+from polyrank.compress.quantize.calibration import record_inputs, sample_pairs
+from polyrank.compress.quantize.writing import write_int8
 from polyrank.config import EngineConfig
 from polyrank.errors import ConfigError
 from polyrank.evaluation.dataset import Dataset
@@ -114,7 +114,8 @@ def quantize_folder(
         config: Settings of the gate.
         linears: What linear layers are stored as; see `write_int8`.
         embeddings: Type of the table of word embeddings.
-        mixed: The table itself where `embeddings` is "mixed"; see `polyrank.compress.table`.
+        mixed: The table itself where `embeddings` is "mixed"; see
+            `polyrank.compress.vocabulary.table`.
         is_tokenizer_compressed: Whether tokenizer.json is stored as tokenizer.json.gz.
         calibration: Texts to record inputs of linear layers on; None draws some of the first set.
         progress: Called as work goes on, also with the step "calibration".

@@ -1,8 +1,8 @@
-"""Quantising of tables to the 4-bit blocks of `polyrank.checkpoint.int4`."""
+"""Quantising of tables to the 4-bit blocks of `polyrank.checkpoint.formats.int4`."""
 
 import numpy as np
 
-from polyrank.checkpoint.int4 import (
+from polyrank.checkpoint.formats.int4 import (
     BLOCK_VALUES,
     HIGHEST_STEP,
     LOWEST_STEP,

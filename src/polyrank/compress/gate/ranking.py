@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.compress.record import MEASURE as MEASURE
-from polyrank.compress.record import Figures, LanguageFigures, TaskFigures
+from polyrank.compress.gate.record import MEASURE as MEASURE
+from polyrank.compress.gate.record import Figures, LanguageFigures, TaskFigures
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.errors import CapabilityError
 from polyrank.evaluation.dataset import Dataset

@@ -1,6 +1,7 @@
 """What a body's linear layers are given on real texts, for the multipliers of int8.
 
-See `polyrank.compress.multipliers`, and `polyrank.encoder.smoothing` for where there are no texts.
+See `polyrank.compress.quantize.multipliers`, and `polyrank.encoder.smoothing` for where there are
+no texts.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polyrank.checkpoint.spec import BodySpec
-from polyrank.compress.multipliers import InputRows
+from polyrank.compress.quantize.multipliers import InputRows
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.native import NativeEncoder
 from polyrank.encoder.native_linears import LINEARS

@@ -1,0 +1,1 @@
+"""Our own codecs of tensors: 4-bit blocks, tiered tables, panels."""

@@ -1,0 +1,1 @@
+"""The quality gate: a compressed checkpoint beside its source, on data given."""

@@ -1,0 +1,1 @@
+"""From a checkpoint to the same one with a smaller vocabulary."""

@@ -1,0 +1,1 @@
+"""What the pieces of a vocabulary are worth, and tables that give them bytes by it."""
