@@ -1,9 +1,9 @@
 """Mixed tables of word embeddings: rows in four tiers, the more useful a piece the more bytes.
 
 Rows of tier 0 are 4-bit blocks (`polyrank.checkpoint.formats.int4`). A row of tiers 1 to 3 is a
-sum: one of 256 coarse rows, and codewords laid end to end, each one of 256 of its part of the row. The native
-encoder reads all of it in place; `docs/reference/checkpoint-format.md` describes the tensors for
-others.
+sum: one of 256 coarse rows, and codewords laid end to end, each one of 256 of its part of the row.
+The native encoder reads all of it in place; `docs/reference/checkpoint-format.md` describes the
+tensors for others.
 """
 
 from collections.abc import Mapping
