@@ -104,7 +104,9 @@ class Machine:
 
 
 def goodput(requests: list[Request], seconds: float) -> float:
-    return sum(each.num_tokens for each in requests if each.is_in_time) / (SPEED * seconds)
+    """Return the share of the capacity that was answered in time, up to some second."""
+    in_time = [each for each in requests if each.is_in_time and (each.done or 0) <= seconds]
+    return sum(each.num_tokens for each in in_time) / (SPEED * seconds)
 
 
 def late(requests: list[Request]) -> list[Request]:
