@@ -34,3 +34,19 @@ def test_its_examples_are_answered(server: Running) -> None:
             is_known = reply.status == 400 and b"pairs of texts" in reply.body
             assert reply.status == 200 or is_known, (path, name, reply.body)
     assert asked > 80
+
+
+def test_the_document_allows_nothing_that_every_request_is_refused_for() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+
+    def least(name: str, field: str) -> set[object]:
+        found = schemas[name]["properties"][field]
+        kinds = found.get("anyOf", [found])
+        return {kind[key] for kind in kinds for key in ("minItems", "minimum") if key in kind}
+
+    for name, schema in schemas.items():
+        for field in ("texts", "documents", "input", "top_n", "top_k"):
+            if field in schema["properties"] and name not in ("ScoreBody", "VectorsBody"):
+                is_free = (field == "top_n" and "vllm" in name) or "weaviate" in name
+                assert is_free or least(name, field) == {1}, (name, field)
+    assert schemas["EmbeddingsBody"]["properties"]["late_chunking"]["anyOf"][0]["enum"] == [False]

@@ -182,8 +182,8 @@ class Tokenizer:
             texts: Texts that `check_text` accepts.
             num_tokens: How many tokens are read of each.
             side: "right" where the end of a text may be left out, "left" where its start may.
-            max_characters: Most characters of a text that has to be tokenised whole; None sets
-                no limit.
+            max_characters: Most characters of a text that are tokenised, where no short piece of it
+                tells its tokens; None sets no limit.
 
         Returns:
             One array per text. One of `num_tokens` or fewer ids holds all of them; a longer one
@@ -197,11 +197,11 @@ class Tokenizer:
         long = [i for i, text in enumerate(texts) if self._windows.is_long(text, num_tokens)]
         if side == "left":
             with _translated(self.path, _CANNOT_CUT):
-                ends = [self._windows.last(texts[i], num_tokens) for i in long]
+                ends = [self._windows.last(texts[i], num_tokens, max_characters) for i in long]
             found = {i: ids for i, ids in zip(long, ends, strict=True) if ids is not None}
         elif long:
             with _translated(self.path, _CANNOT_CUT):
-                firsts = self._windows.first([texts[i] for i in long], num_tokens)
+                firsts = self._windows.first([texts[i] for i in long], num_tokens, max_characters)
             for i, first in zip(long, firsts, strict=True):
                 if first is not None:
                     found[i] = np.asarray(first[0].ids[: first[1]], np.int32)

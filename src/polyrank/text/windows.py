@@ -70,13 +70,14 @@ class Windows:
         return self.is_local and len(text) > 2 * window_of(num_tokens)
 
     def first(
-        self, texts: Sequence[str], num_tokens: int
+        self, texts: Sequence[str], num_tokens: int, longest: int | None = None
     ) -> list[tuple[tokenizers.Encoding, int] | None]:
         """Return the first tokens of long texts.
 
         Args:
             texts: Texts for which `is_long` holds.
             num_tokens: How many are wanted, at least.
+            longest: Most characters that are looked at; None looks at up to half of a text.
 
         Returns:
             For each text an encoding of its beginning, and how many of its tokens, more than
@@ -95,21 +96,24 @@ class Windows:
                 if settled > num_tokens:
                     found[i] = made, settled
             window *= _GROWTH
+            if longest is not None and window > longest:
+                break
             waiting = [i for i in waiting if found[i] is None and len(texts[i]) > 2 * window]
         return found
 
-    def last(self, text: str, num_tokens: int) -> Int32Array | None:
+    def last(self, text: str, num_tokens: int, longest: int | None = None) -> Int32Array | None:
         """Return the ids of a long text's last tokens, more than `num_tokens`.
 
         Args:
             text: A text for which `is_long` holds.
             num_tokens: How many are wanted, at least.
+            longest: As for `first`.
 
         Returns:
             The ids; None where only the whole text tells.
         """
         window = window_of(num_tokens)
-        while 2 * window < len(text):
+        while 2 * window < len(text) and (longest is None or window <= longest):
             if start := _next_border(text, len(text) - window):
                 (made,) = self._encode([text[start:]])
                 if len(made) > num_tokens:

@@ -12,7 +12,16 @@ from pydantic import Field
 from polyrank.errors import CapabilityError, InputError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Documents, as_object, new_id, texts_of, to_base64
+from polyrank.server.dialects.fields import (
+    Dimensions,
+    Documents,
+    Texts,
+    TopN,
+    as_object,
+    new_id,
+    texts_of,
+    to_base64,
+)
 from polyrank.server.dialects.openai import INPUT_TYPES
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
@@ -37,7 +46,7 @@ class RerankV1Body(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_n: int | None = None
+    top_n: TopN | None = None
     rank_fields: list[str] | None = None
     return_documents: bool | None = None
     max_chunks_per_doc: Annotated[int, Field(ge=1)] | None = None
@@ -49,7 +58,7 @@ class RerankV2Body(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_n: int | None = None
+    top_n: TopN | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
     priority: int | None = None
@@ -58,7 +67,7 @@ class RerankV2Body(Body):
 class EmbedV1Body(Body):
     """Texts to embed."""
 
-    texts: list[str]
+    texts: Texts
     model: str | None = None
     input_type: str | None = None
     embedding_types: list[EmbeddingType] | None = None
@@ -74,20 +83,20 @@ class EmbedV2Input(Body):
 class EmbedV2Body(Body):
     """Texts to embed; images are refused."""
 
-    texts: list[str] | None = None
+    texts: Texts | None = None
     inputs: list[EmbedV2Input] | None = None
     model: str | None = None
     input_type: str | None = None
     embedding_types: list[EmbeddingType] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    output_dimension: int | None = None
+    output_dimension: Dimensions | None = None
     truncate: Truncate = "END"
 
 
 class ClassifyBody(Body):
     """Texts to label by a classifier that is served; examples to learn from are refused."""
 
-    inputs: list[str]
+    inputs: Texts
     examples: list[dict[str, Any]] | None = None
     model: str | None = None
     preset: str | None = None

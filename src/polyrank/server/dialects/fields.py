@@ -13,7 +13,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 from polyrank.errors import InputError
 
 _TEXT = {"type": "string"}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+# one text at least: under `text`, or any name
+_OBJECT = {"type": "object", "properties": {"text": _TEXT}, "required": ["text"]}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 
 def _is_ids(value: Any) -> bool:
@@ -30,11 +32,35 @@ def _check_inputs(value: Any) -> Any:
     )
 
 
+# These are told in the OpenAPI document and checked later, where all dialects have the same words
+# for them: a list without texts, say, is no fault of a field, but a request for nothing.
+_SOME = WithJsonSchema({"type": "array", "items": _TEXT, "minItems": 1})
+_ABOVE_0 = WithJsonSchema({"type": "integer", "minimum": 1})
+Texts = Annotated[list[str], _SOME]
+OneOrTwo = Annotated[
+    list[str], WithJsonSchema({"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2})
+]
+Pair = Annotated[
+    list[str], WithJsonSchema({"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2})
+]
+Name = Annotated[str, WithJsonSchema({**_TEXT, "minLength": 1})]
+Off = Annotated[bool, WithJsonSchema({"type": "boolean", "enum": [False]})]
+TopN = Annotated[int, _ABOVE_0]
+Dimensions = Annotated[int, _ABOVE_0]
+
 # checked by hand: a union would try, and report, every one of its members on ten thousand texts
 Inputs = Annotated[
     Any,
     BeforeValidator(_check_inputs),
-    WithJsonSchema({"anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT,
+                _IDS,
+                {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1},
+            ]
+        }
+    ),
 ]
 
 
@@ -47,9 +73,7 @@ def _check_documents(value: Any) -> Any:
 Documents = Annotated[
     Any,
     BeforeValidator(_check_documents),
-    WithJsonSchema(
-        {"type": "array", "items": {"anyOf": [_TEXT, {"type": "object"}]}, "minItems": 1}
-    ),
+    WithJsonSchema({"type": "array", "items": {"anyOf": [_TEXT, _OBJECT]}, "minItems": 1}),
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
-from polyrank.server.dialects.fields import Documents, new_id, now_s, texts_of
+from polyrank.server.dialects.fields import Documents, Texts, TopN, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error, list_models
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.dialects.tei import labelled
@@ -27,7 +27,7 @@ class RerankBody(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_n: int | None = None
+    top_n: TopN | None = None
     return_documents: bool | None = None
     raw_scores: bool = False
     rank_fields: list[str] | None = None
@@ -36,7 +36,7 @@ class RerankBody(Body):
 class ClassifyBody(Body):
     """Texts to label."""
 
-    input: list[str]
+    input: Texts
     model: str | None = None
     raw_scores: bool = False
 

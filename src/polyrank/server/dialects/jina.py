@@ -9,7 +9,7 @@ from typing import Any
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
-from polyrank.server.dialects.fields import Documents, as_object, new_id, now_s, texts_of
+from polyrank.server.dialects.fields import Documents, TopN, as_object, new_id, now_s, texts_of
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
 
@@ -28,7 +28,7 @@ class RerankBody(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_n: int | None = None
+    top_n: TopN | None = None
     return_documents: bool | None = None
     rank_fields: list[str] | None = None
     truncation: bool | None = None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from polyrank.errors import CapabilityError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Inputs, new_id, now_s, to_base64
+from polyrank.server.dialects.fields import Inputs, Off, new_id, now_s, to_base64
 from polyrank.server.failures import Failure
 from polyrank.server.service import Embedded, Vectors
 from polyrank.types import EmbeddingPrecision, InputType
@@ -68,7 +68,7 @@ class EmbeddingsBody(Body):
     embedding_type: Literal["float", "base64", "binary", "ubinary"] | None = None
     truncate: bool | None = None
     normalized: bool | None = None
-    late_chunking: bool | None = None
+    late_chunking: Off | None = None
 
     def wanted(self) -> Vectors:
         """Return how vectors are wanted."""

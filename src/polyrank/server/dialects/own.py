@@ -10,7 +10,16 @@ from pydantic import Field
 from polyrank.errors import InputError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Documents, texts_of, to_base64
+from polyrank.server.dialects.fields import (
+    Dimensions,
+    Documents,
+    Name,
+    Pair,
+    Texts,
+    TopN,
+    texts_of,
+    to_base64,
+)
 from polyrank.server.failures import Failure
 from polyrank.server.service import FirstStage, Vectors
 from polyrank.tasks.rerank import check_top_n, order_by_logit
@@ -29,7 +38,7 @@ class RankBody(Body):
 
     query: str
     documents: Documents
-    top_n: int | None = None
+    top_n: TopN | None = None
     first_stage_scores: list[float] | None = None
     first_stage: FirstStageKind | float = "lexical"
     model: str | None = None
@@ -39,12 +48,12 @@ class RankBody(Body):
 class EmbedBody(Body):
     """Texts to embed."""
 
-    texts: list[str]
+    texts: Texts
     model: str | None = None
     input_type: InputType | None = None
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
     normalize: bool | None = None
-    dimensions: int | None = None
+    dimensions: Dimensions | None = None
     precision: EmbeddingPrecision = "float32"
     truncate: bool | None = None
 
@@ -52,7 +61,7 @@ class EmbedBody(Body):
 class ClassifyBody(Body):
     """Texts, or lists of two texts, to label."""
 
-    inputs: list[str | list[str]] = Field(min_length=1)
+    inputs: list[str | Pair] = Field(min_length=1)
     model: str | None = None
     truncate: bool | None = None
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Documents, as_object, texts_of
+from polyrank.server.dialects.fields import Dimensions, Documents, TopN, as_object, texts_of
 from polyrank.server.dialects.openai import INPUT_TYPES
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
@@ -37,7 +37,7 @@ class Parameters(Body):
 
     truncate: Literal["NONE", "START", "END"] | None = None
     input_type: str | None = None
-    dimension: int | None = None
+    dimension: Dimensions | None = None
 
     def cut(self) -> Cut:
         """Return whether texts are cut, and where."""
@@ -52,7 +52,7 @@ class RerankBody(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_n: int | None = None
+    top_n: TopN | None = None
     rank_fields: list[str] = Field(default_factory=lambda: ["text"])
     return_documents: bool = True
     parameters: Parameters = Parameters()

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 import polyrank
 from polyrank.errors import RequestError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Inputs
+from polyrank.server.dialects.fields import Dimensions, Inputs, Name, OneOrTwo, Texts
 from polyrank.server.failures import Failure
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.service import Classified, Vectors
@@ -58,7 +58,7 @@ class RerankBody(_Cutting):
     """Texts to rank by relevance to a query."""
 
     query: str
-    texts: list[str]
+    texts: Texts
     raw_scores: bool = False
     return_text: bool = False
 
@@ -66,7 +66,7 @@ class RerankBody(_Cutting):
 class PredictBody(_Cutting):
     """A text, a pair, or a batch of them, to label."""
 
-    inputs: str | list[str] | list[list[str]]
+    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(json_schema_extra={"minItems": 1})]
     raw_scores: bool = False
     parameters: dict[str, Any] | None = None
 
@@ -75,16 +75,16 @@ class EmbedBody(_Cutting):
     """Texts or token ids to embed."""
 
     inputs: Inputs
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
     normalize: bool = True
-    dimensions: int | None = None
+    dimensions: Dimensions | None = None
 
 
 class EmbedAllBody(_Cutting):
     """Texts or token ids whose every token is embedded."""
 
     inputs: Inputs
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
 
 
 class SimilarityInput(Body):
@@ -97,7 +97,7 @@ class SimilarityInput(Body):
 class SimilarityParameters(_Cutting):
     """How the sentences are embedded."""
 
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
 
 
 class SimilarityBody(Body):
@@ -111,9 +111,9 @@ class SimilarityBody(Body):
 class TokenizeBody(Body):
     """Texts to tokenise."""
 
-    inputs: str | list[str]
+    inputs: str | Texts
     add_special_tokens: bool = True
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
     model: str | None = None
 
 

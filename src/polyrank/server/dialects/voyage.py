@@ -4,7 +4,7 @@ from typing import Any
 
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Documents, texts_of
+from polyrank.server.dialects.fields import Documents, TopN, texts_of
 from polyrank.server.dialects.openai import EmbeddingsBody, embeddings
 from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
@@ -23,7 +23,7 @@ class RerankBody(Body):
     query: str
     documents: Documents
     model: str | None = None
-    top_k: int | None = None
+    top_k: TopN | None = None
     truncation: bool = True
     return_documents: bool = False
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from polyrank.errors import EmptyRequestError
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
+from polyrank.server.dialects.fields import Texts
 from polyrank.server.dialects.openai import INPUT_TYPES
 from polyrank.server.failures import Failure
 from polyrank.server.service import Vectors
@@ -28,7 +29,7 @@ class VectorsBody(Body):
     """One text, or several, to embed."""
 
     text: str | None = None
-    texts: list[str] | None = None
+    texts: Texts | None = None
     config: VectorConfig | None = None
 
 
