@@ -7,6 +7,7 @@ until Python's stack ends. All of that is refused here, before memory grows.
 
 import gzip
 import json
+import os
 import re
 import stat
 import zlib
@@ -105,7 +106,8 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         CheckpointError: If it is larger, no regular file, or cannot be read.
     """
     with open_file(path) as file:
-        data = file.read(max_bytes + 1)
+        # Python takes memory for all that is asked for before it reads
+        data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     if len(data) > max_bytes:
         raise CheckpointError(
             f"{path} takes more than {max_bytes:,} bytes, the most that polyrank reads of such a "
