@@ -109,7 +109,6 @@ class NativeBody:
         positions: Ints,
         cu_seqlens: Ints,
         pooling: str,
-        layers: list[tuple[int, float]],
         num_threads: int,
     ) -> Floats: ...
     def measure_inputs(self, input_ids: Ints, positions: Ints, cu_seqlens: Ints) -> Floats: ...

@@ -355,15 +355,15 @@ void test_checks(const char* name) {
     std::vector<int32_t> ids{4, 0, 3}, places{0, 1, 2}, types{1, 0, 1}, bounds{0, 2, 3};
   };
   std::vector<float> out(3 * width);
-  const auto run = [&](const Numbers& numbers, const LayerWeights& layers = {}) {
+  const auto run = [&](const Numbers& numbers) {
     const Batch batch{numbers.ids.data(), numbers.types.data(), numbers.places.data(),
                       numbers.bounds.data(), static_cast<int>(numbers.bounds.size()) - 1,
                       numbers.ids.size()};
-    body.run(batch, Pooling::kTokens, 1, out.data(), layers);
+    body.run(batch, Pooling::kTokens, 1, out.data());
   };
-  const auto is_refused = [&](const Numbers& numbers, const LayerWeights& layers = {}) {
+  const auto is_refused = [&](const Numbers& numbers) {
     try {
-      run(numbers, layers);
+      run(numbers);
     } catch (const std::out_of_range&) {
       return true;
     } catch (const std::invalid_argument&) {
@@ -395,9 +395,6 @@ void test_checks(const char* name) {
     numbers.bounds = bounds;
     check(is_refused(numbers), "bounds that do not ascend to the end", bounds.back());
   }
-  check(is_refused({}, {{1, 1.0f}}) && is_refused({}, {{-1, 1.0f}}) &&
-            is_refused({}, {{0, 1.0f}, {0, 1.0f}}),
-        "layers that the body lacks");
 }
 
 // Rows of all four tiers in any order, the last group of 64 not full.
@@ -463,38 +460,6 @@ void test_mixed_table(const char* name) {
     for (int j = 0; j < width; ++j) wanted[j] += exact[static_cast<size_t>(row) * width + j];
   }
   check(found == wanted, "rows of mixed tables are added");
-}
-
-// Sums of a body of two layers: of one layer its own rows, and the same bits whatever the mates and
-// threads.
-void test_layer_sums(const Body& body, const Batch& batch, const std::vector<float>& last) {
-  std::vector<float> rows[3], sum(last.size()), again(last.size());
-  for (int layer : {0, 1, 2}) {
-    rows[layer].resize(last.size());
-    body.run(batch, Pooling::kTokens, 2, rows[layer].data(), {{layer, 1.0f}});
-  }
-  check(rows[2] == last, "the last layer alone has its own bits");
-  check(rows[0] != rows[1] && rows[1] != rows[2], "layers differ");
-  const LayerWeights layers{{0, 0.5f}, {1, -1.25f}, {2, 0.1f}};
-  body.run(batch, Pooling::kTokens, 1, sum.data(), layers);
-  for (size_t i = 0; i < sum.size(); ++i) {
-    const double wanted = 0.5 * rows[0][i] - 1.25 * rows[1][i] + 0.1 * rows[2][i];
-    if (std::fabs(sum[i] - wanted) > 1e-5) check(false, "layers are summed", static_cast<int>(i));
-  }
-  for (int threads : {2, 3, 5}) {
-    body.run(batch, Pooling::kTokens, threads, again.data(), layers);
-    check(sum == again, "threads change no bit of a sum", threads);
-  }
-  for (int s = 0; s < batch.num_sequences; ++s) {
-    const int32_t first = batch.cu_seqlens[s], length = batch.cu_seqlens[s + 1] - first;
-    const int32_t bounds[2] = {0, length};
-    body.run({batch.input_ids + first, nullptr, batch.positions + first, bounds, 1,
-              static_cast<size_t>(length)},
-             Pooling::kTokens, 3, again.data(), layers);
-    check(std::memcmp(&sum[static_cast<size_t>(first) * 64], again.data(),
-                      static_cast<size_t>(length) * 256) == 0,
-          "batch mates change no bit of a sum", length);
-  }
 }
 
 // Gives a body a linear layer of random 4-bit blocks.
@@ -579,7 +544,6 @@ void test_body(const char* name, Weights type) {
             "batch mates change no bit", lengths[s]);
     }
   }
-  test_layer_sums(body, batch, together);
   std::vector<float> cls(lengths.size() * 64), last(cls.size()), mean(cls.size());
   body.run(batch, Pooling::kCls, 2, cls.data());
   body.run(batch, Pooling::kLast, 2, last.data());

@@ -177,11 +177,11 @@ class Held:
     def capabilities(self) -> Any:
         return self.inner.capabilities
 
-    def run(self, batch: Any, pooling: Any, layers: Any = ()) -> Any:
+    def run(self, batch: Any, pooling: Any) -> Any:
         self.num_begun += 1
         wait_until(lambda: self.go.is_set() or self.steps, 20)
         self.steps = max(0, self.steps - 1)
-        return self.inner.run(batch, pooling, layers)
+        return self.inner.run(batch, pooling)
 
     def close(self) -> None:
         self.inner.close()

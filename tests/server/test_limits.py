@@ -262,7 +262,7 @@ class Broken:
     def __init__(self, capabilities: object) -> None:
         self.capabilities = capabilities
 
-    def run(self, batch: object, pooling: object, layers: object = ()) -> None:
+    def run(self, batch: object, pooling: object) -> None:
         raise MemoryError("broken")
 
     def close(self) -> None:
@@ -288,10 +288,10 @@ class Slow(Broken):
         self.inner = inner
         self.num_tokens = 0
 
-    def run(self, batch: Any, pooling: Any, layers: Any = ()) -> Any:
+    def run(self, batch: Any, pooling: Any) -> Any:
         time.sleep(batch.total_tokens / SPEED)
         self.num_tokens += batch.total_tokens
-        return self.inner.run(batch, pooling, layers)
+        return self.inner.run(batch, pooling)
 
 
 def test_overload_is_refused_and_the_rest_answered_in_time(folders: Folders) -> None:

@@ -221,9 +221,9 @@ NUMBERS = {
 }
 
 
-def run_numbers(body: object, layers: tuple[tuple[int, float], ...] = (), **numbers: object):
+def run_numbers(body: object, **numbers: object):
     arrays = {key: np.array(value, np.int32) for key, value in {**NUMBERS, **numbers}.items()}
-    return body.run(**arrays, pooling="tokens", layers=list(layers), num_threads=1)  # type: ignore[attr-defined]
+    return body.run(**arrays, pooling="tokens", num_threads=1)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["input_ids", "token_types", "positions"])
@@ -252,12 +252,6 @@ def test_cpp_refuses_bounds_that_do_not_fit(bounds: list[int]) -> None:
     for note in (body.measure_inputs, body.record_inputs):  # type: ignore[attr-defined]
         with pytest.raises(ValueError):
             note(ids, positions, ends)
-
-
-@pytest.mark.parametrize("layers", [((2, 1.0),), ((-1, 1.0),), ((1, 1.0), (0, 1.0))])
-def test_cpp_refuses_layers_that_it_lacks(layers: tuple[tuple[int, float], ...]) -> None:
-    with pytest.raises(IndexError, match="layers must ascend from 0 to 1"):
-        run_numbers(a_body(), layers)
 
 
 def test_cpp_refuses_what_would_not_fit_its_sizes() -> None:

@@ -109,7 +109,6 @@ class NativeEncoder:
                 np.ascontiguousarray(position_ids(batch, self._checkpoint.spec.body), np.int32),
                 np.ascontiguousarray(batch.cu_seqlens, np.int32),
                 pooling[0] if is_inside else "tokens",
-                [],
                 self._num_threads,
             )
         check_rows(rows, self._checkpoint)

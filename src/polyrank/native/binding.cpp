@@ -394,7 +394,7 @@ class NativeBody {
 
     Rows run(Vector<int32_t> input_ids, std::optional<Vector<int32_t>> token_types,
              Vector<int32_t> positions, Vector<int32_t> cu_seqlens, const std::string& pooling,
-             const std::vector<std::pair<int, float>>& layers, int num_threads) {
+             int num_threads) {
         const Pooling how = choose<Pooling>({{"tokens", Pooling::kTokens},
                                              {"cls", Pooling::kCls},
                                              {"mean", Pooling::kMean},
@@ -406,8 +406,6 @@ class NativeBody {
               "ids, segments and positions must be equally many");
         const size_t num_sequences = cu_seqlens.shape(0) - 1;
         check(num_sequences <= tokens, "a sequence is empty");
-        polyrank::LayerWeights summed;
-        for (const auto& [layer, weight] : layers) summed.push_back({layer, weight});
         const size_t rows = how == Pooling::kTokens ? tokens : num_sequences;
         const size_t width = shape_.hidden_size;
         float* out = new float[rows * width];
@@ -417,7 +415,7 @@ class NativeBody {
             body_.run({data_of(input_ids), token_types ? data_of(*token_types) : nullptr,
                        data_of(positions), data_of(cu_seqlens), static_cast<int>(num_sequences),
                        tokens},
-                      how, num_threads, out, summed);
+                      how, num_threads, out);
         }
         return Rows(out, {rows, width}, owner);
     }
@@ -581,7 +579,7 @@ NB_MODULE(_native, m) {
         .def("set_linear_blocks", &NativeBody::set_linear_blocks, nb::arg("layer"), nb::arg("name"),
              nb::arg("weights"), nb::arg("scales"), nb::arg("biases"))
         .def("run", &NativeBody::run, nb::arg("input_ids"), nb::arg("token_types").none(),
-             nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"), nb::arg("layers"),
+             nb::arg("positions"), nb::arg("cu_seqlens"), nb::arg("pooling"),
              nb::arg("num_threads"))
         .def("measure_inputs", &NativeBody::measure_inputs, nb::arg("input_ids"),
              nb::arg("positions"), nb::arg("cu_seqlens"))

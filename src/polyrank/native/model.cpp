@@ -55,8 +55,6 @@ struct Body::Pack {
   float* x;                     // (num_tokens, hidden_size)
   float* context;               // (num_tokens, hidden_size)
   char* qkv[2];                 // (num_tokens, 3 * hidden_size), by turns; one for a team of one
-  const LayerWeights* layers;   // to sum up in `sums`; none where rows are taken from x
-  float* sums;                  // (num_tokens, hidden_size), the caller's
   const Inputs* inputs;         // where inputs are noted, or null; with a team of one only
 };
 
@@ -345,22 +343,6 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
   }
 }
 
-// Adds the rows that a layer left to the caller's sums, if the layer counts. The first one is
-// written, not added, so that one layer of weight 1 gives its rows' own bits.
-void Body::add_layer(const Pack& pack, int layer, int begin, int end) const {
-  for (size_t i = 0; i < pack.layers->size(); ++i) {
-    if ((*pack.layers)[i].layer != layer) continue;
-    const float weight = (*pack.layers)[i].weight;
-    const size_t first = static_cast<size_t>(begin) * shape_.hidden_size;
-    const size_t last = static_cast<size_t>(end) * shape_.hidden_size;
-    if (i == 0) {
-      for (size_t j = first; j < last; ++j) pack.sums[j] = weight * pack.x[j];
-    } else {
-      for (size_t j = first; j < last; ++j) pack.sums[j] += weight * pack.x[j];
-    }
-  }
-}
-
 // Rows whose widest activations stay in a core's cache.
 int Body::rows_at_once() const {
   const int fit = static_cast<int>(kInnerBytes / (static_cast<size_t>(shape_.intermediate_size) * 4));
@@ -399,9 +381,7 @@ void Body::run_pack(const Pack& pack, int member) const {
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
   kernels_->begin();
   embed(pack, begin, end);
-  add_layer(pack, 0, begin, end);
-  const int num_layers = pack.layers->empty() ? shape_.num_layers : pack.layers->back().layer;
-  for (int i = 0; i < num_layers; ++i) {
+  for (int i = 0; i < shape_.num_layers; ++i) {
     char* qkv = pack.qkv[i % 2];
     for (int row = begin; row < end; row += step) {
       const int rows = std::min(step, end - row);
@@ -415,7 +395,6 @@ void Body::run_pack(const Pack& pack, int member) const {
     if (pack.barrier) pack.barrier->wait();
     attend(pack, qkv, begin, end, scratch);
     feed_forward(pack, i, begin, end, scratch);
-    add_layer(pack, i + 1, begin, end);
   }
   kernels_->end();
   if (pack.barrier) pack.barrier->wait();
@@ -440,12 +419,10 @@ void Body::pool(const Pack& pack, int sequence, Pooling pooling, float* out) con
   for (int j = 0; j < hidden; ++j) out[j] /= static_cast<float>(length);
 }
 
-void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out,
-               const LayerWeights& layers) const {
+void Body::run(const Batch& batch, Pooling pooling, int num_threads, float* out) const {
   check_set();
   check(batch);
-  check(layers, pooling);
-  run_packs(batch, pooling, std::clamp(num_threads, 1, kMostThreads), out, layers, nullptr);
+  run_packs(batch, pooling, std::clamp(num_threads, 1, kMostThreads), out, nullptr);
 }
 
 // Nothing of it is read before it was set.
@@ -477,21 +454,6 @@ void Body::check(const Batch& batch) const {
              batch.token_types ? batch.num_tokens : 1, "token type");
 }
 
-void Body::check(const LayerWeights& layers, Pooling pooling) const {
-  if (!layers.empty() && pooling != Pooling::kTokens) {
-    throw std::invalid_argument("layers are summed of token rows only");
-  }
-  int before = -1;
-  for (const LayerWeight& layer : layers) {
-    if (layer.layer <= before || layer.layer > shape_.num_layers) {
-      throw std::out_of_range("layers must ascend from 0 to " +
-                              std::to_string(shape_.num_layers) + ", not reach layer " +
-                              std::to_string(layer.layer) + " after " + std::to_string(before));
-    }
-    before = layer.layer;
-  }
-}
-
 void Body::note_inputs(const Batch& batch, const Inputs& inputs) const {
   check_set();
   check(batch);
@@ -500,11 +462,11 @@ void Body::note_inputs(const Batch& batch, const Inputs& inputs) const {
   if (inputs.widths != nullptr) std::fill(inputs.widths, inputs.widths + places, 0.0f);
   if (inputs.rows != nullptr) std::fill(inputs.rows, inputs.rows + places * tokens, 0.0f);
   std::vector<float> out(static_cast<size_t>(batch.num_sequences) * shape_.hidden_size);
-  run_packs(batch, Pooling::kCls, 1, out.data(), {}, &inputs);
+  run_packs(batch, Pooling::kCls, 1, out.data(), &inputs);
 }
 
 void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
-                     const LayerWeights& layers, const Inputs* inputs) const {
+                     const Inputs* inputs) const {
   const int hidden = shape_.hidden_size;
   const int total = batch.cu_seqlens[batch.num_sequences] - batch.cu_seqlens[0];
   const size_t element = kernels_->is_qkv_bf16 ? 2 : 4;
@@ -535,8 +497,6 @@ void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float
     pack.num_tokens = batch.cu_seqlens[firsts[p + 1]] - pack.first_token;
     pack.barrier = barrier;
     pack.inputs = inputs;
-    pack.layers = &layers;
-    pack.sums = out + static_cast<size_t>(pack.first_token - batch.cu_seqlens[0]) * hidden;
     const int grains = (pack.num_tokens + kRowGrain - 1) / kRowGrain;
     for (int m = 0; m <= num_members; ++m) {
       pack.row_bounds.push_back(
@@ -553,7 +513,6 @@ void Body::run_packs(const Batch& batch, Pooling pooling, int num_threads, float
     return pack;
   };
   auto finish = [&](const Pack& pack, int s) {
-    if (!layers.empty()) return;  // the rows are there already
     const int sequence = pack.first_sequence + s;
     const size_t row = pooling == Pooling::kTokens
                            ? static_cast<size_t>(batch.cu_seqlens[sequence] - batch.cu_seqlens[0])

@@ -59,15 +59,6 @@ struct PackedLinear {
   std::vector<float> multipliers;  // of the inputs before they are quantised; may be empty
 };
 
-// What the rows of a layer count for in a sum of layers. Layer 0 is what enters the first one, after
-// the norm of the embeddings; layer n is what leaves the n-th, after its last norm.
-struct LayerWeight {
-  int layer;
-  float weight;
-};
-// Ascending by layer, none named twice; empty for the last layer's rows as they are.
-using LayerWeights = std::vector<LayerWeight>;
-
 // Where the inputs of linear layers are noted; null where they are not. A width is that of the
 // widest input, max(hidden_size, intermediate_size); narrower ones are filled up with zeros.
 struct Inputs {
@@ -110,13 +101,11 @@ class Body {
   // which: 0 after attention, 1 after the feed-forward part.
   void set_norm(int layer, int which, const float* gamma, const float* beta);
 
-  // Writes one row per sequence, or per token for kTokens, of hidden_size floats. With `layers`,
-  // for kTokens only, a row is the weighted sum of those layers' rows; later layers do not run.
+  // Writes one row per sequence, or per token for kTokens, of hidden_size floats.
   // Safe to call from several threads. Checks every number by which anything is read: throws
-  // std::out_of_range for a row that a table lacks or a layer that the body lacks,
+  // std::out_of_range for a row that a table lacks,
   // std::invalid_argument for bounds that do not ascend or a body of which a part was not set.
-  void run(const Batch& batch, Pooling pooling, int num_threads, float* out,
-           const LayerWeights& layers = {}) const;
+  void run(const Batch& batch, Pooling pooling, int num_threads, float* out) const;
 
   // Runs a batch and notes what linear layers are given. Checks as `run` does.
   void note_inputs(const Batch& batch, const Inputs& inputs) const;
@@ -140,7 +129,6 @@ class Body {
                            const float* multipliers);
   void check_set() const;
   void check(const Batch& batch) const;
-  void check(const LayerWeights& layers, Pooling pooling) const;
   int rows_at_once() const;
   void reserve(const Pack& pack, Scratch& scratch) const;
   void run_pack(const Pack& pack, int member) const;
@@ -151,9 +139,8 @@ class Body {
              int rows, Scratch& scratch, const Output& out) const;
   void note(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
             int rows) const;
-  void add_layer(const Pack& pack, int layer, int begin, int end) const;
   void run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
-                 const LayerWeights& layers, const Inputs* inputs) const;
+                 const Inputs* inputs) const;
   size_t width_stride() const;
   void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
 
