@@ -6,13 +6,14 @@ BENCH := .venv-bench
 INFINITY := .venv-bench-infinity
 WIRE := .venv-wire
 INTEGRATIONS := .venv-integrations
+RELEASE := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo model test test-slow test-wire test-integrations test-integrations-lowest check docs format native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest check docs format wheels test-wheel lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -22,16 +23,31 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+# CI takes the releases that are written down, by their hashes. They are those of one platform.
+LOCK := requirements/ci.txt
+LOCKED := $(if $(filter true,$(CI)),$(VENV)/.locked)
+
+$(VENV)/.locked: $(LOCK) | $(BIN)/python
+	@if $(BIN)/python -c 'import platform, sys; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"))'; then $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK); else echo '$(LOCK) is for another platform: left out'; fi
+	@touch $@
+
+# The one place that compiles. pip counts an editable install as polyrank, so extras are added to
+# it by name, without an index and in seconds.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python $(LOCKED)
 	$(BIN)/python -m pip install --quiet --editable '.[parquet]'
-	@$(BIN)/python -c 'import polyrank._native' 2>/dev/null || { echo 'no C++ compiler: installing ONNX Runtime instead of the native encoder'; $(BIN)/python -m pip install --quiet --editable '.[onnx,parquet]'; }
+	@$(BIN)/python -c 'import polyrank._native' 2>/dev/null || { echo 'no C++ compiler: installing ONNX Runtime instead of the native encoder'; $(BIN)/python -m pip install --quiet 'polyrank[onnx]'; }
 	@touch $@
 
 # torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
-$(VENV)/.test: pyproject.toml | $(BIN)/python
+$(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@ $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet 'polyrank[dev]'
+	@touch $@
+
+install: $(VENV)/.demo ## install into .venv; extras by name, without compiling anew (EXTRAS=server,eval)
+	@$(BIN)/python deploy/extras.py '$(EXTRAS)'
+	$(if $(EXTRAS),$(BIN)/python -m pip install --quiet 'polyrank[$(EXTRAS)]')
+	@echo 'Ready: $(BIN)/polyrank, or "polyrank" after: . $(BIN)/activate'
 
 model: $(VENV)/.demo ## build the base model of recipes and benchmarks into the user's cache (once, about a minute)
 	$(BIN)/python recipes/base/build.py
@@ -97,6 +113,33 @@ docs: $(VENV)/.test ## build the manual into build/site, offline and strict
 format: $(VENV)/.test ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(RELEASE)/.ready: deploy/requirements.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --upgrade pip
+	$(RELEASE)/bin/python -m pip install --quiet --requirement deploy/requirements.txt
+	@touch $@
+
+dist/.wheels: pyproject.toml CMakeLists.txt deploy/build_wheels.py $(shell find src/polyrank -type f -not -name '*.py[co]' -not -name '*.so') | $(RELEASE)/.ready
+	$(RELEASE)/bin/python deploy/build_wheels.py
+	@touch $@
+
+wheels: dist/.wheels ## build wheels for the Pythons of this machine into dist, checked by auditwheel and abi3audit
+
+test-wheel: dist/.wheels ## install the wheels where there is no compiler, and rank with the model that ships
+	$(RELEASE)/bin/python deploy/try_wheels.py
+
+lock: $(RELEASE)/.ready ## write the releases and hashes that CI installs into requirements/ci.txt
+	$(RELEASE)/bin/python deploy/lock.py --write
+
+sbom: dist/.wheels ## list what an installed polyrank[server] consists of, as CycloneDX, in dist
+	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	$(RELEASE)/bin/python -m pip --python build/sbom/bin/python install --quiet --find-links dist 'polyrank[server]'
+	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/polyrank.cdx.json build/sbom/bin/python
+	@$(RELEASE)/bin/python -c 'import json; print(len(json.load(open("dist/polyrank.cdx.json"))["components"]), "components in dist/polyrank.cdx.json")'
+
+audit: $(RELEASE)/.ready ## ask the Python Packaging Advisory Database about the releases in requirements/ci.txt
+	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes --requirement $(LOCK)
 
 , := ,
 # A build in build/NAME, its settings in the second argument; quick where little has changed.
@@ -224,4 +267,4 @@ bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transfor
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) $(INTEGRATIONS) $(INTEGRATIONS)-lowest build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) $(INTEGRATIONS) $(INTEGRATIONS)-lowest $(RELEASE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
