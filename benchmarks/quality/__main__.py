@@ -24,9 +24,9 @@ from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import DEFAULT_MODEL, base_model_folder, resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.evaluation import (
-    Bm25FirstStage,
+    Bm25Retriever,
     Dataset,
-    EmbedderFirstStage,
+    EmbeddingRetriever,
     EvaluationConfig,
     LogitReranker,
     Report,
@@ -80,18 +80,18 @@ def options() -> argparse.Namespace:
 def ranking(
     dataset: Dataset,
     config: EvaluationConfig,
-    stage: EmbedderFirstStage,
+    stage: EmbeddingRetriever,
     reranker: RememberedReranker,
     lexical_weight: float | None,
-    own: EmbedderFirstStage,
+    own: EmbeddingRetriever,
 ) -> dict[str, Any]:
     """Return a measure by group: BM25, first stage, reranked, the model's own vectors."""
     measure = MEASURES.get(config.mode or "", "nDCG@10")
-    reranked = evaluate(dataset, first_stage=stage, reranker=reranker, config=config)
+    reranked = evaluate(dataset, retriever=stage, reranker=reranker, config=config)
     reports = {
         "first stage": (reranked, "first_stage"),
         "reranked": (reranked, "reranked"),
-        "own vectors": (evaluate(dataset, first_stage=own, config=config), "first_stage"),
+        "own vectors": (evaluate(dataset, retriever=own, config=config), "first_stage"),
     }
     if config.mode == "same":
         reports = {**_behind_bm25(dataset, config, reranker, lexical_weight), **reports}
@@ -110,13 +110,13 @@ def _behind_bm25(
     lexical_weight: float | None,
 ) -> dict[str, tuple[Report, str]]:
     """Return BM25 alone and, where the model says what its scores count for, behind it."""
-    stage = Bm25FirstStage()
+    stage = Bm25Retriever()
     if lexical_weight is None:
-        return {"BM25": (evaluate(dataset, first_stage=stage, config=config), "first_stage")}
+        return {"BM25": (evaluate(dataset, retriever=stage, config=config), "first_stage")}
     plain, blended = (
         evaluate(
             dataset,
-            first_stage=stage,
+            retriever=stage,
             reranker=reranker,
             config=replace(config, first_stage_weight=weight),
         )
@@ -189,7 +189,7 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     baseline = Embedder(given.baseline or base_model_folder(), precision=BASELINE)
     own = Embedder(given.model, precision=given.precision)
     heads = own.spec.heads
-    stages = [EmbedderFirstStage(RememberedEmbedder(model)) for model in (baseline, own)]
+    stages = [EmbeddingRetriever(RememberedEmbedder(model)) for model in (baseline, own)]
     reranker = lexical_weight = None
     if "rerank" in heads:
         whole = Reranker(given.model, precision=given.precision, row_cache_bytes=CACHE_BYTES)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyrank.evaluation.first_stage import EmbedderLike
+from polyrank.evaluation.retrievers import EmbedderLike
 from polyrank.evaluation.run import RerankerLike
 from polyrank.types import Float32Array, InputType
 

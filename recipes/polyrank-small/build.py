@@ -123,7 +123,7 @@ def quantize(given: argparse.Namespace, table: Path, trained: Path, output: Path
     arguments += ["--data", str(evaluation / "xquad"), "--data", str(evaluation / "relevance3")]
     arguments += ["--weights", "int4", "--embeddings", "mixed", "--table", str(table)]
     arguments += ["--compress-tokenizer", "--calibration", str(texts)]
-    arguments += ["--first-stage", str(trained), "--top-k", "20"]
+    arguments += ["--retriever", str(trained), "--top-k", "20"]
     arguments += ["--max-queries", given.max_queries]
     run(arguments, given.threads)
 

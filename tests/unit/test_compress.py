@@ -45,7 +45,7 @@ from polyrank.errors import (
     MissingWeightError,
     UnsupportedArchitectureError,
 )
-from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
+from polyrank.evaluation import Bm25Retriever, EvaluationConfig, load_dataset
 from polyrank.evaluation.labelled import is_labelled, load_labelled, macro_f1
 from tests.texts import SENTENCES
 
@@ -578,8 +578,8 @@ def write_lines(path, rows):
 def gate_config(tolerance=1.0):
     return GateConfig(
         evaluation=EvaluationConfig(top_k=20),
-        first_stage=Bm25FirstStage(),
-        first_stage_name="bm25",
+        retriever=Bm25Retriever(),
+        retriever_name="bm25",
         created="2026-01-31",
         tolerance=tolerance,
         num_threads=2,

@@ -21,7 +21,7 @@ def report_of(result):
 
 
 def test_a_pipe_gets_one_line_of_json(tmp_path):
-    result = call(SAMPLE, "--first-stage", "bm25", "--output", tmp_path / "out", "--top-k", 5)
+    result = call(SAMPLE, "--retriever", "bm25", "--output", tmp_path / "out", "--top-k", 5)
     assert result.exit_code == 0
     report = report_of(result)
     assert report["first_stage"] == "bm25"
@@ -34,7 +34,7 @@ def test_a_pipe_gets_one_line_of_json(tmp_path):
 
 
 def test_quiet_says_nothing_but_the_result(tmp_path):
-    result = call(SAMPLE, "--first-stage", "bm25", "-q", "-o", tmp_path)
+    result = call(SAMPLE, "--retriever", "bm25", "-q", "-o", tmp_path)
     assert result.stderr == ""
 
 
@@ -49,22 +49,22 @@ def test_quiet_says_nothing_but_the_result(tmp_path):
     ],
 )
 def test_languages_and_modes(arguments, labels):
-    report = report_of(call(SAMPLE, "--first-stage", "bm25", *arguments))
+    report = report_of(call(SAMPLE, "--retriever", "bm25", *arguments))
     assert [group["label"] for group in report["groups"]] == labels
 
 
 def test_sample_and_seed_are_recorded():
-    report = report_of(call(SAMPLE, "--first-stage", "bm25", "--max-queries", 2, "--seed", 7))
+    report = report_of(call(SAMPLE, "--retriever", "bm25", "--max-queries", 2, "--seed", 7))
     assert (report["settings"]["max_queries"], report["settings"]["seed"]) == (2, 7)
     assert {group["num_queries"] for group in report["groups"]} == {2}
 
 
 def test_errors_come_before_the_work(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
-        call(tmp_path / "nowhere", "--first-stage", "bm25")
+        call(tmp_path / "nowhere", "--retriever", "bm25")
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigError, match="cannot be made a folder"):
-        call(SAMPLE, "--first-stage", "bm25", "--output", tmp_path / "taken")
+        call(SAMPLE, "--retriever", "bm25", "--output", tmp_path / "taken")
     assert call(SAMPLE, "--mode", "sideways").exit_code == 2
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from polyrank.errors import ConfigError
 from polyrank.evaluation import (
-    EmbedderFirstStage,
+    EmbeddingRetriever,
     EvaluationConfig,
     Provenance,
     evaluate,
@@ -24,7 +24,7 @@ PROVENANCE = Provenance("trigrams", "overlap", "2026-01-31T12:00:00+00:00", {"en
 def make_report(mode, *, reranked=True, **settings):
     return evaluate(
         load_dataset(SAMPLE),
-        first_stage=EmbedderFirstStage(Trigrams()),
+        retriever=EmbeddingRetriever(Trigrams()),
         reranker=Overlap() if reranked else None,
         config=EvaluationConfig(mode=mode, num_resamples=100, **settings),
     )
@@ -63,7 +63,7 @@ def test_table_says_how_many_queries_were_left_out(tmp_path):
         '{"_id": "q", "text": "cats?"}\n{"_id": "unjudged", "text": "dogs?"}\n'
     )
     (tmp_path / "qrels.tsv").write_text("q\ta\t1\n")
-    found = evaluate(load_dataset(tmp_path), first_stage=EmbedderFirstStage(Trigrams()))
+    found = evaluate(load_dataset(tmp_path), retriever=EmbeddingRetriever(Trigrams()))
     assert "1 queries left out" in shown(found)
 
 

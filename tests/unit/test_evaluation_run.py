@@ -5,8 +5,8 @@ import pytest
 
 from polyrank.errors import ConfigError, EncoderError
 from polyrank.evaluation import (
-    Bm25FirstStage,
-    EmbedderFirstStage,
+    Bm25Retriever,
+    EmbeddingRetriever,
     EvaluationConfig,
     LogitReranker,
     evaluate,
@@ -70,7 +70,7 @@ def dataset():
 def run(dataset, reranker=None, stage=None, progress=None, **settings):
     return evaluate(
         dataset,
-        first_stage=stage or EmbedderFirstStage(Trigrams()),
+        retriever=stage or EmbeddingRetriever(Trigrams()),
         reranker=reranker,
         config=EvaluationConfig(**settings),
         progress=progress,
@@ -89,7 +89,7 @@ def test_same_language_is_the_default_and_finds_the_passages(dataset):
 
 def test_bm25_with_a_reranker(dataset):
     reranker = Overlap()
-    report = run(dataset, reranker, Bm25FirstStage(), mode="pool", top_k=3)
+    report = run(dataset, reranker, Bm25Retriever(), mode="pool", top_k=3)
     assert report.is_reranked
     assert report.timings["rerank"].count == reranker.num_pairs > 0
     assert report.timings["index documents"].count == 24
@@ -100,7 +100,7 @@ def test_bm25_with_a_reranker(dataset):
 
 def test_each_text_is_embedded_once_however_many_pairs(dataset):
     embedder = Trigrams()
-    report = run(dataset, stage=EmbedderFirstStage(embedder), mode="cross")
+    report = run(dataset, stage=EmbeddingRetriever(embedder), mode="cross")
     assert len(report.groups) == 30
     assert report.groups[0].label == "de→en"
     for kind in ("query", "document"):

@@ -195,23 +195,23 @@ def test_a_field_without_a_number_is_named(blended: Path, tmp_path: Path, value:
 
 
 def test_eval_blends_and_says_so(blended: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    base = ["eval", SAMPLE, "--first-stage", "bm25", "--top-k", 5, "--languages", "en,de,th"]
+    base = ["eval", SAMPLE, "--retriever", "bm25", "--top-k", 5, "--languages", "en,de,th"]
     named = [*base, "--reranker", blended]
 
     def figures(*options: object) -> dict:
         (report,) = call(*named, *options)
         return report
 
-    plain, learnt = figures(), figures("--blend", "auto", "-o", tmp_path / "out")
+    plain, learnt = figures(), figures("--first-stage-weight", "auto", "-o", tmp_path / "out")
     assert plain["settings"]["first_stage_weight"] == 0
     assert learnt["settings"]["first_stage_weight"] == 0.6
-    assert figures("--blend", "lexical")["mean"] == learnt["mean"]
+    assert figures("--first-stage-weight", "lexical")["mean"] == learnt["mean"]
     assert "plus 0.6 times the first stage's" in (tmp_path / "out" / "report.md").read_text()
     # so large a weight leaves the order of the first stage
-    decided = figures("--blend", "1e6")["mean"]
+    decided = figures("--first-stage-weight", "1e6")["mean"]
     assert decided["reranked"] == decided["first_stage"]
     assert plain["mean"]["reranked"] != plain["mean"]["first_stage"]
     with pytest.raises(ConfigError, match="--reranker"):
-        call(*base, "--blend", "auto")
+        call(*base, "--first-stage-weight", "auto")
     with pytest.raises(CapabilityError, match="train first-stage-weight"):
-        call(*base, "--reranker", checkpoint("bge-reranker-base"), "--blend", "auto")
+        call(*base, "--reranker", checkpoint("bge-reranker-base"), "--first-stage-weight", "auto")

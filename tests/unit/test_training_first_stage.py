@@ -269,9 +269,9 @@ def test_learning_again_gives_the_same_and_keeps_what_is_not_learnt(checkpoint, 
 def test_another_model_can_be_the_dense_first_stage(checkpoint, folder, rows):
     other = checkpoint("multilingual-e5-large")
     record = learn_first_stage_weights(
-        job(folder, rows, first_stage_model=str(other), is_dry_run=True)
+        job(folder, rows, retriever_model=str(other), is_dry_run=True)
     )
-    assert record["first_stage_model"] == "multilingual-e5-large"
+    assert record["retriever_model"] == "multilingual-e5-large"
     assert set(record["weights"]) == {"lexical", "dense"}
 
 
@@ -343,9 +343,9 @@ def test_people_get_a_table(folder, rows, monkeypatch):
 def test_eval_uses_what_was_learnt(folder, rows, tmp_path):
     record = learn_first_stage_weights(job(folder, rows))
     data = marked_beir(tmp_path / "beir")
-    arguments = ["eval", str(data), "--reranker", str(folder), "--blend", "auto", "-q"]
+    arguments = ["eval", str(data), "--reranker", str(folder), "--first-stage-weight", "auto", "-q"]
     for kind, stage in (("lexical", ["bm25"]), ("dense", ["embedder", "--embedder", str(folder)])):
-        result = CliRunner().invoke(app, [*arguments, "--first-stage", *stage])
+        result = CliRunner().invoke(app, [*arguments, "--retriever", *stage])
         report = json.loads(result.stdout)
         assert report["settings"]["first_stage_weight"] == record["weights"][kind]
 

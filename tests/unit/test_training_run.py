@@ -486,7 +486,7 @@ def test_the_command_trains_and_tells(checkpoint, toys, tmp_path):
         1,
     ]
     mining = ["--miner", start, "--cache-dir", tmp_path / "cache", "--hard-negatives", 2]
-    measuring = ["--eval-data", toys / "dev", "--eval-first-stage", start, "--eval-mode", "all"]
+    measuring = ["--eval-data", toys / "dev", "--eval-retriever", start, "--eval-mode", "all"]
     data = ["--data", f"{toys / 'rows.jsonl'}:2", "-o", output]
     result = call("reranker", start, *data, *options, *mining, *measuring)
     assert result.exit_code == 0

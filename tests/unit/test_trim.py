@@ -21,7 +21,7 @@ from polyrank.compress.vocabulary.corpus import CorpusConfig, read_texts
 from polyrank.compress.vocabulary.counting import PieceCounts
 from polyrank.compress.vocabulary.pieces import Vocabulary, read_vocabulary, scripts_of
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataError
-from polyrank.evaluation import Bm25FirstStage, EvaluationConfig, load_dataset
+from polyrank.evaluation import Bm25Retriever, EvaluationConfig, load_dataset
 from polyrank.text.tokenizer import Tokenizer
 from tests.texts import SENTENCES
 
@@ -346,7 +346,7 @@ def test_a_check_measures_and_may_refuse(checkpoint, texts, data, tmp_path, name
     source = checkpoint(name)
     config = TrimConfig(ChoiceConfig(keep=least(source)))
     check = TrimCheck(
-        source, load_dataset(data), EvaluationConfig(top_k=10), Bm25FirstStage(), tolerance=1.0
+        source, load_dataset(data), EvaluationConfig(top_k=10), Bm25Retriever(), tolerance=1.0
     )
     opened = read_checkpoint(source)
     outcome = trim_vocabulary(opened, tmp_path / "kept", [texts], config, check=check)
@@ -366,7 +366,7 @@ def test_a_check_measures_and_may_refuse(checkpoint, texts, data, tmp_path, name
 
 def test_a_classifier_cannot_be_checked(checkpoint, data, tmp_path):
     source = checkpoint("three-way-classifier")
-    check = TrimCheck(source, load_dataset(data), EvaluationConfig(), Bm25FirstStage())
+    check = TrimCheck(source, load_dataset(data), EvaluationConfig(), Bm25Retriever())
     with pytest.raises(CapabilityError, match="ranking"):
         check(source)
 

@@ -18,7 +18,7 @@ from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polyrank.evaluation import FirstStage, LogitReranker, Provenance
+    from polyrank.evaluation import LogitReranker, Provenance, Retriever
     from polyrank.evaluation.plan import Mode
     from polyrank.evaluation.results import Report
     from polyrank.inference.embedder import Embedder
@@ -30,7 +30,7 @@ AUTO = "auto"
 DEFAULT_TOP_K = 100
 
 
-class FirstStageName(StrEnum):
+class RetrieverName(StrEnum):
     """What searches the whole corpus."""
 
     EMBEDDER = "embedder"
@@ -54,10 +54,10 @@ def evaluate_command(
             help="Folder in BEIR form: corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels.tsv.",
         ),
     ],
-    first_stage: Annotated[
-        FirstStageName,
+    retriever: Annotated[
+        RetrieverName,
         typer.Option(help="What searches the whole corpus: vectors, or BM25 on words."),
-    ] = FirstStageName.EMBEDDER,
+    ] = RetrieverName.EMBEDDER,
     embedder: Annotated[
         str, typer.Option(help="Checkpoint of the embedder: folder, Hub id, or default.")
     ] = DEFAULT,
@@ -69,7 +69,7 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
-    blend: Annotated[
+    first_stage_weight: Annotated[
         str | None,
         typer.Option(
             help="Add the first stage's scores to the reranker's, by the weight that the "
@@ -146,8 +146,8 @@ def evaluate_command(
     For example:
 
         polyrank eval data/xquad
-        polyrank eval data/xquad --first-stage bm25 --reranker FOLDER --output report
-        polyrank eval data/xquad --first-stage bm25 --reranker default --blend auto
+        polyrank eval data/xquad --retriever bm25 --reranker FOLDER --output report
+        polyrank eval data/xquad --retriever bm25 --reranker default --first-stage-weight auto
         polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
     """
     check_folder(output)
@@ -163,7 +163,7 @@ def evaluate_command(
         with_titles=titles,
         seed=seed,
     )
-    counts_for = _blend(blend, first_stage, reranker)
+    counts_for = _counts_for(first_stage_weight, retriever, reranker)
     if output is not None:
         prepare_folder(output)
     dataset = load_dataset(dataset_dir)
@@ -174,7 +174,7 @@ def evaluate_command(
         device=device,
         max_batch_tokens=max_batch_tokens,
     )
-    stage = models.first_stage(first_stage, embedder)
+    searcher = models.retriever(retriever, embedder)
     judge = None
     if reranker is not None:
         judge = models.reranker(reranker, row_cache_bytes(row_cache))
@@ -183,23 +183,25 @@ def evaluate_command(
             config = replace(config, first_stage_weight=weight)
     with steps(quiet=quiet) as progress:
         report = evaluate(
-            dataset, first_stage=stage, reranker=judge, config=config, progress=progress
+            dataset, retriever=searcher, reranker=judge, config=config, progress=progress
         )
-    _show(report, models.provenance(first_stage), output, as_json=as_json, quiet=quiet)
+    _show(report, models.provenance(retriever), output, as_json=as_json, quiet=quiet)
     models.note_truncated(quiet=quiet)
 
 
-def _blend(
-    blend: str | None, first_stage: FirstStageName, reranker: str | None
+def _counts_for(
+    weight: str | None, retriever: RetrieverName, reranker: str | None
 ) -> "FirstStageKind | float | None":
     """Return what the first stage's scores count for, as `Reranker.first_stage_weight` takes it."""
-    if blend is None:
+    if weight is None:
         return None
     if reranker is None:
-        raise ConfigError("--blend adds to a reranker's scores. Name one with --reranker.")
-    if blend == AUTO:
-        return "lexical" if first_stage is FirstStageName.BM25 else "dense"
-    return options.first_stage(blend)
+        raise ConfigError(
+            "--first-stage-weight adds to a reranker's scores. Name one with --reranker."
+        )
+    if weight == AUTO:
+        return "lexical" if retriever is RetrieverName.BM25 else "dense"
+    return options.first_stage(weight)
 
 
 def _codes(listed: str | None) -> tuple[str, ...] | None:
@@ -231,16 +233,16 @@ class _Models:
         self._reranker: Reranker | None = None
         self._row_cache_bytes = 0
 
-    def first_stage(self, kind: FirstStageName, name: str) -> "FirstStage[Any, Any]":
-        from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+    def retriever(self, kind: RetrieverName, name: str) -> "Retriever[Any, Any]":
+        from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
 
-        if kind is FirstStageName.BM25:
-            return Bm25FirstStage()
+        if kind is RetrieverName.BM25:
+            return Bm25Retriever()
         from polyrank.inference.embedder import Embedder
 
         model = Embedder(None if name == DEFAULT else name, **self._settings)
         self._loaded["embedder"] = model
-        return EmbedderFirstStage(model)
+        return EmbeddingRetriever(model)
 
     def reranker(self, name: str, row_cache_bytes: int) -> "LogitReranker":
         from polyrank.evaluation import LogitReranker
@@ -258,7 +260,7 @@ class _Models:
         assert self._reranker is not None
         return self._reranker.first_stage_weight(first_stage)
 
-    def provenance(self, kind: FirstStageName) -> "Provenance":
+    def provenance(self, kind: RetrieverName) -> "Provenance":
         from polyrank.evaluation import Provenance
 
         names = {part: model.info.name for part, model in self._loaded.items()}

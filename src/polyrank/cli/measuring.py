@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from polyrank.evaluation.first_stage import FirstStage
+    from polyrank.evaluation.retrievers import Retriever
 
 REFUSED = 3
 BM25 = "bm25"
@@ -26,7 +26,7 @@ TextFields = Annotated[
         show_default=False,
     ),
 ]
-FirstStageName = Annotated[
+RetrieverName = Annotated[
     str,
     typer.Option(
         help="What finds the documents that a cross-encoder orders: bm25, or an embedding "
@@ -41,7 +41,7 @@ def codes(listed: str | None) -> tuple[str, ...] | None:
     return found or None
 
 
-def first_stage(name: str, num_threads: int | None) -> "FirstStage[Any, Any]":
+def retriever(name: str, num_threads: int | None) -> "Retriever[Any, Any]":
     """Return what finds the documents that a cross-encoder orders.
 
     Args:
@@ -51,10 +51,10 @@ def first_stage(name: str, num_threads: int | None) -> "FirstStage[Any, Any]":
     Returns:
         The first stage.
     """
-    from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+    from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
 
     if name == BM25:
-        return Bm25FirstStage()
+        return Bm25Retriever()
     from polyrank.inference.embedder import Embedder
 
-    return EmbedderFirstStage(Embedder(name, num_threads=num_threads))
+    return EmbeddingRetriever(Embedder(name, num_threads=num_threads))

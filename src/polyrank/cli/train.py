@@ -313,7 +313,7 @@ def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
         output=given["output"].absolute(),
         config=TrainingConfig(task, **settings),
         monitor=_monitor(given),
-        first_stage=given.get("eval_first_stage", "bm25"),
+        retriever=given.get("eval_retriever", "bm25"),
         use_miner=miner != NONE,
         miner=None if miner in (NONE, DEFAULT) else miner,
         teacher=given.get("teacher"),
@@ -405,7 +405,7 @@ def first_stage_weight(
     passages: Annotated[
         int, typer.Option(help="Passages of each source and language to search.", min=2)
     ] = 1_500,
-    first_stage_model: Annotated[
+    retriever_model: Annotated[
         str | None,
         typer.Option(
             help="Embedding checkpoint of the dense first stage. Left out: the folder's own embed "
@@ -425,8 +425,8 @@ def first_stage_weight(
     Where the search that finds documents is strong, reranking should add to it, not replace it.
     Questions of your data are searched by words (BM25) and by vectors, what is found is scored,
     and one weight for each goes into FOLDER/config.json; `polyrank rerank --first-stage-field`,
-    `polyrank eval --blend` and Reranker.rank(first_stage_scores=...) use it. Shows nDCG@10 of
-    each source with weights learnt on the others.
+    `polyrank eval --first-stage-weight` and Reranker.rank(first_stage_scores=...) use it. Shows
+    nDCG@10 of each source with weights learnt on the others.
 
     For example:
 
@@ -446,7 +446,7 @@ def first_stage_weight(
         model,
         tuple(DataSource.parse(text) for text in data),
         FirstStageWeightConfig(queries, candidates, passages, precision=precision, seed=seed),
-        first_stage_model,
+        retriever_model,
         threads,
         row_cache_bytes(None),
         dry_run,

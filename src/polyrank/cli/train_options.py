@@ -206,7 +206,7 @@ _TYPES: Mapping[str, Any] = {
             show_default=False,
         ),
     ],
-    "eval_first_stage": Annotated[
+    "eval_retriever": Annotated[
         str,
         typer.Option(
             help="What finds documents for cross-encoders: bm25, or an embedding checkpoint."
@@ -248,7 +248,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "miner": DEFAULT,
     "head": Head.AUTO,
     "eval_data": None,
-    "eval_first_stage": "bm25",
+    "eval_retriever": "bm25",
     "eval_mode": ModeName.AUTO,
     "eval_languages": None,
     "eval_queries": 100,
@@ -265,7 +265,7 @@ SETTINGS = frozenset(field.name for field in fields(TrainingConfig))
 """Options that are settings of the run."""
 
 EMBEDDER_LACKS = frozenset(
-    {"head_learning_rate", "head", "max_batch_tokens", "eval_first_stage", "eval_top_k"}
+    {"head_learning_rate", "head", "max_batch_tokens", "eval_retriever", "eval_top_k"}
 )
 CLASSIFIER_LACKS = frozenset({"teacher", "teacher_scale"})
 

@@ -74,7 +74,7 @@ def trim(
     tolerance: Annotated[
         float, typer.Option(help="How much nDCG@10 of any language may fall.", min=0.0, max=1.0)
     ] = 0.003,
-    first_stage: measuring.FirstStageName = measuring.BM25,
+    retriever: measuring.RetrieverName = measuring.BM25,
     languages: Annotated[
         str | None,
         typer.Option(help="Evaluate only these, as in en,de,th.", show_default=False),
@@ -119,7 +119,7 @@ def trim(
         check = None
         if data is not None:
             asked = (measuring.codes(languages), max_queries, seed, threads)
-            check = _check(folder, data, tolerance, first_stage, asked, progress)
+            check = _check(folder, data, tolerance, retriever, asked, progress)
         outcome = trim_vocabulary(
             read_checkpoint(folder, name), output, text, config, check=check, progress=progress
         )
@@ -149,7 +149,7 @@ def _check(
             max_queries=max_queries,
             seed=seed,
         ),
-        measuring.first_stage(stage, threads),
+        measuring.retriever(stage, threads),
         tolerance,
         threads,
         progress,

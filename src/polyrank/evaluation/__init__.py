@@ -11,24 +11,24 @@ from polyrank._extras import require
 
 if TYPE_CHECKING:
     from polyrank.evaluation.beir import load_dataset
-    from polyrank.evaluation.bm25 import Bm25FirstStage
+    from polyrank.evaluation.bm25 import Bm25Retriever
     from polyrank.evaluation.dataset import Dataset
-    from polyrank.evaluation.first_stage import EmbedderFirstStage, FirstStage
     from polyrank.evaluation.plan import EvaluationConfig
     from polyrank.evaluation.report import Provenance, write_report
     from polyrank.evaluation.results import Report
+    from polyrank.evaluation.retrievers import EmbeddingRetriever, Retriever
     from polyrank.evaluation.run import LogitReranker, evaluate
     from polyrank.evaluation.tables import report_table
 
 __all__ = [
-    "Bm25FirstStage",
+    "Bm25Retriever",
     "Dataset",
-    "EmbedderFirstStage",
+    "EmbeddingRetriever",
     "EvaluationConfig",
-    "FirstStage",
     "LogitReranker",
     "Provenance",
     "Report",
+    "Retriever",
     "evaluate",
     "load_dataset",
     "report_table",
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bm25FirstStage": "bm25",
+    "Bm25Retriever": "bm25",
     "Dataset": "dataset",
-    "EmbedderFirstStage": "first_stage",
+    "EmbeddingRetriever": "retrievers",
     "EvaluationConfig": "plan",
-    "FirstStage": "first_stage",
+    "Retriever": "retrievers",
     "LogitReranker": "run",
     "Provenance": "report",
     "Report": "results",

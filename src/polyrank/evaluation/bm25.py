@@ -6,13 +6,13 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from polyrank.evaluation.first_stage import Advance, Candidates, select_top_k
 from polyrank.evaluation.lexical import tokenize
+from polyrank.evaluation.retrievers import Advance, Candidates, select_top_k
 
 _NO_HITS = Candidates(np.empty(0, np.intp), np.empty(0, np.float32))
 
 
-class Bm25FirstStage:
+class Bm25Retriever:
     """Lexical search with Lucene's BM25.
 
     A document that shares no word with the query is not found, so a query may get fewer than

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from polyrank.errors import EncoderError
 from polyrank.evaluation.bootstrap import resampled_means
 from polyrank.evaluation.dataset import Dataset
-from polyrank.evaluation.first_stage import Advance, Candidates, FirstStage, IndexT, QueriesT
 from polyrank.evaluation.measures import measure, measures_for
 from polyrank.evaluation.plan import EvaluationConfig, Group, Plan, make_plan
 from polyrank.evaluation.results import GroupResult, Report, StageFigures, Timing
+from polyrank.evaluation.retrievers import Advance, Candidates, IndexT, QueriesT, Retriever
 from polyrank.tasks.first_stage import with_first_stage
 from polyrank.types import Float32Array
 
@@ -57,7 +57,7 @@ class LogitReranker:
 def evaluate(
     dataset: Dataset,
     *,
-    first_stage: FirstStage[QueriesT, IndexT],
+    retriever: Retriever[QueriesT, IndexT],
     reranker: RerankerLike | None = None,
     config: EvaluationConfig | None = None,
     progress: EvaluationProgress | None = None,
@@ -66,7 +66,7 @@ def evaluate(
 
     Args:
         dataset: The evaluation set.
-        first_stage: Finds `config.top_k` documents for each query.
+        retriever: Finds `config.top_k` documents for each query.
         reranker: Orders them anew; equal scores keep the order of the first stage. Wrap a
             `polyrank.Reranker` in `LogitReranker`. `config.first_stage_weight` adds the scores
             that the first stage gave them.
@@ -82,20 +82,20 @@ def evaluate(
             value a text or pair.
     """
     config = config or EvaluationConfig()
-    return _Run(dataset, first_stage, reranker, config, progress).report()
+    return _Run(dataset, retriever, reranker, config, progress).report()
 
 
 class _Run(Generic[QueriesT, IndexT]):
     def __init__(
         self,
         dataset: Dataset,
-        first_stage: FirstStage[QueriesT, IndexT],
+        retriever: Retriever[QueriesT, IndexT],
         reranker: RerankerLike | None,
         config: EvaluationConfig,
         progress: EvaluationProgress | None,
     ) -> None:
         self.dataset, self.config = dataset, config
-        self.first_stage, self.reranker = first_stage, reranker
+        self.retriever, self.reranker = retriever, reranker
         self.progress = progress or (lambda step, done, total: None)
         self.plan: Plan = make_plan(dataset, config)
         self.measures = measures_for(config.top_k)
@@ -118,7 +118,7 @@ class _Run(Generic[QueriesT, IndexT]):
             wanted = np.array([own[query.query_id] for query in group.queries], np.intp)
             index = indexes[group.document_language]
             with self._timed("search", "queries", len(wanted)):
-                found = self.first_stage.search(asked, wanted, index, self.config.top_k)
+                found = self.retriever.search(asked, wanted, index, self.config.top_k)
             results.append(self._measure(group, found, advance))
         return self._finish(tuple(results))
 
@@ -132,7 +132,7 @@ class _Run(Generic[QueriesT, IndexT]):
         advance = self._advance("documents", total)
         with self._timed("index documents", "documents", total):
             return {
-                language: self.first_stage.index_documents(texts, advance)
+                language: self.retriever.index_documents(texts, advance)
                 for language, texts in self.texts.items()
             }
 
@@ -141,7 +141,7 @@ class _Run(Generic[QueriesT, IndexT]):
         advance = self._advance("queries", total)
         with self._timed("read queries", "queries", total):
             return {
-                language: self.first_stage.read_queries([query.text for query in asked], advance)
+                language: self.retriever.read_queries([query.text for query in asked], advance)
                 for language, asked in self.plan.queries.items()
             }
 

@@ -17,9 +17,9 @@ from polyrank.compress.gate.record import Figures, LanguageFigures, TaskFigures
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.errors import CapabilityError
 from polyrank.evaluation.dataset import Dataset
-from polyrank.evaluation.first_stage import Advance, Candidates, EmbedderFirstStage, FirstStage
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.results import GroupResult, Report, StageFigures
+from polyrank.evaluation.retrievers import Advance, Candidates, EmbeddingRetriever, Retriever
 from polyrank.evaluation.run import EvaluationProgress, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
@@ -120,7 +120,7 @@ class TwinEmbedders:
     """A first stage that encodes with two embedders and searches with one of them."""
 
     def __init__(self, exact: Embedder, int8: Embedder, agreement: Agreement) -> None:
-        self._stages = (EmbedderFirstStage(exact), EmbedderFirstStage(int8))
+        self._stages = (EmbeddingRetriever(exact), EmbeddingRetriever(int8))
         self._agreement = agreement
         self._done: dict[tuple[str, tuple[str, ...]], Twin] = {}
         self.is_int8 = False
@@ -230,8 +230,8 @@ def measure_tasks(
     dataset: Dataset,
     config: EvaluationConfig,
     *,
-    first_stage: FirstStage[Any, Any],
-    first_stage_name: str,
+    retriever: Retriever[Any, Any],
+    retriever_name: str,
     progress: EvaluationProgress | None = None,
 ) -> tuple[TaskFigures, ...]:
     """Measure int8 against float32 in every task of a checkpoint that ranks.
@@ -241,8 +241,8 @@ def measure_tasks(
         int8: The same with int8 products.
         dataset: The evaluation set.
         config: Languages, queries and depth of the evaluation.
-        first_stage: What searches the corpus for cross-encoders.
-        first_stage_name: What to call it.
+        retriever: What searches the corpus for cross-encoders.
+        retriever_name: What to call it.
         progress: Called as work goes on.
 
     Returns:
@@ -258,8 +258,8 @@ def measure_tasks(
         figures.append(_measure_embedders(exact, int8, dataset, config, progress))
     if "rerank" in heads:
         twins = TwinRerankers(exact, int8, Agreement())
-        reports = _evaluate_both(dataset, first_stage, twins, config, progress)
-        figures.append(_figures("rerank", first_stage_name, reports, twins.agreement))
+        reports = _evaluate_both(dataset, retriever, twins, config, progress)
+        figures.append(_figures("rerank", retriever_name, reports, twins.agreement))
     if not figures:
         raise CapabilityError(
             f"{dataset.name} holds queries and documents to rank; this checkpoint makes no "
@@ -270,16 +270,16 @@ def measure_tasks(
 
 def _evaluate_both(
     dataset: Dataset,
-    first_stage: FirstStage[Any, Any],
+    retriever: Retriever[Any, Any],
     twins: TwinRerankers,
     config: EvaluationConfig,
     progress: EvaluationProgress | None,
 ) -> list[Report]:
     reports = [
-        evaluate(dataset, first_stage=first_stage, reranker=twins, config=config, progress=progress)
+        evaluate(dataset, retriever=retriever, reranker=twins, config=config, progress=progress)
     ]
     twins.is_int8 = True
-    reports.append(evaluate(dataset, first_stage=first_stage, reranker=twins, config=config))
+    reports.append(evaluate(dataset, retriever=retriever, reranker=twins, config=config))
     return reports
 
 
@@ -292,9 +292,9 @@ def _measure_embedders(
 ) -> TaskFigures:
     agreement = Agreement()
     twins = TwinEmbedders(exact.embedder(), int8.embedder(), agreement)
-    reports = [evaluate(dataset, first_stage=twins, config=config, progress=progress)]
+    reports = [evaluate(dataset, retriever=twins, config=config, progress=progress)]
     twins.is_int8 = True
-    reports.append(evaluate(dataset, first_stage=twins, config=config))
+    reports.append(evaluate(dataset, retriever=twins, config=config))
     return _figures("embed", "its own vectors", reports, agreement)
 
 

@@ -22,9 +22,9 @@ from polyrank.compress.quantize.writing import write_int8
 from polyrank.config import EngineConfig
 from polyrank.errors import ConfigError
 from polyrank.evaluation.dataset import Dataset
-from polyrank.evaluation.first_stage import FirstStage
 from polyrank.evaluation.labelled import LabelledSet
 from polyrank.evaluation.plan import EvaluationConfig
+from polyrank.evaluation.retrievers import Retriever
 from polyrank.evaluation.run import EvaluationProgress
 
 DEFAULT_TOLERANCE = 0.002
@@ -43,8 +43,8 @@ class GateConfig:
     Attributes:
         tolerance: How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages.
         evaluation: Languages, queries and depth of the evaluation.
-        first_stage: What searches the corpus for cross-encoders.
-        first_stage_name: What to call it.
+        retriever: What searches the corpus for cross-encoders.
+        retriever_name: What to call it.
         max_length: Tokens that are read of a text or pair; None takes the checkpoint's limit.
         num_threads: Threads of the encoder.
         created: Date for the record.
@@ -54,8 +54,8 @@ class GateConfig:
     """
 
     evaluation: EvaluationConfig
-    first_stage: FirstStage[Any, Any]
-    first_stage_name: str
+    retriever: Retriever[Any, Any]
+    retriever_name: str
     created: str
     tolerance: float = DEFAULT_TOLERANCE
     max_length: int | None = None
@@ -238,7 +238,7 @@ def _measure(
         int8,
         part,
         config.evaluation,
-        first_stage=config.first_stage,
-        first_stage_name=config.first_stage_name,
+        retriever=config.retriever,
+        retriever_name=config.retriever_name,
         progress=progress,
     )

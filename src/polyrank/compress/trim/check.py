@@ -9,9 +9,9 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.trim.record import CheckRecord, RankingFigures
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.evaluation.dataset import Dataset
-from polyrank.evaluation.first_stage import EmbedderFirstStage, FirstStage
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.results import Report
+from polyrank.evaluation.retrievers import EmbeddingRetriever, Retriever
 from polyrank.evaluation.run import EvaluationProgress, LogitReranker, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
@@ -31,7 +31,7 @@ class TrimCheck:
         original: Folder of the checkpoint before.
         dataset: The evaluation set.
         evaluation: Languages, queries and depth of the evaluation.
-        first_stage: What searches the corpus for cross-encoders.
+        retriever: What searches the corpus for cross-encoders.
         tolerance: How much nDCG@10 of any language may fall.
         num_threads: Threads of the encoder.
         progress: Called as work goes on.
@@ -43,7 +43,7 @@ class TrimCheck:
     original: Path
     dataset: Dataset
     evaluation: EvaluationConfig
-    first_stage: FirstStage[Any, Any]
+    retriever: Retriever[Any, Any]
     tolerance: float = DEFAULT_TOLERANCE
     num_threads: int | None = None
     progress: EvaluationProgress | None = None
@@ -92,7 +92,7 @@ class TrimCheck:
         embedder = Embedder(str(folder), num_threads=self.num_threads, precision="float32")
         report = evaluate(
             self.dataset,
-            first_stage=EmbedderFirstStage(embedder),
+            retriever=EmbeddingRetriever(embedder),
             config=self.evaluation,
             progress=self.progress,
         )
@@ -102,7 +102,7 @@ class TrimCheck:
         reranker = Reranker(str(folder), num_threads=self.num_threads, precision="float32")
         report = evaluate(
             self.dataset,
-            first_stage=self.first_stage,
+            retriever=self.retriever,
             reranker=LogitReranker(reranker),
             config=self.evaluation,
             progress=self.progress,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from polyrank._files import replacing
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.evaluation.first_stage import EmbedderFirstStage, EmbedderLike
+from polyrank.evaluation.retrievers import EmbedderLike, EmbeddingRetriever
 from polyrank.inference.embedder import Embedder
 from polyrank.training.config import TrainingConfig
 from polyrank.training.data.source import Source, text_key
@@ -77,7 +77,7 @@ class Miner:
             identity: Tells embedders apart in the cache.
             progress: Called as passages are encoded.
         """
-        self._stage = EmbedderFirstStage(embedder)
+        self._stage = EmbeddingRetriever(embedder)
         self._config = config
         self._cache_dir, self._identity = cache_dir, identity
         self._progress = progress or (lambda done, total: None)

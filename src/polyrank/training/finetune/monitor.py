@@ -13,14 +13,14 @@ import numpy as np
 from polyrank.errors import ConfigError, DataError
 from polyrank.evaluation.beir import load_dataset
 from polyrank.evaluation.dataset import Dataset
-from polyrank.evaluation.first_stage import (
-    Advance,
-    EmbedderFirstStage,
-    EmbedderLike,
-    FirstStage,
-)
 from polyrank.evaluation.labelled import macro_f1
 from polyrank.evaluation.plan import EvaluationConfig, Mode, make_plan
+from polyrank.evaluation.retrievers import (
+    Advance,
+    EmbedderLike,
+    EmbeddingRetriever,
+    Retriever,
+)
 from polyrank.evaluation.run import RerankerLike, evaluate
 from polyrank.training.config import RELEVANCE_LABELS, TrainTask
 from polyrank.training.data.rows import read_rows
@@ -91,15 +91,13 @@ class MonitorConfig:
     top_k: int = 30
 
 
-def make_monitor(
-    config: MonitorConfig, task: TrainTask, first_stage: FirstStage[Any, Any]
-) -> Monitor:
+def make_monitor(config: MonitorConfig, task: TrainTask, retriever: Retriever[Any, Any]) -> Monitor:
     """Return what measures a task on some data.
 
     Args:
         config: Where the data are and how much of it to take.
         task: What is trained.
-        first_stage: Finds the documents that cross-encoders order.
+        retriever: Finds the documents that cross-encoders order.
 
     Returns:
         The monitor, its data read and checked.
@@ -120,7 +118,7 @@ def make_monitor(
         max_queries=config.max_queries,
         num_resamples=100,
     )
-    return RankingMonitor(load_dataset(folder), evaluation, task, first_stage)
+    return RankingMonitor(load_dataset(folder), evaluation, task, retriever)
 
 
 class RankingMonitor:
@@ -131,20 +129,20 @@ class RankingMonitor:
         dataset: Dataset,
         config: EvaluationConfig,
         task: TrainTask,
-        first_stage: FirstStage[Any, Any],
+        retriever: Retriever[Any, Any],
     ) -> None:
         make_plan(dataset, config)  # says now what would fail after an hour
         self.name = dataset.name
         self._dataset, self._config, self._task = dataset, config, task
-        self._first_stage = RememberingFirstStage(first_stage)
+        self._retriever = RememberingRetriever(retriever)
 
     def measure(self, model: LiveModel) -> Measurement:
         """Return nDCG@10, the mean over languages and each."""
         is_embedder = self._task == "embedder"
-        stage: Any = EmbedderFirstStage(cast(EmbedderLike, model)) if is_embedder else None
+        stage: Any = EmbeddingRetriever(cast(EmbedderLike, model)) if is_embedder else None
         report = evaluate(
             self._dataset,
-            first_stage=stage or self._first_stage,
+            retriever=stage or self._retriever,
             reranker=None if is_embedder else cast(RerankerLike, model),
             config=self._config,
         )
@@ -158,10 +156,10 @@ class RankingMonitor:
 
 
 @dataclass
-class RememberingFirstStage:
+class RememberingRetriever:
     """A first stage that answers the same question from memory: only the reranker changes."""
 
-    stage: FirstStage[Any, Any]
+    stage: Retriever[Any, Any]
     _indexes: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _queries: dict[tuple[str, ...], Any] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ from polyrank.training.record import (
 from polyrank.types import Float32Array
 
 if TYPE_CHECKING:
-    from polyrank.evaluation.first_stage import FirstStage
+    from polyrank.evaluation.retrievers import Retriever
     from polyrank.training.finetune.monitor import LiveModel
 
 BM25 = "bm25"
@@ -72,7 +72,7 @@ class Job:
         output: Folder to make.
         config: The settings.
         monitor: What to measure on; None measures nothing.
-        first_stage: What finds documents in evaluation: "bm25", or an embedding checkpoint.
+        retriever: What finds documents in evaluation: "bm25", or an embedding checkpoint.
         use_miner: Whether to mine hard negatives.
         miner: Embedding checkpoint that mines them; None takes the default model.
         teacher: Checkpoint whose scores are targets.
@@ -87,7 +87,7 @@ class Job:
     output: Path
     config: TrainingConfig
     monitor: MonitorConfig | None = None
-    first_stage: str = BM25
+    retriever: str = BM25
     use_miner: bool = True
     miner: str | None = None
     teacher: str | None = None
@@ -363,11 +363,11 @@ class _Run:
 def _monitor(job: Job) -> Monitor | None:
     if job.monitor is None:
         return None
-    from polyrank.evaluation import Bm25FirstStage, EmbedderFirstStage
+    from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
 
-    stage: FirstStage[Any, Any] = Bm25FirstStage()
-    if job.first_stage != BM25 and job.config.task != "embedder":
-        stage = EmbedderFirstStage(Embedder(job.first_stage, num_threads=job.num_threads))
+    stage: Retriever[Any, Any] = Bm25Retriever()
+    if job.retriever != BM25 and job.config.task != "embedder":
+        stage = EmbeddingRetriever(Embedder(job.retriever, num_threads=job.num_threads))
     return make_monitor(job.monitor, job.config.task, stage)
 
 

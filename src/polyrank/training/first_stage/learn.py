@@ -25,7 +25,7 @@ from polyrank.checkpoint.layouts import CONFIG_FILE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.errors import ConfigError, DataError, TrainingError
-from polyrank.evaluation.first_stage import Candidates, EmbedderFirstStage, FirstStage
+from polyrank.evaluation.retrievers import Candidates, EmbeddingRetriever, Retriever
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.tasks.first_stage import standardized
@@ -85,7 +85,7 @@ class FirstStageWeightJob:
             model, too.
         data: Training data.
         config: The settings.
-        first_stage_model: Embedding checkpoint of the dense first stage; None takes the model's
+        retriever_model: Embedding checkpoint of the dense first stage; None takes the model's
             own embed head, if it has one beside what it reranks by.
         num_threads: Threads; None takes what this process may use.
         row_cache_bytes: As of `Reranker`.
@@ -95,7 +95,7 @@ class FirstStageWeightJob:
     model: str | None
     data: tuple[DataSource, ...]
     config: FirstStageWeightConfig
-    first_stage_model: str | None = None
+    retriever_model: str | None = None
     num_threads: int | None = None
     row_cache_bytes: int = 0
     is_dry_run: bool = False
@@ -167,7 +167,7 @@ def learn_first_stage_weights(
         "model": name,
         "model_sha256": fingerprint(checkpoint.weights.paths),
         "precision": reranker.info.encoder.precision,
-        "first_stage_model": Path(job.first_stage_model or name).name,
+        "retriever_model": Path(job.retriever_model or name).name,
         "versions": versions(),
         "settings": asdict(config),
         "data": _describe(sources, pools),
@@ -193,18 +193,18 @@ def _target(job: FirstStageWeightJob) -> tuple[Path, str]:
 
 def _first_stages(
     job: FirstStageWeightJob, folder: Path, reranker: Reranker
-) -> dict[FirstStageKind, FirstStage[Any, Any]]:
-    from polyrank.evaluation.bm25 import Bm25FirstStage
+) -> dict[FirstStageKind, Retriever[Any, Any]]:
+    from polyrank.evaluation.bm25 import Bm25Retriever
 
-    stages: dict[FirstStageKind, FirstStage[Any, Any]] = {"lexical": Bm25FirstStage()}
+    stages: dict[FirstStageKind, Retriever[Any, Any]] = {"lexical": Bm25Retriever()}
     # an embedder that also reranks would be blended with itself
-    if job.first_stage_model or {"rerank", "embed"} <= set(reranker.spec.heads):
+    if job.retriever_model or {"rerank", "embed"} <= set(reranker.spec.heads):
         embedder = Embedder(
-            job.first_stage_model or folder,
+            job.retriever_model or folder,
             num_threads=job.num_threads,
             precision=job.config.precision,
         )
-        stages["dense"] = EmbedderFirstStage(embedder)
+        stages["dense"] = EmbeddingRetriever(embedder)
     return stages
 
 
@@ -276,7 +276,7 @@ def _pool(
 
 def collect(
     pools: Sequence[Pool],
-    stages: Mapping[FirstStageKind, FirstStage[Any, Any]],
+    stages: Mapping[FirstStageKind, Retriever[Any, Any]],
     reranker: Reranker,
     candidates: int,
     progress: StepProgress,
@@ -315,7 +315,7 @@ def collect(
     return ranked
 
 
-def _search(pool: Pool, stage: FirstStage[Any, Any], candidates: int) -> list[Candidates]:
+def _search(pool: Pool, stage: Retriever[Any, Any], candidates: int) -> list[Candidates]:
     def advance(count: int) -> None:
         del count
 

@@ -38,7 +38,7 @@ class Candidates:
     scores: Float32Array
 
 
-class FirstStage(Protocol[QueriesT, IndexT]):
+class Retriever(Protocol[QueriesT, IndexT]):
     """A search over a whole corpus.
 
     `advance` is called with the number of texts read since the last call.
@@ -67,7 +67,7 @@ class EmbedderLike(Protocol):
         ...
 
 
-class EmbedderFirstStage:
+class EmbeddingRetriever:
     """Exact nearest neighbours by inner product of an embedding model's vectors."""
 
     def __init__(self, embedder: EmbedderLike) -> None:

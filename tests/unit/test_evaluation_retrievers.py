@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyrank.errors import EncoderError
-from polyrank.evaluation import first_stage
-from polyrank.evaluation.bm25 import Bm25FirstStage
-from polyrank.evaluation.first_stage import EmbedderFirstStage, select_top_k
+from polyrank.evaluation import retrievers
+from polyrank.evaluation.bm25 import Bm25Retriever
 from polyrank.evaluation.lexical import tokenize
+from polyrank.evaluation.retrievers import EmbeddingRetriever, select_top_k
 
 
 def search(stage, queries, documents, top_k):
@@ -75,26 +75,26 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("language", PASSAGES)
 def test_bm25_finds_the_passage_in_many_languages(language):
-    (found,) = search(Bm25FirstStage(), [QUESTIONS[language]], PASSAGES[language], 3)
+    (found,) = search(Bm25Retriever(), [QUESTIONS[language]], PASSAGES[language], 3)
     assert found.doc_indices[0] == 1
 
 
 def test_bm25_leaves_out_documents_without_a_common_word():
-    cat, nothing, empty = search(Bm25FirstStage(), ["cat", "moon", "?!"], ["a cat", "a dog"], 5)
+    cat, nothing, empty = search(Bm25Retriever(), ["cat", "moon", "?!"], ["a cat", "a dog"], 5)
     assert cat.doc_indices.tolist() == [0]
     assert nothing.doc_indices.tolist() == empty.doc_indices.tolist() == []
 
 
 def test_bm25_breaks_ties_by_position_and_takes_wordless_corpora():
-    (found,) = search(Bm25FirstStage(), ["cat"], ["dog", "cat", "cat", "cat"], 2)
+    (found,) = search(Bm25Retriever(), ["cat"], ["dog", "cat", "cat", "cat"], 2)
     assert found.doc_indices.tolist() == [1, 2]
-    (found,) = search(Bm25FirstStage(), ["cat"], ["", "…"], 2)
+    (found,) = search(Bm25Retriever(), ["cat"], ["", "…"], 2)
     assert found.doc_indices.tolist() == []
 
 
 def test_bm25_scores_are_lucenes():
     documents = ["cat cat dog", "cat bird", "bird fish"]
-    (found,) = search(Bm25FirstStage(), ["cat"], documents, 3)
+    (found,) = search(Bm25Retriever(), ["cat"], documents, 3)
     idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     mean_length = 7 / 3
     expected = [
@@ -125,14 +125,14 @@ class Vectors:
 
 @pytest.mark.parametrize("scores_per_block", [1, 300, 1 << 24])
 def test_vectors_agree_with_brute_force_in_blocks_of_any_size(monkeypatch, scores_per_block):
-    monkeypatch.setattr(first_stage, "_SCORES_PER_BLOCK", scores_per_block)
+    monkeypatch.setattr(retrievers, "_SCORES_PER_BLOCK", scores_per_block)
     generator = np.random.default_rng(5)
     rows = generator.standard_normal((120, 24)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     rows[60:90] = rows[0:30]  # equal documents: ties that position must break
     prepared = {str(i): row for i, row in enumerate(rows)}
     queries = [str(i) for i in range(0, 120, 7)]
-    found = search(EmbedderFirstStage(Vectors(prepared)), queries, list(prepared), 10)
+    found = search(EmbeddingRetriever(Vectors(prepared)), queries, list(prepared), 10)
     for query, candidates in zip(queries, found, strict=True):
         exact = (rows * rows[int(query)]).sum(axis=1, dtype=np.float64).astype(np.float32)
         expected = sorted(range(120), key=lambda i: (-exact[i], i))[:10]
@@ -142,7 +142,7 @@ def test_vectors_agree_with_brute_force_in_blocks_of_any_size(monkeypatch, score
 
 def test_only_the_rows_asked_for_are_searched():
     prepared = {"a": np.array([1, 0], np.float32), "b": np.array([0, 1], np.float32)}
-    stage = EmbedderFirstStage(Vectors(prepared))
+    stage = EmbeddingRetriever(Vectors(prepared))
     index = stage.index_documents(["a", "b"], lambda count: None)
     found = stage.search(index, np.array([1]), index, 5)
     assert [candidates.doc_indices.tolist() for candidates in found] == [[1, 0]]
@@ -155,4 +155,4 @@ def test_bad_embeddings_are_refused(rows):
             return rows
 
     with pytest.raises(EncoderError, match="one finite row a text"):
-        EmbedderFirstStage(Broken()).read_queries(["a", "b"], lambda count: None)
+        EmbeddingRetriever(Broken()).read_queries(["a", "b"], lambda count: None)
