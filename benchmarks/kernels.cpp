@@ -225,7 +225,8 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
   std::vector<float> out(sizes.size() * hidden);
   Batch batch{ids.data(), nullptr, places.data(), bounds.data(), static_cast<int>(sizes.size()),
               ids.size()};
-  double time = wall_time([&] { body.run(batch, Pooling::kMean, num_threads, out.data()); });
+  const auto measure = num_threads == 1 ? seconds : wall_time;
+  double time = measure([&] { body.run(batch, Pooling::kMean, num_threads, out.data()); });
   std::printf("%-8s %d threads %8.0f tokens/s  %6.1f us a token and thread\n",
               is_int8 ? "int8" : "float32", num_threads, ids.size() / time,
               time * num_threads / ids.size() * 1e6);

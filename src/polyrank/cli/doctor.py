@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +15,10 @@ from rich.text import Text
 import polyrank
 from polyrank._extras import EXTRAS, install_command, is_installed
 from polyrank.checkpoint.hub import cache_folder, default_model_folder
+from polyrank.checkpoint.spec import LinearType
 from polyrank.cli import options
 from polyrank.encoder.choose import available_encoders
+from polyrank.encoder.paths import is_int8_quicker, running_path
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CheckpointNotFoundError
 
@@ -76,6 +78,7 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_threads": usable_threads(),
         "memory_bytes": _memory_bytes(),
+        "native": _native(),
         "encoders": {
             status.name: "available" if status.is_available else status.reason
             for status in available_encoders()
@@ -116,6 +119,28 @@ def _memory_bytes() -> int | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _native() -> dict[str, Any]:
+    """Return the kernels that run, how quick they are now and which precision "auto" takes."""
+    path = running_path()
+    if not path:
+        return {}
+    from polyrank.encoder.speed import measure_speed
+
+    try:
+        speeds = measure_speed(usable_threads())
+    except ValueError as exc:
+        return {"path": path, "error": str(exc)}
+    quicker = {kind: is_int8_quicker(path, kind) for kind in get_args(LinearType)}
+    return {
+        "path": path,
+        "tokens_per_second": speeds,
+        "auto": {
+            f"{kind} folder": "int8" if is_quicker else "float32"
+            for kind, is_quicker in quicker.items()
+        },
+    }
 
 
 def _version(name: str) -> str:

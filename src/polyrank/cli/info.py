@@ -85,6 +85,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "size_bytes": sum(path.stat().st_size for path in checkpoint.weights.paths),
         "encoder": plan.encoder,
         "encoder_because": plan.encoder_reason,
+        "path": plan.path or None,
         "precision": plan.precision,
         "precision_because": plan.reason,
         "gate": _gate(checkpoint.gate()),

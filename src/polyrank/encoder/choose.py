@@ -12,6 +12,7 @@ from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
 from polyrank.encoder.checks import native_misfit
+from polyrank.encoder.paths import running_path
 from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
 
@@ -65,12 +66,14 @@ class EncoderPlan:
         encoder_reason: Why that encoder, in words.
         precision: Type of the products in linear layers.
         reason: Why that precision, in words.
+        path: Kernels of the native encoder that run here; empty for another encoder.
     """
 
     encoder: str
     encoder_reason: str
     precision: str
     reason: str
+    path: str = ""
 
 
 def _make_native(checkpoint: Checkpoint, config: EngineConfig) -> Encoder:
@@ -153,11 +156,12 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
     because = "asked for"
     if config.encoder == AUTO:
         because = _misfits(config, body) or "the first one installed that can do what is asked"
-    choice = choose_precision(checkpoint, config.precision)
+    path = running_path() if backend.name == NATIVE else ""
+    choice = choose_precision(checkpoint, config.precision, path)
     if not backend.has_int8:
         reason = float32_reason(checkpoint, choice, backend.name)
         return EncoderPlan(backend.name, because, "float32", reason)
-    return EncoderPlan(backend.name, because, choice.name, choice.reason)
+    return EncoderPlan(backend.name, because, choice.name, choice.reason, path)
 
 
 def _willing(config: EngineConfig) -> list[_Backend]:

@@ -65,7 +65,7 @@ class NativeEncoder:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         self._checkpoint = checkpoint
         self._num_threads = config.num_threads or usable_threads()
-        self._is_int8 = choose_precision(checkpoint, config.precision).is_int8
+        self._is_int8 = choose_precision(checkpoint, config.precision, running_path()).is_int8
         if misfit := native_misfit(checkpoint.spec.body):
             raise CapabilityError(f'{misfit}. Choose encoder="auto".')
         _check_isa()

@@ -1,8 +1,9 @@
-"""The rule of ``precision="auto"``: int8 only where a quality gate measured it and it passed."""
+"""The rule of ``precision="auto"``: int8 where a quality gate passed it and it is quicker."""
 
 from dataclasses import dataclass
 
 from polyrank.checkpoint.reader import Checkpoint
+from polyrank.encoder.paths import is_int8_quicker
 from polyrank.types import Precision
 
 
@@ -13,10 +14,12 @@ class PrecisionChoice:
     Attributes:
         is_int8: Whether products are int8; otherwise float32.
         reason: Why, in words.
+        is_for_speed: Whether it is float32 though the gate passed, since that is as quick here.
     """
 
     is_int8: bool
     reason: str
+    is_for_speed: bool = False
 
     @property
     def name(self) -> str:
@@ -43,12 +46,13 @@ def float32_reason(checkpoint: Checkpoint, choice: PrecisionChoice, encoder: str
     return reason
 
 
-def choose_precision(checkpoint: Checkpoint, asked: Precision) -> PrecisionChoice:
+def choose_precision(checkpoint: Checkpoint, asked: Precision, path: str = "") -> PrecisionChoice:
     """Return which precision an encoder that has int8 products uses.
 
     Args:
         checkpoint: The opened checkpoint, whose gate record "auto" looks at.
         asked: What the caller asked for.
+        path: Kernels that would compute; empty for an encoder of which nothing is known.
 
     Returns:
         The choice. Float32 products on an int8 folder run on its dequantised weights.
@@ -58,5 +62,9 @@ def choose_precision(checkpoint: Checkpoint, asked: Precision) -> PrecisionChoic
     """
     if asked != "auto":
         return PrecisionChoice(asked == "int8", "asked for")
-    gate = checkpoint.gate()
+    gate, quantization = checkpoint.gate(), checkpoint.spec.quantization
+    linears = quantization.linears if quantization else "int8"
+    if gate.passed and not is_int8_quicker(path, linears):
+        reason = f"{gate.reason}, but float32 products are as quick on path {path}"
+        return PrecisionChoice(False, reason, is_for_speed=True)
     return PrecisionChoice(gate.passed, gate.reason)

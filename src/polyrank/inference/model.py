@@ -18,6 +18,7 @@ from polyrank.checkpoint.state import FolderState, folder_state
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
+from polyrank.encoder.paths import running_path
 from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
@@ -264,9 +265,12 @@ class Front:
         spec, head = self.spec, self._head
         encoder = self._engine.encoder.capabilities
         checkpoint = self._model.checkpoint
-        choice = choose_precision(checkpoint, self._model.config.precision)
+        path = running_path() if encoder.name == "native" else ""
+        choice = choose_precision(checkpoint, self._model.config.precision, path)
         if encoder.precision == "int8":
             notes += (f"Linear layers run in int8: {choice.reason}.",)
+        elif choice.is_for_speed:
+            notes += (f"Linear layers run in float32: {choice.reason}.",)
         elif spec.quantization is not None and encoder.name != "native":
             reason = float32_reason(checkpoint, choice, encoder.name)
             notes += (f"Linear layers run in float32: {reason}.",)
