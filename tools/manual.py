@@ -16,7 +16,7 @@ from typing import Any
 import typer.main
 
 from polyrank import errors
-from polyrank.cli.main import app
+from polyrank.cli.app import app
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.server.dialects.routes import ROUTES
 from polyrank.server.failures import KINDS, STATUSES
