@@ -5,7 +5,7 @@ Shape vocabulary: `num_sequences`, `total_tokens`, `seq_len`, `hidden_size`, `di
 owns the tokens `cu_seqlens[i]:cu_seqlens[i + 1]`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -63,9 +63,6 @@ Document = str | Mapping[str, Any] | HasText | HasContent | HasPageContent
 
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Matrix = np.ndarray[tuple[int, int], np.dtype[Any]]
-
-Progress = Callable[[int, int], None]
-"""Called with (tokens done, tokens in all) as work goes on."""
 
 
 @dataclass(frozen=True, slots=True)

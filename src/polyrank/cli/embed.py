@@ -8,8 +8,9 @@ import typer
 from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Source, chunks
 from polyrank.cli.outputs import STDOUT, VECTOR_SUFFIXES, check_output, vector_sink
-from polyrank.cli.progress import StepProgress, steps
-from polyrank.types import EmbeddingPrecision, InputType, Progress
+from polyrank.cli.progress import steps
+from polyrank.progress import Progress, StepProgress
+from polyrank.types import EmbeddingPrecision, InputType
 
 CHUNK = 1024  # texts embedded and written at a time: bounds memory, keeps batches full
 

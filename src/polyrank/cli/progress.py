@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -17,18 +16,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from polyrank import types
+from polyrank.progress import Progress as WorkProgress
+from polyrank.progress import StepProgress
 
 PATIENCE_S = 0.5  # shorter work shows no bar
 LINES_EVERY_S = 30.0
-
-
-class StepProgress(Protocol):
-    """Called as work goes on."""
-
-    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
-        """Take the step's name, how much is done of how much, and a word on it."""
-        ...
 
 
 @contextmanager
@@ -47,7 +39,7 @@ def steps(*, quiet: bool) -> Iterator[StepProgress | None]:
 
 
 @contextmanager
-def tokens(step: str, *, quiet: bool) -> Iterator[types.Progress | None]:
+def tokens(step: str, *, quiet: bool) -> Iterator[WorkProgress | None]:
     """Show on standard error how many tokens of the only step are done."""
     with steps(quiet=quiet) as progress:
         yield None if progress is None else partial(progress, f"{step} (tokens)")

@@ -21,8 +21,8 @@ from polyrank.errors import ConfigError
 if TYPE_CHECKING:
     from polyrank.checkpoint.formats.mixed import MixedTable
     from polyrank.checkpoint.reader import Checkpoint
-    from polyrank.compress.vocabulary.corpus import StepProgress
     from polyrank.compress.vocabulary.table import TableFigures
+    from polyrank.progress import StepProgress
 
 MEGABYTES = 19.2
 TIERS = ("4-bit blocks", "4 values a code", "8 values a code", "16 values a code")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from polyrank.compress.trim.check import TrimCheck
     from polyrank.compress.trim.record import CheckRecord, TrimRecord
     from polyrank.compress.trim.run import TrimOutcome
-    from polyrank.compress.vocabulary.corpus import StepProgress
+    from polyrank.progress import StepProgress
 
 _MOST_ROWS = 30
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from polyrank._extras import require
 from polyrank.errors import ConfigError
-from polyrank.types import Activation, Progress
+from polyrank.progress import Progress
+from polyrank.types import Activation
 
 LOADING = {
     "device": "device",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from polyrank.encoder.base import Encoder
 from polyrank.engine.packing import plan_batches
 from polyrank.engine.row_cache import RowCache
-from polyrank.types import Float32Array, PackedBatch, PoolingMode, Progress
+from polyrank.progress import Progress
+from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
 
 @dataclass(frozen=True, slots=True)

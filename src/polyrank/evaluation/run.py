@@ -5,7 +5,7 @@ languages they take part in.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol
 
@@ -19,11 +19,9 @@ from polyrank.evaluation.measures import measure, measures_for
 from polyrank.evaluation.plan import EvaluationConfig, Group, Plan, make_plan
 from polyrank.evaluation.results import GroupResult, Report, StageFigures, Timing
 from polyrank.evaluation.retrievers import Advance, Candidates, IndexT, QueriesT, Retriever
+from polyrank.progress import StepProgress
 from polyrank.tasks.first_stage import with_first_stage
 from polyrank.types import Float32Array
-
-EvaluationProgress = Callable[[str, int, int], None]
-"""Called with (step, done, in all): "documents", "queries", then "rankings"."""
 
 _PAIRS_PER_CALL = 2048  # pairs that a reranker gets at once, between two reports of progress
 
@@ -60,7 +58,7 @@ def evaluate(
     retriever: Retriever[QueriesT, IndexT],
     reranker: RerankerLike | None = None,
     config: EvaluationConfig | None = None,
-    progress: EvaluationProgress | None = None,
+    progress: StepProgress | None = None,
 ) -> Report:
     """Measure a first stage and, where one is given, a reranker of what it finds.
 
@@ -92,7 +90,7 @@ class _Run(Generic[QueriesT, IndexT]):
         retriever: Retriever[QueriesT, IndexT],
         reranker: RerankerLike | None,
         config: EvaluationConfig,
-        progress: EvaluationProgress | None,
+        progress: StepProgress | None,
     ) -> None:
         self.dataset, self.config = dataset, config
         self.retriever, self.reranker = retriever, reranker

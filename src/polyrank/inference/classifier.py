@@ -15,6 +15,7 @@ from polyrank.config import (
 from polyrank.errors import InputError
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
+from polyrank.progress import Progress
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
@@ -22,7 +23,6 @@ from polyrank.types import (
     Classification,
     Float32Array,
     Precision,
-    Progress,
     TruncationStrategy,
 )
 

@@ -16,6 +16,7 @@ from polyrank.config import (
 )
 from polyrank.inference.foreign import ENCODE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.progress import Progress
 from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
 from polyrank.text.inputs import check_texts
 from polyrank.text.prompts import choose_prompt
@@ -25,7 +26,6 @@ from polyrank.types import (
     InputType,
     Matrix,
     Precision,
-    Progress,
     Vector,
 )
 

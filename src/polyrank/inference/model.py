@@ -23,10 +23,11 @@ from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
 from polyrank.errors import CheckpointWarning
+from polyrank.progress import Progress
 from polyrank.tasks.heads import Head
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.tokenizer import Tokenizer
-from polyrank.types import Float32Array, PackedBatch, Progress, TaskName
+from polyrank.types import Float32Array, PackedBatch, TaskName
 
 ModelName = str | os.PathLike[str] | None
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
+from polyrank.progress import Progress
 from polyrank.tasks.scoring import PairPlan, PairScorer
-from polyrank.types import Float32Array, Progress
+from polyrank.types import Float32Array
 
 # 25 MB of rows of 384 values, and as much for their clean form: few enough that glibc hands the
 # same memory out again, where new pages would take longer than the arithmetic on them

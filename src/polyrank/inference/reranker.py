@@ -16,6 +16,7 @@ from polyrank.errors import ConfigError
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.pair_runs import pair_logits
+from polyrank.progress import Progress
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
@@ -39,7 +40,6 @@ from polyrank.types import (
     FirstStageKind,
     Float32Array,
     Precision,
-    Progress,
     RankedDocument,
     TruncationStrategy,
 )

@@ -10,7 +10,7 @@ from polyrank.compress.gate.record import ClassifierFigures, LabelFigures
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.evaluation.labelled import LabelledPair, LabelledSet, LabelNumbers, macro_f1
 from polyrank.evaluation.plan import EvaluationConfig
-from polyrank.evaluation.run import EvaluationProgress
+from polyrank.progress import StepProgress
 
 _PAIRS_AT_ONCE = 256
 _MEANS = ("accuracy_float32", "accuracy_int8", "f1_float32", "f1_int8", "equal_labels")
@@ -21,7 +21,7 @@ def measure_classifier(
     int8: Contender,
     labelled: LabelledSet,
     config: EvaluationConfig,
-    progress: EvaluationProgress | None = None,
+    progress: StepProgress | None = None,
 ) -> ClassifierFigures:
     """Measure int8 against float32 in telling labels.
 
@@ -82,7 +82,7 @@ def _predict(
     int8: Contender,
     pairs: Sequence[LabelledPair],
     agreement: Agreement,
-    progress: EvaluationProgress | None,
+    progress: StepProgress | None,
 ) -> tuple[LabelNumbers, LabelNumbers]:
     runs = (PairRun(exact, "classify"), PairRun(int8, "classify"))
     found: tuple[list[LabelNumbers], list[LabelNumbers]] = ([], [])

@@ -20,10 +20,11 @@ from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.results import GroupResult, Report, StageFigures
 from polyrank.evaluation.retrievers import Advance, Candidates, EmbeddingRetriever, Retriever
-from polyrank.evaluation.run import EvaluationProgress, evaluate
+from polyrank.evaluation.run import evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
 from polyrank.inference.pair_runs import in_order, run_pairs
+from polyrank.progress import StepProgress
 from polyrank.tasks.choose import pair_scorer
 from polyrank.types import Float32Array, TaskName
 
@@ -232,7 +233,7 @@ def measure_tasks(
     *,
     retriever: Retriever[Any, Any],
     retriever_name: str,
-    progress: EvaluationProgress | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[TaskFigures, ...]:
     """Measure int8 against float32 in every task of a checkpoint that ranks.
 
@@ -273,7 +274,7 @@ def _evaluate_both(
     retriever: Retriever[Any, Any],
     twins: TwinRerankers,
     config: EvaluationConfig,
-    progress: EvaluationProgress | None,
+    progress: StepProgress | None,
 ) -> list[Report]:
     reports = [
         evaluate(dataset, retriever=retriever, reranker=twins, config=config, progress=progress)
@@ -288,7 +289,7 @@ def _measure_embedders(
     int8: Contender,
     dataset: Dataset,
     config: EvaluationConfig,
-    progress: EvaluationProgress | None,
+    progress: StepProgress | None,
 ) -> TaskFigures:
     agreement = Agreement()
     twins = TwinEmbedders(exact.embedder(), int8.embedder(), agreement)

@@ -17,8 +17,9 @@ from polyrank.engine.packing import plan_batches
 from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.labelled import LabelledSet
 from polyrank.inference.model import load_model
+from polyrank.progress import Progress
 from polyrank.text.prompts import prompt_for_input_type
-from polyrank.types import PackedBatch, Progress
+from polyrank.types import PackedBatch
 
 MAX_LENGTH = 128
 NUM_PAIRS = 64

@@ -25,7 +25,7 @@ from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.labelled import LabelledSet
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.retrievers import Retriever
-from polyrank.evaluation.run import EvaluationProgress
+from polyrank.progress import StepProgress
 
 DEFAULT_TOLERANCE = 0.002
 ROW_CACHE_BYTES = 512 << 20  # of each precision: documents of a language that comes again
@@ -102,7 +102,7 @@ def quantize_folder(
     mixed: MixedTable | None = None,
     is_tokenizer_compressed: bool = False,
     calibration: Sequence[str] | None = None,
-    progress: EvaluationProgress | None = None,
+    progress: StepProgress | None = None,
 ) -> Outcome:
     """Write an int8 folder, and keep it only if it passes the gate.
 
@@ -163,7 +163,7 @@ def judge_folder(
     data: Data,
     config: GateConfig,
     *,
-    progress: EvaluationProgress | None = None,
+    progress: StepProgress | None = None,
 ) -> Outcome:
     """Measure int8 as a float folder is quantised at load, and write the verdict into it.
 
@@ -198,7 +198,7 @@ def _judge(
     data: Data,
     config: GateConfig,
     calibration: str,
-    progress: EvaluationProgress | None,
+    progress: StepProgress | None,
 ) -> GateRecord:
     exact = Contender(str(checkpoint.spec.folder), config.exact, config.max_length)
     int8 = Contender(str(folder), replace(config.exact, precision="int8"), config.max_length)
@@ -226,7 +226,7 @@ def _measure(
     int8: Contender,
     part: Dataset | LabelledSet,
     config: GateConfig,
-    progress: EvaluationProgress | None,
+    progress: StepProgress | None,
 ) -> Sequence[Figures]:
     if isinstance(part, LabelledSet):
         evaluation = config.evaluation

@@ -12,9 +12,10 @@ from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.results import Report
 from polyrank.evaluation.retrievers import EmbeddingRetriever, Retriever
-from polyrank.evaluation.run import EvaluationProgress, LogitReranker, evaluate
+from polyrank.evaluation.run import LogitReranker, evaluate
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
+from polyrank.progress import StepProgress
 
 DEFAULT_TOLERANCE = 0.003
 MEASURE = "nDCG@10"
@@ -46,7 +47,7 @@ class TrimCheck:
     retriever: Retriever[Any, Any]
     tolerance: float = DEFAULT_TOLERANCE
     num_threads: int | None = None
-    progress: EvaluationProgress | None = None
+    progress: StepProgress | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance <= 1:

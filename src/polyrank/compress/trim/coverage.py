@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.compress.vocabulary.pieces import BoolArray, Int64Array, Vocabulary, scripts_of
+from polyrank.progress import StepProgress
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import Int32Array
 

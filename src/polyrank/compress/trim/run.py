@@ -32,7 +32,7 @@ from polyrank.compress.trim.record import (
 )
 from polyrank.compress.trim.weights import write_trimmed
 from polyrank.compress.vocabulary.choice import ChoiceConfig, choose_pieces
-from polyrank.compress.vocabulary.corpus import CorpusConfig, StepProgress, read_texts
+from polyrank.compress.vocabulary.corpus import CorpusConfig, read_texts
 from polyrank.compress.vocabulary.counting import count_pieces
 from polyrank.compress.vocabulary.pieces import (
     BoolArray,
@@ -42,6 +42,7 @@ from polyrank.compress.vocabulary.pieces import (
     trimmed_tokenizer,
 )
 from polyrank.errors import CheckpointError, ConfigError
+from polyrank.progress import StepProgress
 from polyrank.text.tokenizer import Tokenizer
 
 _ID_SUFFIX = "_token_id"

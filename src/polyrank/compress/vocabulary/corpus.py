@@ -7,13 +7,14 @@ the one held out to measure the choice, depends on the seed, its language and it
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, cast
 
 from polyrank.errors import ConfigError, DataError
+from polyrank.progress import StepProgress
 from polyrank.text.inputs import check_text
 
 UNDETERMINED = "und"  # BCP 47
@@ -35,9 +36,6 @@ TEXT_FIELDS = (
     "content",
 )
 _LINE_SUFFIXES, _JSON_SUFFIXES = (".txt",), (".jsonl", ".ndjson")
-
-StepProgress = Callable[[str, int, int], None]
-"""Called with (step, done, in all) as work goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,12 @@ from polyrank.compress.quantize.blocks import quantize_blocks
 from polyrank.compress.trim.run import open_vocabulary
 from polyrank.compress.vocabulary.choice import piece_worth
 from polyrank.compress.vocabulary.codes import learn_codewords, nearest, sample_rows
-from polyrank.compress.vocabulary.corpus import CorpusConfig, StepProgress, read_texts
+from polyrank.compress.vocabulary.corpus import CorpusConfig, read_texts
 from polyrank.compress.vocabulary.counting import count_pieces
 from polyrank.compress.vocabulary.tiers import LARGE_PARTS, PartSizes, TierChoice, choose_tiers
 from polyrank.encoder.checks import check_weights
 from polyrank.errors import CapabilityError, CheckpointNotFoundError, ConfigError
+from polyrank.progress import StepProgress
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import Float16Array, Float32Array, UInt8Array
 

@@ -8,7 +8,7 @@ positive's similarity).
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,10 @@ from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.evaluation.retrievers import EmbedderLike, EmbeddingRetriever
 from polyrank.inference.embedder import Embedder
+from polyrank.progress import Progress
 from polyrank.training.config import TrainingConfig
 from polyrank.training.data.source import Source, text_key
 from polyrank.types import Float32Array
-
-MiningProgress = Callable[[int, int], None]
-"""Called with (passages encoded, passages in all) of a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Miner:
         *,
         cache_dir: Path | None = None,
         identity: str = "",
-        progress: MiningProgress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Make a miner.
 
@@ -218,7 +216,7 @@ def _ignore(_: int) -> None:
 
 
 def make_miner(
-    embedder: Embedder, config: TrainingConfig, cache_dir: Path | None, progress: MiningProgress
+    embedder: Embedder, config: TrainingConfig, cache_dir: Path | None, progress: Progress
 ) -> Miner:
     """Return a miner whose kept vectors are told apart by the embedder's weights and settings.
 

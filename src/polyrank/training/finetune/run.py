@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.errors import ConfigError
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
+from polyrank.progress import StepProgress, unheard
 from polyrank.text.prompts import prompt_for_input_type
 from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.training.data.negatives import Miner, make_miner
@@ -52,14 +53,6 @@ RUN_FILE = "run.json"
 
 _FREE = ("minutes", "evaluations", "save_minutes", "device")
 """Settings that may change between a run and its resumption."""
-
-
-class TrainingProgress(Protocol):
-    """Called as work goes on."""
-
-    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
-        """Take the step's name, how much is done of how much, and a word on it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +110,7 @@ class Outcome:
     is_complete: bool
 
 
-def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
+def train(job: Job, *, progress: StepProgress | None = None) -> Outcome:
     """Train a checkpoint.
 
     Args:
@@ -143,7 +136,7 @@ def train(job: Job, *, progress: TrainingProgress | None = None) -> Outcome:
     folder, name = resolve_float(job.model, revision=job.revision)
     checkpoint = read_checkpoint(folder, name)
     with _quiet_libraries(), _torch_threads(job.num_threads), ExitStack() as held:
-        run = _Run(job, checkpoint, sources, schedule, progress or _say_nothing, begun, held)
+        run = _Run(job, checkpoint, sources, schedule, progress or unheard, begun, held)
         return run.go()
 
 
@@ -189,7 +182,7 @@ class _Run:
         checkpoint: Checkpoint,
         sources: Sequence[Source],
         schedule: Schedule,
-        progress: TrainingProgress,
+        progress: StepProgress,
         begun: float,
         held: ExitStack,
     ) -> None:
@@ -425,7 +418,3 @@ def _torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _say_nothing(step: str, done: int, total: int, note: str = "") -> None:
-    del step, done, total, note

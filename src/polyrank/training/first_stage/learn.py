@@ -23,11 +23,11 @@ from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.layouts import CONFIG_FILE
 from polyrank.checkpoint.reader import read_checkpoint
-from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.evaluation.retrievers import Candidates, EmbeddingRetriever, Retriever
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
+from polyrank.progress import StepProgress, unheard
 from polyrank.tasks.first_stage import standardized
 from polyrank.training.config import DataSource
 from polyrank.training.data.reading import read_mixture
@@ -146,7 +146,7 @@ def learn_first_stage_weights(
     begun = time.monotonic()
     if not job.data:
         raise ConfigError("nothing to learn from: name a file or folder with --data.")
-    report = progress or (lambda step, done, total: None)
+    report = progress or unheard
     folder, name = _target(job)
     sources, config = read_mixture(job.data), job.config
     pools = draw_pools(sources, config)

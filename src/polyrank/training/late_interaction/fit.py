@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polyrank.compress.vocabulary.corpus import StepProgress
+from polyrank.progress import StepProgress
 from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.data.sampling import RELEVANT
 from polyrank.training.late_interaction.settings import PREFIX, LateInteractionConfig

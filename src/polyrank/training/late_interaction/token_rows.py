@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
-from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.config import TruncationConfig
 from polyrank.inference.model import Model
+from polyrank.progress import StepProgress
 from polyrank.tasks.heads import Head, LateInteraction
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.data.sampling import Drawer, RankedList

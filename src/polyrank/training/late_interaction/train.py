@@ -31,11 +31,11 @@ from polyrank.checkpoint.layouts import CONFIG_FILE, EXTRA_HEADS_KEY, WEIGHTS_FI
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.saving import save_aligned
 from polyrank.checkpoint.spec import MatchFeature
-from polyrank.compress.vocabulary.corpus import StepProgress
 from polyrank.config import EngineConfig
 from polyrank.errors import CapabilityError, ConfigError, DataError
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import load_model
+from polyrank.progress import StepProgress, unheard
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.config import RELEVANCE_LABELS
 from polyrank.training.data.negatives import Miner, make_miner
@@ -91,7 +91,7 @@ def train_late_interaction(
     check_free(job.output)
     if not job.data:
         raise ConfigError("nothing to train on: name a file or folder with --data.")
-    report = progress or (lambda step, done, total: None)
+    report = progress or unheard
     folder, name = resolve_float(job.model)
     checkpoint = read_checkpoint(folder, name)
     if checkpoint.spec.quantization is not None or "embed" not in checkpoint.spec.heads:
