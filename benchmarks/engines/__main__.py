@@ -24,6 +24,7 @@ NEEDS_AMX = ("torch-bfloat16", "openvino-bfloat16", "openvino-int8-bfloat16")
 QUICK_ENGINES = (
     REFERENCE, "sentence-transformers", "onnxruntime-int8", "openvino-int8",
     "openvino-int8-bfloat16", "polyrank-native-float32", "polyrank-native-int8",
+    "polyrank-native-blocks",
 )  # fmt: skip
 LARGE = (
     REFERENCE, "onnxruntime-int8", "openvino-int8", "openvino-int8-bfloat16", "ctranslate2-int8",
@@ -155,7 +156,12 @@ def linear_operations(folder: Path) -> float:
 
 def name_of(given: argparse.Namespace) -> str:
     """Return the name of the result files."""
-    parts = ["engines", "large" if given.large else "", given.isa if given.isa != "all" else ""]
+    from polyrank.encoder.paths import running_path
+
+    isa_name = given.isa
+    if isa_name == "all":  # of the machine at hand: the plain name is that of AMX
+        isa_name = running_path() if running_path() != "amx" else ""
+    parts = ["engines", "large" if given.large else "", isa_name]
     return "-".join(part for part in (*parts, "quick" if given.quick else "") if part)
 
 

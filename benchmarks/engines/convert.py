@@ -16,6 +16,8 @@ from engines.batching import Tokens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from polyrank.checkpoint.spec import LinearType
+
 CALIBRATION_TEXTS = 300
 CALIBRATION_TEXTS_LARGE = 48  # a pass of XLM-R large takes ten times longer
 LARGE_HIDDEN_SIZE = 1024
@@ -173,7 +175,11 @@ def _ctranslate2(source: Source, out: Path) -> None:
         TransformersConverter(str(copy)).convert(str(out), force=True)
 
 
-def _polyrank_int8(source: Source, out: Path) -> None:
+def _polyrank_int4(source: Source, out: Path) -> None:
+    _polyrank_int8(source, out, "int4")
+
+
+def _polyrank_int8(source: Source, out: Path, linears: "LinearType" = "int8") -> None:
     from polyrank.checkpoint.reader import read_checkpoint
     from polyrank.compress.quantize.writing import write_int8
     from polyrank.config import EngineConfig
@@ -183,7 +189,7 @@ def _polyrank_int8(source: Source, out: Path) -> None:
     checkpoint = read_checkpoint(source.folder)
     encoder = NativeEncoder(checkpoint, EngineConfig("native", precision="float32"))
     widths = encoder.measure_inputs(random_pieces(checkpoint.spec.body))
-    write_int8(checkpoint, widths, out)
+    write_int8(checkpoint, widths, out, linears=linears)
 
 
 MAKERS: "dict[str, Callable[[Source, Path], None]]" = {
@@ -193,6 +199,7 @@ MAKERS: "dict[str, Callable[[Source, Path], None]]" = {
     "openvino-int8": _openvino_int8,
     "ctranslate2": _ctranslate2,
     "polyrank-int8": _polyrank_int8,
+    "polyrank-int4": _polyrank_int4,
 }
 
 

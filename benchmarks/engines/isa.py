@@ -10,8 +10,20 @@ import platform
 import struct
 
 AVX512 = "avx512_vnni"
-CHOICES = ("all", AVX512)
-VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "POLYRANK_ISA": "avx512"}
+VARIABLES = {
+    AVX512: {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "POLYRANK_ISA": "avx512"},
+    "avx512bw": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "POLYRANK_ISA": "avx512bw"},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "CT2_FORCE_CPU_ISA": "AVX2",
+        "POLYRANK_ISA": "avx2",
+    },
+}
+CHOICES = ("all", *VARIABLES)
+UNTOLD = "onnxruntime"
+"""Its kernels ask the processor and no variable: it keeps VNNI where others are denied it."""
 
 _ARCH_PRCTL = 158
 _ASK, _ASKED = 0x1023, 0x1022
@@ -23,7 +35,7 @@ _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 
 def variables(isa: str) -> dict[str, str]:
     """Return what the environment of a process needs, for libraries that read it."""
-    return VARIABLES if isa == AVX512 else {}
+    return VARIABLES.get(isa, {})
 
 
 def restrict(isa: str) -> None:
@@ -32,7 +44,7 @@ def restrict(isa: str) -> None:
     Raises:
         OSError: If the kernel takes no filter.
     """
-    if isa != AVX512 or platform.machine() != "x86_64":
+    if isa == "all" or platform.machine() != "x86_64":
         return
     program = b"".join(
         struct.pack("HBBI", *step)

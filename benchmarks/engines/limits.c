@@ -24,7 +24,9 @@ static double now(void) {
 // Each loop counts its rounds until the time is up and returns operations done.
 #define REGISTERS(NAME, TARGET, TYPE, ZERO, STEP, OPS)                                     \
   __attribute__((target(TARGET))) static double NAME(void) {                              \
-    TYPE x = ZERO, a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x;  \
+    TYPE x = ZERO;                                                                        \
+    KEEP(x);                                                                              \
+    TYPE a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x;  \
     double end = now() + seconds, rounds = 0;                                             \
     while (now() < end) {                                                                 \
       for (int n = 0; n < 100000; ++n) {                                                  \
@@ -39,10 +41,17 @@ static double now(void) {
   }
 #define VNNI(r) r = _mm512_dpbusd_epi32(r, x, x)
 #define FMA(r) r = _mm512_fmadd_ps(x, x, r)
+#define BF16(r) r = _mm512_dpbf16_ps(r, (__m512bh)x, (__m512bh)x)
+#define SUMS16(r) r = _mm512_add_epi16(r, _mm512_maddubs_epi16(r, x))
+#define SUMS16_256(r) r = _mm256_add_epi16(r, _mm256_maddubs_epi16(r, x))
 #define FMA256(r) r = _mm256_fmadd_ps(x, x, r)
 REGISTERS(vnni, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), VNNI, 64 * 2)
-REGISTERS(fma, "avx512f", __m512, _mm512_setzero_ps(), FMA, 16 * 2)
+REGISTERS(fma512, "avx512f", __m512, _mm512_setzero_ps(), FMA, 16 * 2)
 REGISTERS(fma256, "avx2,fma", __m256, _mm256_setzero_ps(), FMA256, 8 * 2)
+
+REGISTERS(bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), BF16, 32 * 2)
+REGISTERS(sums16, "avx512f,avx512bw", __m512i, _mm512_setzero_si512(), SUMS16, 64 * 2)
+REGISTERS(sums16_256, "avx2", __m256i, _mm256_setzero_si256(), SUMS16_256, 32 * 2)
 
 #ifdef HAS_AMX
 __attribute__((target("amx-tile,amx-int8"))) static double amx(void) {
@@ -87,8 +96,14 @@ int main(int count, char **values) {
   seconds = count > 2 ? atof(values[2]) : 0.5;
   if (threads < 1 || threads > MAX_THREADS) return 2;
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) measure("float32_fma", fma, threads);
+  if (__builtin_cpu_supports("avx512f")) measure("float32_fma", fma512, threads);
   else if (__builtin_cpu_supports("fma")) measure("float32_fma", fma256, threads);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) {
+    measure("float32_fma256", fma256, threads);
+  }
+  if (__builtin_cpu_supports("avx512bf16")) measure("bf16", bf16, threads);
+  if (__builtin_cpu_supports("avx512bw")) measure("sums16", sums16, threads);
+  if (__builtin_cpu_supports("avx2")) measure("sums16_256", sums16_256, threads);
   if (__builtin_cpu_supports("avx512vnni")) measure("int8_vnni", vnni, threads);
 #ifdef HAS_AMX
   if (has_amx()) measure("int8_amx", amx, threads);

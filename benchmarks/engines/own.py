@@ -85,3 +85,10 @@ class PolyrankNativeInt8(PolyrankNative):
     precision = "int8"
     needs = "polyrank-int8"
     settings: ClassVar[dict[str, Any]] = {"precision": "int8"}
+
+
+class PolyrankNativeBlocks(PolyrankNativeInt8):
+    """The same from linear layers in 4-bit blocks, as the default model is stored."""
+
+    precision = "int8, 4-bit blocks"
+    needs = "polyrank-int4"

@@ -1,7 +1,13 @@
 """Every engine by the name that the command line takes."""
 
 from engines.adapter import Peer
-from engines.own import PolyrankNative, PolyrankNativeInt8, PolyrankOnnx, PolyrankPytorch
+from engines.own import (
+    PolyrankNative,
+    PolyrankNativeBlocks,
+    PolyrankNativeInt8,
+    PolyrankOnnx,
+    PolyrankPytorch,
+)
 from engines.peers import (
     CTranslate2,
     OnnxRuntime,
@@ -30,4 +36,5 @@ PEERS: dict[str, type[Peer]] = {
     "polyrank-pytorch": PolyrankPytorch,
     "polyrank-native-float32": PolyrankNative,
     "polyrank-native-int8": PolyrankNativeInt8,
+    "polyrank-native-blocks": PolyrankNativeBlocks,
 }

@@ -85,7 +85,7 @@ def _processor() -> str:
         return platform.machine()
     text = path.read_text("ascii", errors="replace")
     models = (line.split(":")[1].strip() for line in text.splitlines() if "model name" in line)
-    known = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
+    known = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
     return f"{next(models, '')} ({', '.join(flag for flag in known if f' {flag}' in text)})"
 
 
@@ -125,7 +125,11 @@ def table(outcome: Outcome) -> str:
 def _preamble(outcome: Outcome) -> str:
     given = outcome.setting
     versions = ", ".join(f"{name} {number}" for name, number in given["versions"].items())
-    units = {"float32_fma": "float32", "int8_vnni": "int8 VNNI", "int8_amx": "int8 AMX"}
+    units = {
+        "float32_fma": "float32", "float32_fma256": "float32 of 256 bits", "bf16": "bfloat16",
+        "sums16": "4-bit blocks by 16-bit sums", "sums16_256": "the same of 256 bits",
+        "int8_vnni": "int8 VNNI", "int8_amx": "int8 AMX",
+    }  # fmt: skip
     limits = ", ".join(
         f"{label} {outcome.limit(name):,.0f}"
         for name, label in units.items()
