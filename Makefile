@@ -23,17 +23,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# CI takes the releases that are written down, by their hashes. They are those of one platform.
-LOCK := requirements/ci.txt
-LOCKED := $(if $(filter true,$(CI)),$(VENV)/.locked)
-
-$(VENV)/.locked: $(LOCK) | $(BIN)/python
-	@if $(BIN)/python -c 'import platform, sys; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"))'; then $(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK); else echo '$(LOCK) is for another platform: left out'; fi
-	@touch $@
-
 # The one place that compiles. pip counts an editable install as polyrank, so extras are added to
 # it by name, without an index and in seconds.
-$(VENV)/.demo: pyproject.toml | $(BIN)/python $(LOCKED)
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[parquet]'
 	@$(BIN)/python -c 'import polyrank._native' 2>/dev/null || { echo 'no C++ compiler: installing ONNX Runtime instead of the native encoder'; $(BIN)/python -m pip install --quiet 'polyrank[onnx]'; }
 	@touch $@
@@ -129,8 +121,8 @@ wheels: dist/.wheels ## build wheels for the Pythons of this machine into dist, 
 test-wheel: dist/.wheels ## install the wheels where there is no compiler, and rank with the model that ships
 	$(RELEASE)/bin/python deploy/try_wheels.py
 
-lock: $(RELEASE)/.ready ## write the releases and hashes that CI installs into requirements/ci.txt
-	$(RELEASE)/bin/python deploy/lock.py --write
+lock: $(RELEASE)/.ready ## write the releases and hashes of polyrank[server] into dist/requirements.lock
+	$(RELEASE)/bin/python deploy/lock.py
 
 sbom: dist/.wheels ## list what an installed polyrank[server] consists of, as CycloneDX, in dist
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
@@ -138,8 +130,8 @@ sbom: dist/.wheels ## list what an installed polyrank[server] consists of, as Cy
 	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/polyrank.cdx.json build/sbom/bin/python
 	@$(RELEASE)/bin/python -c 'import json; print(len(json.load(open("dist/polyrank.cdx.json"))["components"]), "components in dist/polyrank.cdx.json")'
 
-audit: $(RELEASE)/.ready ## ask the Python Packaging Advisory Database about the releases in requirements/ci.txt
-	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes --requirement $(LOCK)
+audit: lock ## ask the Python Packaging Advisory Database about the releases in dist/requirements.lock
+	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes --requirement dist/requirements.lock
 
 , := ,
 # A build in build/NAME, its settings in the second argument; quick where little has changed.
