@@ -355,8 +355,8 @@ class NativeBody {
             check_width(scales[i].shape(1), inputs / polyrank::kBlockInputs);
             check_width(biases[i].shape(0), outputs);
             parts.push_back(weights[i].data());
-            scale_parts.push_back(scales[i].data());
-            bias_parts.push_back(biases[i].data());
+            scale_parts.push_back(data_of(scales[i]));
+            bias_parts.push_back(data_of(biases[i]));
         }
         nb::gil_scoped_release release;
         body_.set_linear_blocks(layer, which, parts.data(), scale_parts.data(), bias_parts.data(),
