@@ -29,7 +29,7 @@ from polyrank.compress.quantize.blocks import quantize_blocks
 from polyrank.compress.quantize.calibration import record_inputs
 from polyrank.compress.quantize.multipliers import fit_multipliers
 from polyrank.compress.quantize.run import GateConfig, judge_folder, quantize_folder
-from polyrank.compress.quantize.writing import calibration as calibrate
+from polyrank.compress.quantize import calibration as calibrate
 from polyrank.compress.quantize.writing import quantize_rows, write_int8
 from polyrank.compress.vocabulary.table import compress_rows
 from polyrank.config import EngineConfig
