@@ -12,7 +12,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/[thr]*/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs/index.md", *sorted(ROOT.glob("docs/[thr]*/*.md"))]
 DOCUMENTS = ["Cats live 12 to 18 years.", "Les chats dorment beaucoup.", "犬は吠える。"]
 SYBIL = Sybil([PythonCodeBlockParser(), SkipParser()], patterns=["*.md"])
 
