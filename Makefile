@@ -13,7 +13,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest check docs format wheels test-wheel lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -120,6 +120,12 @@ wheels: dist/.wheels ## build wheels for the Pythons of this machine into dist, 
 
 test-wheel: dist/.wheels ## install the wheels where there is no compiler, and rank with the model that ships
 	$(RELEASE)/bin/python deploy/try_wheels.py
+
+image: ## build the container image polyrank (ENGINE=docker, podman or buildah; see deploy/README.md)
+	deploy/image.sh build
+
+test-image: ## run the image without rights, its root read-only, and ask it for a ranking
+	deploy/image.sh test
 
 lock: $(RELEASE)/.ready ## write the releases and hashes of polyrank[server] into dist/requirements.lock
 	$(RELEASE)/bin/python deploy/lock.py

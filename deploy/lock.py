@@ -19,7 +19,6 @@ OPTIONS = (
     "--no-emit-index-url",
     "--no-emit-trusted-host",
     "--no-emit-find-links",
-    "--no-emit-build-options",
     "--no-emit-options",
 )
 
