@@ -5,6 +5,7 @@ segments, poolers, labels, length limits), fewer and smaller layers.
 """
 
 import json
+import string
 from collections import Counter
 from collections.abc import Callable
 from math import log
@@ -13,8 +14,9 @@ from unicodedata import normalize
 
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import normalizers, pre_tokenizers
 from transformers import (
@@ -300,6 +302,96 @@ def late_interaction(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def _save_multi_vector(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    prompts: dict[str, str],
+    **settings: object,
+) -> Path:
+    body = _save(model, tokenizer, folder.parent / f"{folder.name}-body")
+    modules = [
+        Transformer(str(body), **settings),
+        Dense(
+            SIZES["hidden_size"],
+            24,
+            bias=False,
+            activation_function=torch.nn.Identity(),
+            module_input_name="token_embeddings",
+        ),
+        MultiVectorMask(skiplist_words=list(string.punctuation)),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def multi_vector(folder: Path) -> Path:
+    """sentence-transformers 6: a BERT body, queries of any length, no expansion."""
+    tokenizer = bert_tokenizer(512)
+    model = BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer)))
+    return _save_multi_vector(folder, tokenizer, model, {}, document_length=40, query_length=20)
+
+
+def multi_vector_expanded(folder: Path) -> Path:
+    """sentence-transformers 6: an XLM-R body, prompts, and queries of 32 tokens at least."""
+    tokenizer = xlm_roberta_tokenizer(512)
+    model = XLMRobertaModel(_xlm_roberta_config(len(tokenizer)))
+    expansion = {"strategy": "min", "attend": True, "length": 32}
+    prompts = {"query": "query: ", "document": "passage: "}
+    return _save_multi_vector(folder, tokenizer, model, prompts, query_expansion=expansion)
+
+
+def pylate(folder: Path) -> Path:
+    """PyLate: markers that are added tokens, [MASK] that is not attended to."""
+    tokenizer = bert_tokenizer(512)
+    tokenizer.add_tokens(["[Q] ", "[D] "])
+    model = BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer)))
+    _save_multi_vector(folder, tokenizer, model, {})
+    path = folder / "modules.json"
+    kept = json.loads(path.read_text())[:2]
+    kept[1]["type"] = "pylate.models.Dense.Dense"
+    path.write_text(json.dumps(kept))
+    dense = {"in_features": 64, "out_features": 24, "bias": False}
+    activation = {"activation_function": "torch.nn.modules.linear.Identity"}
+    (folder / "1_Dense/config.json").write_text(json.dumps(dense | activation))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 511}))
+    settings = {
+        "model_type": "ColBERT",
+        "prompts": {},
+        "query_prefix": "[Q] ",
+        "document_prefix": "[D] ",
+        "query_length": 32,
+        "document_length": 60,
+        "attend_to_expansion_tokens": False,
+        "do_query_expansion": True,
+        "skiplist_words": list(string.punctuation),
+        "similarity_fn_name": "MaxSim",
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    return folder
+
+
+def stanford(folder: Path) -> Path:
+    """Stanford's ColBERT: a projection in the body's own file, [unused0] and [unused1]."""
+    tokenizer = bert_tokenizer(512)
+    config = BertConfig(**SIZES, vocab_size=len(tokenizer) + 2)
+    _save(BertModel(config), tokenizer, folder)
+    data = json.loads((folder / "tokenizer.json").read_text())
+    for name in ("[unused0]", "[unused1]"):
+        data["model"]["vocab"][name] = len(data["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    weights = {f"bert.{k}": v for k, v in load_file(folder / "model.safetensors").items()}
+    weights["linear.weight"] = torch.randn(24, 64) / 8
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"architectures": ["HF_ColBERT"]}))
+    told = {"query_maxlen": 24, "doc_maxlen": 50, "mask_punctuation": True}
+    marks = {"query_token_id": "[unused0]", "doc_token_id": "[unused1]"}
+    (folder / "artifact.metadata").write_text(json.dumps(told | marks))
+    return folder
+
+
 RERANKERS: dict[str, Callable[[Path], Path]] = {
     "bge-reranker-v2-m3": bge_reranker_v2_m3,
     "bge-reranker-base": bge_reranker_base,
@@ -316,7 +408,13 @@ EMBEDDERS: dict[str, Callable[[Path], Path]] = {
     "UAE-Large-V1": uae_large,
     "dense-embedder": dense_embedder,
 }
-MAKERS = {**RERANKERS, **CLASSIFIERS, **EMBEDDERS}
+MULTI_VECTOR: dict[str, Callable[[Path], Path]] = {
+    "multi-vector": multi_vector,
+    "multi-vector-expanded": multi_vector_expanded,
+    "pylate": pylate,
+    "stanford": stanford,
+}
+MAKERS = {**RERANKERS, **CLASSIFIERS, **EMBEDDERS, **MULTI_VECTOR}
 
 
 def make(name: str, parent: Path, seed: int = 0) -> Path:

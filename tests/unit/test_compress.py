@@ -25,11 +25,11 @@ from polyrank.checkpoint.state import settings_fingerprint
 from polyrank.cli.info import describe
 from polyrank.compress.gate.ranking import Agreement, objections, rank_correlation
 from polyrank.compress.gate.record import ClassifierFigures, LabelFigures
+from polyrank.compress.quantize import calibration as calibrate
 from polyrank.compress.quantize.blocks import quantize_blocks
 from polyrank.compress.quantize.calibration import record_inputs
 from polyrank.compress.quantize.multipliers import fit_multipliers
 from polyrank.compress.quantize.run import GateConfig, judge_folder, quantize_folder
-from polyrank.compress.quantize import calibration as calibrate
 from polyrank.compress.quantize.writing import quantize_rows, write_int8
 from polyrank.compress.vocabulary.table import compress_rows
 from polyrank.config import EngineConfig

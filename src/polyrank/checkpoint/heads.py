@@ -12,6 +12,7 @@ from polyrank.checkpoint.layouts import (
     PROMPTS_FILE,
 )
 from polyrank.checkpoint.modules import Modules
+from polyrank.checkpoint.multi_vector import read_multi_vector
 from polyrank.checkpoint.settings import (
     MAX_ITEMS,
     MAX_SIZE,
@@ -58,6 +59,10 @@ def read_heads(config: Settings, body: BodySpec, modules: Modules) -> tuple[Head
     architecture = next(iter(config.texts("architectures")), "")
     assumptions: tuple[str, ...] = ()
     heads: Heads = {}
+    multi_vector = read_multi_vector(config, modules)
+    if multi_vector is not None:
+        return {"rerank": multi_vector}, ()
+    modules.check_pooled()
     if modules.has_pooling and settings.text("model_type") == "CrossEncoder":
         head = modules.head()
         heads = _scoring(head.pooling, head.layers, config, settings)

@@ -41,6 +41,7 @@ HUB_PATTERNS = (
     MODULES_FILE,
     PROMPTS_FILE,
     GATE_FILE,
+    "artifact.metadata",
     *TRANSFORMER_CONFIG_FILES,
     "[0-9]*_*/config.json",
     "[0-9]*_*/*_config.json",
@@ -178,6 +179,7 @@ MODULES: Mapping[str, str] = {
     "Dense": "dense",
     "Normalize": "normalize",
     "Dropout": "dropout",
+    "MultiVectorMask": "multi_vector_mask",
 }
 """Sentence-transformers modules by the last part of their class path."""
 

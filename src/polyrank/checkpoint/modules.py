@@ -10,6 +10,7 @@ from polyrank.checkpoint.layouts import (
     MODULES_FILE,
     NONLINEARITIES,
     POOLING_MODES,
+    TRANSFORMER_CONFIG_FILES,
 )
 from polyrank.checkpoint.settings import Settings
 from polyrank.checkpoint.spec import DenseSpec, HeadSpec
@@ -77,10 +78,31 @@ class Modules:
             raise UnsupportedArchitectureError(
                 f"{path} must begin with one Transformer module, not {kinds!r:.200}."
             )
-        if kinds.count("pooling") > 1 or ("dense" in kinds and "pooling" not in kinds):
-            raise UnsupportedArchitectureError(
-                f"{path} must hold one Pooling module before any Dense one, not {kinds!r:.200}."
-            )
+        if kinds.count("pooling") > 1:
+            raise self._unpooled()
+
+    def _unpooled(self) -> UnsupportedArchitectureError:
+        kinds = [kind for kind, _ in self.chain]
+        return UnsupportedArchitectureError(
+            f"{self.path} must hold one Pooling module before any Dense one, not {kinds!r:.200}."
+        )
+
+    def check_pooled(self) -> None:
+        """Raise where token rows are projected or left out and the folder is no embedder.
+
+        Raises:
+            UnsupportedArchitectureError: If so; folders of late interaction never get here.
+        """
+        kinds = {kind for kind, _ in self.chain}
+        if "multi_vector_mask" in kinds or ("dense" in kinds and "pooling" not in kinds):
+            raise self._unpooled()
+
+    def transformer_settings(self) -> Settings:
+        """Return the settings of the transformer's own file, none where there is no such file."""
+        for name in TRANSFORMER_CONFIG_FILES:
+            if is_file(self.body_folder / name):
+                return Settings.read(self.body_folder / name)
+        return Settings({}, self.body_folder / TRANSFORMER_CONFIG_FILES[0])
 
     @property
     def body_folder(self) -> Path:

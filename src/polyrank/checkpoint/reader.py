@@ -22,7 +22,6 @@ from polyrank.checkpoint.layouts import (
     PROMPTS_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
-    TRANSFORMER_CONFIG_FILES,
 )
 from polyrank.checkpoint.leftovers import (
     check_leftovers,
@@ -183,8 +182,8 @@ def read_checkpoint(folder: Path, name: str | None = None) -> Checkpoint:
     is_declared = not assumptions  # something in the folder describes a head
     used = {info.name for info in tensors.values()} | _head_tensors(heads, modules)
     assumptions += check_leftovers(config, weights, used, body, is_declared=is_declared)
-    prompts = read_prompts(folder, name)
-    settings = _transformer_settings(modules.body_folder)
+    prompts = _prefixed(read_prompts(folder, name), heads)
+    settings = modules.transformer_settings()
     spec = ModelSpec(
         name=name or folder.name,
         folder=folder,
@@ -209,18 +208,24 @@ def _head_tensors(heads: Heads, modules: Modules) -> set[str]:
     return {name for head in heads.values() for name in head.tensors}
 
 
+def _prefixed(prompts: PromptsSpec, heads: Heads) -> PromptsSpec:
+    """Return prompts with the markers before them that folders of late interaction name apart."""
+    spec = heads["rerank"].multi_vector if "rerank" in heads else None
+    if spec is None or not spec.markers:
+        return prompts
+    markers = {"query": spec.query_prefix, "document": spec.document_prefix}
+    texts = {
+        name: marker + prompts.by_name.get(name, "").removeprefix(marker)
+        for name, marker in markers.items()
+    }
+    return PromptsSpec({**prompts.by_name, **texts}, prompts.default, PROMPTS_FILE)
+
+
 def _assumed_prompts(prompts: PromptsSpec) -> tuple[str, ...]:
     if prompts.origin != MODEL_CARD:
         return ()
     texts = ", ".join(f"{name} {text!r}" for name, text in prompts.by_name.items())
     return (f"The folder holds no prompts: those of the model card are used ({texts}).",)
-
-
-def _transformer_settings(folder: Path) -> Settings:
-    for name in TRANSFORMER_CONFIG_FILES:
-        if is_file(folder / name):
-            return Settings.read(folder / name)
-    return Settings({}, folder / TRANSFORMER_CONFIG_FILES[0])
 
 
 def _max_length(settings: Settings, folder: Path, body: BodySpec) -> int:
@@ -277,4 +282,5 @@ def read_prompts(folder: Path, name: str | None) -> PromptsSpec:
 def _prompt(entries: Settings, key: str) -> str:
     if not is_text(key):
         raise entries.error(key, "called by a text")
-    return entries.needed_text(key)
+    # sentence-transformers 6 writes null for a prompt that is not there
+    return "" if entries.content.get(key) is None else entries.needed_text(key)

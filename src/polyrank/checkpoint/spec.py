@@ -125,6 +125,45 @@ class LateInteractionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MultiVectorSpec:
+    """How token rows of two texts, projected by the head's layers, score a pair (MaxSim).
+
+    Attributes:
+        query_length: Most tokens of a query, special ones included; None for the body's limit.
+        document_length: The same of a document.
+        expansion_length: Tokens that a shorter query is filled up to; 0 fills none up.
+        is_fixed: Whether longer queries are cut to `expansion_length`.
+        expansion_token: What fills up.
+        is_attended: Whether other tokens look at those that fill up; if not, these look at the
+            others and not at each other.
+        skipped_words: Pieces whose rows do not count.
+        skips_queries: Whether that holds for queries.
+        skips_documents: Whether that holds for documents.
+        is_mean: Whether the sum is divided by the rows of the query that count.
+        query_prefix: A marker before queries, one token even where its text would be several.
+        document_prefix: The same before documents.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    expansion_length: int = 0
+    is_fixed: bool = True
+    expansion_token: str = ""
+    is_attended: bool = False
+    skipped_words: tuple[str, ...] = ()
+    skips_queries: bool = False
+    skips_documents: bool = True
+    is_mean: bool = False
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts that the tokenizer must give as one token."""
+        return tuple(text for text in (self.query_prefix, self.document_prefix) if text.strip())
+
+
+@dataclass(frozen=True, slots=True)
 class HeadSpec:
     """From token rows to one result row: pooling, linear layers, normalisation, activation.
 
@@ -137,6 +176,8 @@ class HeadSpec:
         labels: Name of each output, in order; empty for vectors.
         late_interaction: How pairs are compared by their token rows, instead of pooling; None for
             other heads.
+        multi_vector: How pairs are compared by token rows that the layers project; None for other
+            heads.
     """
 
     pooling: tuple[PoolingMode, ...]
@@ -145,6 +186,7 @@ class HeadSpec:
     activation: Activation = "identity"
     labels: tuple[str, ...] = ()
     late_interaction: LateInteractionSpec | None = None
+    multi_vector: MultiVectorSpec | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -219,7 +219,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         CheckpointError: If the file cannot be used, or belongs to another checkpoint.
     """
     spec = checkpoint.spec
-    tokenizer = Tokenizer(checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased)
+    heads = spec.heads.values()
+    markers = [text for head in heads if head.multi_vector for text in head.multi_vector.markers]
+    tokenizer = Tokenizer(
+        checkpoint.tokenizer_file, is_lowercased=spec.is_lowercased, markers=markers
+    )
     tokenizer.check_fits(spec.body.vocab_size, spec.body.type_vocab_size)
     return tokenizer
 
@@ -290,7 +294,10 @@ class Front:
 
 
 def _late_interaction(head: Head) -> tuple[str, ...]:
-    late = head.spec.late_interaction
+    late, foreign = head.spec.late_interaction, head.spec.multi_vector
+    if foreign is not None:
+        how = "mean" if foreign.is_mean else "sum"
+        return (f"Scores are the {how} over a query's tokens of their best products (MaxSim).",)
     if late is None:
         return ()
     features = ", ".join(late.features)

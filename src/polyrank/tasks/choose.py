@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.tasks.heads import Head
 from polyrank.tasks.late_interaction import LateInteractionScorer
+from polyrank.tasks.multi_vector import MultiVectorScorer
 from polyrank.tasks.scoring import CosineScorer, CrossEncoderScorer, PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.types import TaskName
@@ -22,11 +23,14 @@ def pair_scorer(
         prompts: What the checkpoint wants put before texts that are read apart.
 
     Returns:
-        Cosines where the first is the embed head; else late interaction or a cross-encoder.
+        Cosines where the first is the embed head; else late interaction, of polyrank's
+        kind or of projected rows alone, or a cross-encoder.
     """
     task, head = next(iter(heads.items()))
     if task == "embed":
         return CosineScorer(builder, head, prompts)
+    if head.spec.multi_vector is not None:
+        return MultiVectorScorer(builder, head, prompts)
     if head.late_interaction is not None:
         return LateInteractionScorer(builder, head, heads["embed"], prompts)
     return CrossEncoderScorer(builder, head)

@@ -12,6 +12,7 @@ import numpy as np
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.checkpoint.spec import DenseSpec, HeadSpec, LateInteractionSpec, Nonlinearity
 from polyrank.checkpoint.weights import Weights
+from polyrank.encoder.unattended import UnattendedRows
 from polyrank.errors import CheckpointError, CorruptWeightsError
 from polyrank.types import Activation, Float32Array
 
@@ -126,6 +127,7 @@ class Head:
         self.layers = layers
         self.in_features = in_features
         self.late_interaction = late_interaction
+        self.unattended: UnattendedRows | None = None
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, spec: HeadSpec) -> "Head":
@@ -144,11 +146,11 @@ class Head:
             CheckpointError: If the head's outputs are not as many as its labels, or the
                 directions of late interaction are not orthonormal.
         """
-        late = spec.late_interaction
+        late, num_rows = spec.late_interaction, len(spec.pooling)
+        if spec.multi_vector is not None:
+            num_rows = 1  # each token's own
         in_features = width = (
-            checkpoint.spec.body.hidden_size * len(spec.pooling)
-            if late is None
-            else len(late.features)
+            checkpoint.spec.body.hidden_size * num_rows if late is None else len(late.features)
         )
         layers: list[Dense] = []
         for layer in spec.layers:
@@ -160,7 +162,10 @@ class Head:
                 f"{len(spec.labels)} labels in id2label: {list(spec.labels)}."
             )
         interaction = None if late is None else _load_interaction(checkpoint, late)
-        return cls(spec, tuple(layers), in_features, interaction)
+        head = cls(spec, tuple(layers), in_features, interaction)
+        if spec.multi_vector is not None and not spec.multi_vector.is_attended:
+            head.unattended = UnattendedRows(checkpoint)
+        return head
 
     @property
     def out_features(self) -> int:

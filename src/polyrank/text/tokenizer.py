@@ -79,12 +79,16 @@ class Tokenizer:
     Safe to use from several threads: nothing changes after construction.
     """
 
-    def __init__(self, path: Path, *, is_lowercased: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, is_lowercased: bool = False, markers: Sequence[str] = ()
+    ) -> None:
         """Load tokenizer.json.
 
         Args:
             path: The file; gzip data where its name ends in .gz.
             is_lowercased: Whether texts are lowercased before the file's own normaliser.
+            markers: Texts that are one token wherever the vocabulary has them, or their first
+                word, as such.
 
         Raises:
             CheckpointError: If the file is not a tokenizer.
@@ -97,6 +101,7 @@ class Tokenizer:
             self._tokenizer.no_padding()
             if is_lowercased:
                 self._lowercase()
+            self._mark(markers)
             self.vocab_size = self._tokenizer.get_vocab_size()
             # what has no piece of its own must have one too: a missing [UNK] shows itself here
             self._tokenizer.encode(_UNKNOWN)
@@ -148,6 +153,27 @@ class Tokenizer:
                 f"{self.path} gives tokens the segment {segment:,}, but the table of segments has "
                 f"only {type_vocab_size:,} rows. The two belong to different checkpoints."
             )
+
+    def _mark(self, markers: Sequence[str]) -> None:
+        for marker in markers:
+            for text in (marker, marker.split(None, 1)[0]):
+                if self._tokenizer.token_to_id(text) is None:
+                    continue
+                if self._tokenizer.encode(text, add_special_tokens=False).tokens != [text]:
+                    token = tokenizers.AddedToken(text, normalized=False, special=True)
+                    self._tokenizer.add_special_tokens([token])
+                break
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of what has no piece of its own, None where there is no such id."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        return self.id_of(name) if isinstance(name, str) else None
+
+    def id_of(self, piece: str) -> int | None:
+        """Return the id of a piece, None where the vocabulary has no such one."""
+        found = self._tokenizer.token_to_id(piece)
+        return None if found is None else int(found)
 
     def _lowercase(self) -> None:
         steps: list[Any] = [normalizers.Lowercase()]
