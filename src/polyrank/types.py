@@ -111,25 +111,6 @@ class PackedBatch:
         types = None if self.token_type_ids is None else self.token_type_ids[tokens]
         return PackedBatch(self.input_ids[tokens], cu_seqlens, types)
 
-    def _segments(self) -> Int32Array:
-        if self.token_type_ids is None:
-            return np.zeros(self.total_tokens, np.int32)
-        return self.token_type_ids
-
-    def joined(self, other: "PackedBatch") -> "PackedBatch":
-        """Return these sequences and, after them, another batch's.
-
-        Segments are 0 where one of the two has none and the other has some.
-        """
-        types = None
-        if self.token_type_ids is not None or other.token_type_ids is not None:
-            types = np.concatenate([part._segments() for part in (self, other)])
-        return PackedBatch(
-            np.concatenate([self.input_ids, other.input_ids]),
-            np.concatenate([self.cu_seqlens, self.cu_seqlens[-1] + other.cu_seqlens[1:]]),
-            types,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Passage:

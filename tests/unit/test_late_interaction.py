@@ -20,8 +20,8 @@ from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.engine.engine import Engine
 from polyrank.errors import CheckpointError, CorruptWeightsError, InputError, MissingWeightError
 from polyrank.inference import pair_runs
+from polyrank.inference.computations import Window
 from polyrank.inference.model import load_model
-from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.types import Precision
 from tests.checkpoints import LATE_FEATURES, late_interaction
@@ -118,8 +118,7 @@ class Reference:
 
 def scorer_of(folder: Path, **limits: int) -> tuple[LateInteractionScorer, Engine]:
     model = load_model(folder, EngineConfig())
-    builder = model.builder(TruncationConfig(**limits))
-    scorer = pair_scorer(model.pair_heads(), builder, model.spec.prompts)
+    scorer = model.computations.ranking(Window(TruncationConfig(**limits))).scorer
     assert isinstance(scorer, LateInteractionScorer)
     return scorer, model.engine
 

@@ -244,7 +244,7 @@ def test_models_with_and_without_kept_rows_have_one_encoder(folder: Path) -> Non
 
 
 def test_evaluation_keeps_rows_unless_told_not_to(folder: Path, tmp_path: Path) -> None:
-    arguments = [SAMPLE, "--first-stage", "bm25", "--reranker", folder, "--top-k", 4]
+    arguments = [SAMPLE, "--retriever", "bm25", "--reranker", folder, "--top-k", 4]
     reports = {
         size: report_of(call(*arguments, *([] if size is None else ["--row-cache-mb", size])))
         for size in (None, 0, 50)

@@ -180,11 +180,11 @@ def test_batches_keep_their_segments_when_they_are_joined() -> None:
         ([typed, plain], [0, 1, 1, 0, 0]),
         ([typed, typed], [0, 1, 1, 0, 1, 1]),
     ):
-        for made in (join_batches(parts), parts[0].joined(parts[1])):
-            assert made.token_type_ids is not None
-            assert made.token_type_ids.tolist() == wanted
-            assert made.input_ids.tolist() == [i for part in parts for i in part.input_ids]
-    assert plain.joined(plain).token_type_ids is None
+        made = join_batches(parts)
+        assert made.token_type_ids is not None
+        assert made.token_type_ids.tolist() == wanted
+        assert made.input_ids.tolist() == [i for part in parts for i in part.input_ids]
+    assert join_batches([plain, plain]).token_type_ids is None
 
 
 def test_cancelled_work_leaves_the_queue() -> None:

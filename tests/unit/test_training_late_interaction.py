@@ -126,7 +126,7 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
     pairs = [("cats eat", "cats eat fish"), ("cats eat", "dogs"), ("a b c", "c d")]
     head = model.head("classify")
     scorer = LateInteractionScorer(
-        RowReader(model, 24)._builder, head, model.head("embed"), model.spec.prompts
+        RowReader(model, 24)._builder, head, model.computations.head("embed"), model.spec.prompts
     )
     plan = scorer.prepare(pairs)
     rows = model.engine.run(plan.batch, (), scorer.width)

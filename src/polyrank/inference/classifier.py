@@ -12,11 +12,9 @@ from polyrank.config import (
     TruncationConfig,
     check_source,
 )
-from polyrank.errors import InputError
+from polyrank.inference.computations import Window, run
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
-from polyrank.inference.pair_runs import pair_logits
 from polyrank.progress import Progress
-from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
 from polyrank.types import (
@@ -89,9 +87,8 @@ class Classifier(Front):
             local_files_only=local_files_only,
         )
         limits = TruncationConfig(max_length, truncation, max_query_length)
-        heads = loaded.pair_heads(task="classify")
-        super().__init__(loaded, heads["classify"], limits)
-        self._scorer = pair_scorer(heads, self._builder, loaded.spec.prompts)
+        self._computation = loaded.computations.labels("classify", Window(limits))
+        super().__init__(loaded, self._computation, limits)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -139,22 +136,8 @@ class Classifier(Front):
         self, inputs: Iterable[str | tuple[str, str]], progress: Progress | None
     ) -> tuple[Float32Array, NDArray[np.bool_]]:
         members = as_list(inputs, "inputs", "texts or pairs of texts")
-        if members and isinstance(members[0], str):
-            return self._run_texts(check_texts(members, "inputs"), progress)
-        plan = self._scorer.prepare(check_pairs(members, "inputs"))
-        logits = pair_logits(self._engine, self._scorer, plan, progress)
-        self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
-        return logits, plan.is_truncated
-
-    def _run_texts(
-        self, texts: list[str], progress: Progress | None
-    ) -> tuple[Float32Array, NDArray[np.bool_]]:
-        if self._head.late_interaction is not None:
-            raise InputError(
-                "inputs must be pairs of texts, such as (query, passage): the classify head of "
-                f"{self.spec.name} compares the tokens of two texts."
-            )
-        sequences = self._builder.texts(texts)
-        rows = self._rows(sequences.batch, progress)
-        self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
-        return self._head(rows), sequences.is_truncated
+        is_text = bool(members) and isinstance(members[0], str)
+        items = check_texts(members, "inputs") if is_text else check_pairs(members, "inputs")
+        prepared, logits = run(self._computation, items, progress)
+        self._count_truncated(prepared)
+        return logits, prepared.is_truncated

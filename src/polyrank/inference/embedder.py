@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from typing import Any, get_args, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.config import (
@@ -14,10 +13,11 @@ from polyrank.config import (
     check_choice,
     check_source,
 )
+from polyrank.inference.computations import Window, run
 from polyrank.inference.foreign import ENCODE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.progress import Progress
-from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
+from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.text.inputs import check_texts
 from polyrank.text.prompts import choose_prompt
 from polyrank.types import (
@@ -81,7 +81,9 @@ class Embedder(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        super().__init__(loaded, loaded.head("embed"), TruncationConfig(max_length))
+        limits = TruncationConfig(max_length)
+        self._computation = loaded.computations.vectors(Window(limits))
+        super().__init__(loaded, self._computation, limits)
         self._is_normalized = self._head.spec.is_normalized if normalize is None else normalize
 
     @property
@@ -170,9 +172,9 @@ class Embedder(Front):
         check_choice("precision", precision, get_args(EmbeddingPrecision))
         is_single = isinstance(texts, str)
         checked = check_texts([texts] if is_single else texts)
-        sequences = self._builder.texts([before + text for text in checked])
-        rows = self._rows(sequences.batch, progress)
-        self._count_truncated(int(np.count_nonzero(sequences.is_truncated)))
-        vectors = shorten(self._head(rows), dimensions, is_normalized=self._is_normalized)
-        quantized = quantize_vectors(vectors, precision, ranges)
-        return quantized[0] if is_single else quantized
+        prepared, rows = run(self._computation, [before + text for text in checked], progress)
+        self._count_truncated(prepared)
+        vectors = finish_vectors(
+            rows, dimensions, precision, ranges, is_normalized=self._is_normalized
+        )
+        return vectors[0] if is_single else vectors

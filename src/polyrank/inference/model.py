@@ -11,6 +11,8 @@ import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import ModelSpec
@@ -23,11 +25,10 @@ from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
 from polyrank.errors import CheckpointWarning
-from polyrank.progress import Progress
+from polyrank.inference.computations import Computations, Prepared, RunHead, ScorePairs
 from polyrank.tasks.heads import Head
-from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.tokenizer import Tokenizer
-from polyrank.types import Float32Array, PackedBatch, TaskName
+from polyrank.types import TaskName
 
 ModelName = str | os.PathLike[str] | None
 
@@ -35,6 +36,28 @@ _shared: "weakref.WeakValueDictionary[tuple[FolderState, EngineConfig], Model]" 
     weakref.WeakValueDictionary()
 )
 _shared_lock = threading.Lock()
+
+
+class _LazyEngine:
+    """Makes an engine when first asked for. Knows no model, which it would keep alive."""
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, plain: "Model | None") -> None:
+        self._checkpoint, self._config, self._plain = checkpoint, config, plain
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                config, plain = self._config, self._plain
+                encoder = (
+                    choose_encoder(self._checkpoint, config)
+                    if plain is None
+                    else plain.engine.encoder
+                )
+                rows = RowCache(config.row_cache_bytes) if config.row_cache_bytes else None
+                self._engine = Engine(encoder, config.max_batch_tokens, rows)
+            return self._engine
 
 
 class Model:
@@ -60,62 +83,19 @@ class Model:
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.config = config
-        self._plain = plain
-        self._engine: Engine | None = None
         self.is_told = False  # of what was assumed
-        self._lock = threading.Lock()
+        self._engine = _LazyEngine(checkpoint, config, plain)
+        self.computations = Computations(checkpoint, tokenizer, self._engine)
 
     @property
     def engine(self) -> Engine:
         """The engine, made when first asked for: heads are checked before weights are packed."""
-        with self._lock:
-            if self._engine is None:
-                config, plain = self.config, self._plain
-                encoder = (
-                    choose_encoder(self.checkpoint, config)
-                    if plain is None
-                    else plain.engine.encoder
-                )
-                rows = RowCache(config.row_cache_bytes) if config.row_cache_bytes else None
-                self._engine = Engine(encoder, config.max_batch_tokens, rows)
-            return self._engine
+        return self._engine()
 
     @property
     def spec(self) -> ModelSpec:
         """What the checkpoint is and can do."""
         return self.checkpoint.spec
-
-    def builder(self, truncation: TruncationConfig) -> SequenceBuilder:
-        """Return a builder of sequences under a truncation setting."""
-        return SequenceBuilder(
-            self.tokenizer,
-            truncation,
-            model_limit=self.spec.max_length,
-            has_segments=self.spec.body.type_vocab_size > 1,
-        )
-
-    def head(self, task: TaskName) -> Head:
-        """Load the head of a task."""
-        return Head.load(self.checkpoint, self.spec.head(task))
-
-    def pair_heads(self, *, task: TaskName = "rerank") -> dict[TaskName, Head]:
-        """Load the heads that score pairs, the one that gives the logits first.
-
-        Args:
-            task: "rerank", which embedders do as well, or "classify".
-
-        Returns:
-            What `pair_scorer` takes.
-
-        Raises:
-            CapabilityError: If the checkpoint cannot do the task.
-        """
-        is_embedder = "embed" in self.spec.heads and "rerank" not in self.spec.heads
-        first: TaskName = "embed" if is_embedder and task == "rerank" else task
-        heads = {first: self.head(first)}
-        if heads[first].spec.late_interaction is not None:
-            heads["embed"] = self.head("embed")
-        return heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +213,14 @@ class Front:
 
     _task: TaskName
 
-    def __init__(self, model: Model, head: Head, truncation: TruncationConfig) -> None:
+    def __init__(
+        self, model: Model, computation: ScorePairs | RunHead, truncation: TruncationConfig
+    ) -> None:
         self._model = model
-        self._head = head
+        self._head = computation.head
         self._truncation = truncation
-        self._builder = model.builder(truncation)
-        self._engine = model.engine
+        self._max_length = computation.builder.max_length
+        self._engine = computation.engine
         self._num_truncated = 0
         self._lock = threading.Lock()
 
@@ -257,14 +239,9 @@ class Front:
         """Texts or pairs of this object that were longer than the model reads, so far."""
         return self._num_truncated
 
-    def _count_truncated(self, count: int) -> None:
+    def _count_truncated(self, prepared: Prepared) -> None:
         with self._lock:
-            self._num_truncated += count
-
-    def _rows(self, batch: PackedBatch, progress: Progress | None) -> Float32Array:
-        """Pooled rows for the head, shape (num_sequences, in_features)."""
-        head = self._head
-        return self._engine.run(batch, head.spec.pooling, head.in_features, progress)
+            self._num_truncated += int(np.count_nonzero(prepared.is_truncated))
 
     def _describe(self, activation: str, notes: tuple[str, ...] = ()) -> ModelInfo:
         spec, head = self.spec, self._head
@@ -284,8 +261,8 @@ class Front:
             folder=str(spec.folder),
             task=self._task,
             encoder=encoder,
-            max_length=self._builder.max_length,
-            truncation=replace(self._truncation, max_length=self._builder.max_length),
+            max_length=self._max_length,
+            truncation=replace(self._truncation, max_length=self._max_length),
             activation=activation,
             labels=head.spec.labels,
             dimensions=0 if head.spec.labels else head.out_features,

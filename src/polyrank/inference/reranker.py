@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-import numpy as np
-
 from polyrank.config import (
     DEFAULT_MAX_BATCH_TOKENS,
     EngineConfig,
@@ -13,18 +11,16 @@ from polyrank.config import (
     check_source,
 )
 from polyrank.errors import ConfigError
+from polyrank.inference.computations import Window, run
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
-from polyrank.inference.pair_runs import pair_logits
 from polyrank.progress import Progress
-from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
 from polyrank.tasks.scoring import (
     CosineScorer,
     CrossEncoderScorer,
     PairPlan,
-    PairScorer,
 )
 from polyrank.text.inputs import (
     as_list,
@@ -117,11 +113,11 @@ class Reranker(Front):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        heads = loaded.pair_heads()
         limits = TruncationConfig(max_length, truncation, max_query_length)
-        super().__init__(loaded, next(iter(heads.values())), limits)
+        self._computation = loaded.computations.ranking(Window(limits))
+        super().__init__(loaded, self._computation, limits)
         self._activation = activation
-        self._scorer: PairScorer = pair_scorer(heads, self._builder, loaded.spec.prompts)
+        self._scorer = self._computation.scorer
 
     @property
     def is_cross_encoder(self) -> bool:
@@ -250,7 +246,6 @@ class Reranker(Front):
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
     ) -> tuple[PairPlan, Float32Array]:
-        plan = self._scorer.prepare(pairs)
-        logits = pair_logits(self._engine, self._scorer, plan, progress)
-        self._count_truncated(int(np.count_nonzero(plan.is_truncated)))
-        return plan, logits
+        prepared, logits = run(self._computation, pairs, progress)
+        self._count_truncated(prepared)
+        return prepared.plan, logits

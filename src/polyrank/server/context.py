@@ -6,7 +6,7 @@ from math import inf
 
 from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran
-from polyrank.server.computations import Prepared
+from polyrank.inference.computations import Prepared
 from polyrank.server.tracing import NO_TRACE, Trace
 
 

@@ -7,10 +7,10 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
@@ -22,15 +22,12 @@ from polyrank.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
 from polyrank.inference.model import Model, load_tokenizer
-from polyrank.server.computations import Computation, RunHead, ScorePairs, TokenRows
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
 from polyrank.server.logs import log
 from polyrank.server.settings import ModelSource, ServerSettings
-from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.heads import Head
-from polyrank.tasks.scoring import PairScorer
-from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.prompts import choose_prompt
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import InputType, TaskName
@@ -51,7 +48,8 @@ class ServedModel:
         self.is_truncating = is_truncating
         self.loaded_at = int(time.time())
         self._model = model
-        self._heads: Mapping[TaskName, Head] = {task: model.head(task) for task in model.spec.tasks}
+        for task in model.spec.tasks:
+            model.computations.head(task)  # a head that cannot be used must not wait for a request
         self.engine = model.engine
         self.fingerprint = self._fingerprint()
 
@@ -73,13 +71,15 @@ class ServedModel:
     @property
     def tasks(self) -> tuple[TaskName, ...]:
         """What requests can ask of it; embedders rank too, by cosine."""
-        tasks: tuple[TaskName, ...] = tuple(self._heads)
+        tasks = self.spec.tasks
         return ("rerank", *tasks) if "embed" in tasks and "rerank" not in tasks else tasks
 
     @property
     def dimensions(self) -> int:
         """Values of a whole vector; 0 where none are made."""
-        return self._heads["embed"].out_features if "embed" in self._heads else 0
+        if "embed" not in self.spec.heads:
+            return 0
+        return self._model.computations.head("embed").out_features
 
     def head(self, task: TaskName) -> Head:
         """Return the head of a task.
@@ -93,68 +93,59 @@ class ServedModel:
         Raises:
             CapabilityError: If the checkpoint has none.
         """
-        if task not in self._heads:
-            able = ", ".join(self.tasks) or "nothing"
-            raise CapabilityError(f"model {self.name!r} cannot {task}; it serves: {able}")
-        return self._heads[task]
+        if task not in self.spec.heads:
+            self._refuse(task)
+        return self._model.computations.head(task)
 
-    def ranker(self, cut: Cut) -> tuple[Computation, PairScorer]:
+    def ranker(self, cut: Cut) -> ScorePairs:
         """Return what scores pairs, as `Reranker` does: a cross-encoder, cosines, token rows.
 
         Args:
             cut: What is cut of texts that are too long.
 
         Returns:
-            The computation of logits, and the scorer that turns them into scores.
+            The computation of logits.
 
         Raises:
             CapabilityError: If the checkpoint can do neither.
             ConfigError: If `cut` leaves no room for texts; so do the others here.
         """
-        able: tuple[TaskName, ...] = ("rerank", "embed")
-        heads = {task: self._heads[task] for task in able if task in self._heads}
-        if not heads:
-            self.head("rerank")  # says what the checkpoint can do
-        scorer = pair_scorer(heads, self._builder(cut), self.spec.prompts)
-        return ScorePairs(self.engine, scorer, f"rerank:{cut.window}"), scorer
+        self._check_task("rerank")
+        return self._model.computations.ranking(self._window(cut))
 
-    def classifier(self, cut: Cut) -> tuple[Computation, Head]:
+    def classifier(self, cut: Cut) -> ScorePairs | RunHead:
         """Return what labels texts and pairs: the classifier, or else the reranker's one label.
 
         Args:
             cut: As for `ranker`.
 
         Returns:
-            The computation of logits, and the head with its labels.
+            The computation of logits; its head has the labels.
 
         Raises:
             CapabilityError: If the checkpoint has neither head.
         """
-        task: TaskName = "classify" if "classify" in self._heads else "rerank"
-        head = self._heads[task] if task in self._heads else self.head("classify")
-        if head.late_interaction is not None:
-            heads = {task: head, "embed": self._heads["embed"]}
-            scorer = pair_scorer(heads, self._builder(cut), self.spec.prompts)
-            settings, num_values = f"{task}-head:{cut.window}", head.out_features
-            return ScorePairs(self.engine, scorer, settings, num_values), head
-        return RunHead(self.engine, self._builder(cut), head, f"{task}-head:{cut.window}"), head
+        heads = self.spec.heads
+        task: TaskName = "rerank" if "rerank" in heads and "classify" not in heads else "classify"
+        self._check_task(task)
+        return self._model.computations.labels(task, self._window(cut))
 
-    def embedder(self, cut: Cut) -> tuple[Computation, Head]:
+    def embedder(self, cut: Cut) -> RunHead:
         """Return what makes vectors.
 
         Args:
             cut: As for `ranker`.
 
         Returns:
-            The computation of vectors, and the head.
+            The computation of vectors.
 
         Raises:
             CapabilityError: If the checkpoint makes none.
         """
-        head = self.head("embed")
-        return RunHead(self.engine, self._builder(cut), head, f"embed:{cut.window}"), head
+        self._check_task("embed")
+        return self._model.computations.vectors(self._window(cut))
 
-    def token_embedder(self, cut: Cut) -> Computation:
+    def token_embedder(self, cut: Cut) -> TokenRows:
         """Return what makes one row for each token.
 
         Args:
@@ -166,9 +157,16 @@ class ServedModel:
         Raises:
             CapabilityError: If the checkpoint is not an embedder.
         """
-        self.head("embed")
-        hidden_size = self.spec.body.hidden_size
-        return TokenRows(self.engine, self._builder(cut), hidden_size, f"rows:{cut.window}")
+        self._check_task("embed")
+        return self._model.computations.token_rows(self._window(cut))
+
+    def _check_task(self, task: TaskName) -> None:
+        if task not in self.tasks:
+            self._refuse(task)
+
+    def _refuse(self, task: TaskName) -> NoReturn:
+        able = ", ".join(self.tasks) or "nothing"
+        raise CapabilityError(f"model {self.name!r} cannot {task}; it serves: {able}")
 
     def prompt(self, *, input_type: InputType | None, prompt_name: str | None) -> str:
         """Return what goes before each text.
@@ -185,17 +183,9 @@ class ServedModel:
         """
         return choose_prompt(self.spec.prompts, input_type=input_type, prompt_name=prompt_name)
 
-    def _builder(self, cut: Cut) -> SequenceBuilder:
+    def _window(self, cut: Cut) -> Window:
         longest = None if cut.max_length is None else min(cut.max_length, self.max_length)
-        limits = TruncationConfig(longest)
-        return SequenceBuilder(
-            self.tokenizer,
-            limits,
-            model_limit=self.max_length,
-            has_segments=self.spec.body.type_vocab_size > 1,
-            side=cut.side,
-            max_characters=MAX_CHARACTERS,
-        )
+        return Window(TruncationConfig(longest), cut.side, MAX_CHARACTERS)
 
     def _fingerprint(self) -> str:
         """Return a hash of the state of all files that decide a result, as they were when read."""

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
+from polyrank.inference.computations import Computation, Item, Prepared
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
-from polyrank.server.computations import Computation, Item, Prepared
 from polyrank.server.context import RequestContext
 from polyrank.server.cutting import Cut
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
-from polyrank.tasks.embed import check_dimensions, quantize_vectors, shorten
+from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.text.inputs import check_text
 from polyrank.text.windows import window_of
@@ -167,12 +167,12 @@ class Service:
         add = None
         if first_stage is not None:
             add = first_stage_adder(served.spec, first_stage.scores, first_stage.kind, len(pairs))
-        computation, scorer = served.ranker(cut)
+        computation = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
         logits = np.stack(work.rows)
         if add is not None:
             logits = add(logits)
-        scores = scorer.activate(logits, None)
+        scores = computation.scorer.activate(logits, None)
         return Scored(
             served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens
         )
@@ -183,7 +183,8 @@ class Service:
         """Return the labels of texts or pairs."""
         served = self.registry.find(model, "classify")
         context.task = "predict"
-        computation, head = served.classifier(cut)
+        computation = served.classifier(cut)
+        head = computation.head
         work = await self._compute(context, served, computation, items, cut)
         logits = np.stack(work.rows)
         return Classified(
@@ -207,7 +208,8 @@ class Service:
         """Return the vectors of texts."""
         served = self.registry.find(model, "embed")
         context.task = "embed"
-        computation, head = served.embedder(cut)
+        computation = served.embedder(cut)
+        head = computation.head
         dimensions = check_dimensions(wanted.dimensions, head.out_features)
         before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
         work = await self._compute(context, served, computation, _prompted(before, texts), cut)
@@ -215,8 +217,9 @@ class Service:
         is_normalized = own if wanted.is_normalized is None else wanted.is_normalized
 
         def finish() -> NDArray[Any]:
-            vectors = shorten(np.stack(work.rows), dimensions, is_normalized=is_normalized)
-            return quantize_vectors(vectors, wanted.precision)
+            return finish_vectors(
+                np.stack(work.rows), dimensions, wanted.precision, is_normalized=is_normalized
+            )
 
         vectors = await self.in_worker(finish) if len(texts) > SMALL_ROWS else finish()
         return Embedded(served.name, vectors, context.num_tokens)
@@ -250,13 +253,14 @@ class Service:
         """
         task = "rerank" if "rerank" in served.spec.tasks else served.tasks[0]
         context = RequestContext(flow=Flow(is_urgent=True))
+        computation: Computation
         items: list[Item] = ["ready?"]
         if task == "rerank":
-            computation, items = served.ranker(Cut())[0], [("ready?", "ready.")]
+            computation, items = served.ranker(Cut()), [("ready?", "ready.")]
         elif task == "classify":
-            computation = served.classifier(Cut())[0]
+            computation = served.classifier(Cut())
         else:
-            computation = served.embedder(Cut())[0]
+            computation = served.embedder(Cut())
         await self._compute(
             context, served, computation, items, Cut(), is_cached=False, is_fresh=True
         )

@@ -44,6 +44,30 @@ def shorten(vectors: Float32Array, dimensions: int, *, is_normalized: bool) -> F
     return normalize(kept) if is_normalized else kept
 
 
+def finish_vectors(
+    vectors: Float32Array,
+    dimensions: int,
+    precision: EmbeddingPrecision,
+    ranges: Float32Array | None = None,
+    *,
+    is_normalized: bool,
+) -> NDArray[Any]:
+    """Return what the caller gets of a head's vectors: shortened, scaled, in a smaller type.
+
+    Args:
+        vectors: Shape (num_texts, dim).
+        dimensions: Values to keep, at most dim.
+        precision: Type wanted.
+        ranges: As for `quantize_vectors`.
+        is_normalized: Whether vectors have unit length before they are made smaller.
+
+    Returns:
+        As `quantize_vectors` does.
+    """
+    shortened = shorten(vectors, dimensions, is_normalized=is_normalized)
+    return quantize_vectors(shortened, precision, ranges)
+
+
 def quantize_vectors(
     vectors: Float32Array, precision: EmbeddingPrecision, ranges: Float32Array | None = None
 ) -> NDArray[Any]:

@@ -21,11 +21,11 @@ from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.results import GroupResult, Report, StageFigures
 from polyrank.evaluation.retrievers import Advance, Candidates, EmbeddingRetriever, Retriever
 from polyrank.evaluation.run import evaluate
+from polyrank.inference.computations import Window
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import Model, load_model
 from polyrank.inference.pair_runs import in_order, run_pairs
 from polyrank.progress import StepProgress
-from polyrank.tasks.choose import pair_scorer
 from polyrank.types import Float32Array, TaskName
 
 LANGUAGE_FACTOR = 5  # one language may lose this much more than the mean over all
@@ -204,10 +204,11 @@ class PairRun:
 
     def __init__(self, contender: Contender, task: TaskName) -> None:
         model = contender.model()
-        self._engine = model.engine
-        builder = model.builder(TruncationConfig(contender.max_length))
-        heads = model.pair_heads(task=task)
-        self._scorer = pair_scorer(heads, builder, model.spec.prompts)
+        window, computations = Window(TruncationConfig(contender.max_length)), model.computations
+        computation = (
+            computations.ranking(window) if task == "rerank" else computations.pairs(task, window)
+        )
+        self._engine, self._scorer = computation.engine, computation.scorer
         self._model = model  # models are shared by weak references
 
     def __call__(

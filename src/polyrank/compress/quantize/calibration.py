@@ -16,6 +16,7 @@ from polyrank.encoder.native_linears import LINEARS
 from polyrank.engine.packing import plan_batches
 from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.labelled import LabelledSet
+from polyrank.inference.computations import Window
 from polyrank.inference.model import load_model
 from polyrank.progress import Progress
 from polyrank.text.prompts import prompt_for_input_type
@@ -77,7 +78,7 @@ def record_inputs(
         MissingExtraError: If the native encoder was not built.
     """
     model = load_model(folder, EXACT)
-    builder = model.builder(TruncationConfig(MAX_LENGTH))
+    builder = model.computations.builder(Window(TruncationConfig(MAX_LENGTH)))
     pairs = [pair for pair in texts if not isinstance(pair, str)]
     batches: list[PackedBatch] = []
     if "embed" in model.spec.heads or not pairs:

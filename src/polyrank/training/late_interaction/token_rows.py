@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from polyrank.checkpoint.spec import HeadSpec, LateInteractionSpec, MatchFeature
 from polyrank.config import TruncationConfig
+from polyrank.inference.computations import Window
 from polyrank.inference.model import Model
 from polyrank.progress import StepProgress
 from polyrank.tasks.heads import Head, LateInteraction
@@ -76,7 +77,8 @@ class RowReader:
 
     def __init__(self, model: Model, max_length: int) -> None:
         self.model = model
-        self._builder = model.builder(TruncationConfig(min(max_length, model.spec.max_length)))
+        limits = TruncationConfig(min(max_length, model.spec.max_length))
+        self._builder = model.computations.builder(Window(limits))
         self.width = model.spec.body.hidden_size
 
     def scorer(self, center: Float32Array, directions: Float32Array) -> LateInteractionScorer:
@@ -93,7 +95,7 @@ class RowReader:
         spec = HeadSpec((), late_interaction=late)
         head = Head(spec, (), len(FEATURES) - 1, LateInteraction(center, directions, None))
         return LateInteractionScorer(
-            self._builder, head, self.model.head("embed"), self.model.spec.prompts
+            self._builder, head, self.model.computations.head("embed"), self.model.spec.prompts
         )
 
     def rows(
