@@ -236,6 +236,12 @@ class Computations:
     def head(self, task: TaskName) -> Head:
         """Return the head of a task, loaded when first asked for.
 
+        Args:
+            task: What is to be done.
+
+        Returns:
+            The head.
+
         Raises:
             CapabilityError: If the checkpoint has none.
         """
@@ -260,6 +266,12 @@ class Computations:
     def ranking(self, window: Window) -> "ScorePairs":
         """Return what scores pairs: a cross-encoder, late interaction, or cosines of vectors.
 
+        Args:
+            window: How much is read.
+
+        Returns:
+            The computation.
+
         Raises:
             CapabilityError: If the checkpoint can neither score pairs nor make vectors.
         """
@@ -269,6 +281,13 @@ class Computations:
 
     def pairs(self, task: TaskName, window: Window) -> "ScorePairs":
         """Return what scores pairs by the head of one task.
+
+        Args:
+            task: Whose head.
+            window: How much is read.
+
+        Returns:
+            The computation.
 
         Raises:
             CapabilityError: If the checkpoint has no such head.
@@ -280,6 +299,13 @@ class Computations:
     def labels(self, task: TaskName, window: Window) -> "ScorePairs | RunHead":
         """Return what labels texts or pairs by the head of one task.
 
+        Args:
+            task: Whose head.
+            window: How much is read.
+
+        Returns:
+            The computation.
+
         Raises:
             CapabilityError: If the checkpoint has no such head.
         """
@@ -290,6 +316,12 @@ class Computations:
     def vectors(self, window: Window) -> "RunHead":
         """Return what makes vectors.
 
+        Args:
+            window: How much is read.
+
+        Returns:
+            The computation.
+
         Raises:
             CapabilityError: If the checkpoint makes none.
         """
@@ -299,6 +331,12 @@ class Computations:
 
     def token_rows(self, window: Window) -> "TokenRows":
         """Return what makes one row for each token.
+
+        Args:
+            window: How much is read.
+
+        Returns:
+            The computation.
 
         Raises:
             CapabilityError: If the checkpoint is not an embedder.
