@@ -41,11 +41,13 @@ def main(folder: Path) -> None:
     """Gather the manual in a folder, which is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     shutil.copytree(ROOT / RESULTS, folder / "results", ignore=shutil.ignore_patterns("*.json"))
     for page in folder.rglob("*.md"):
         text = page.read_text("utf8")
         up = "../" * len(page.relative_to(folder).parents[:-1])
-        page.write_text(text.replace(f"]({up}../{RESULTS}", f"]({up}results/"), "utf8")
+        text = text.replace(f"]({up}../{RESULTS}", f"]({up}results/")
+        page.write_text(text.replace(f"]({up}../examples/", f"]({up}examples/"), "utf8")
     made = {
         "command-line": command_line(),
         "http": http(),
