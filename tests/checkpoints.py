@@ -350,6 +350,7 @@ def pylate(folder: Path) -> Path:
     _save_multi_vector(folder, tokenizer, model, {})
     path = folder / "modules.json"
     kept = json.loads(path.read_text())[:2]
+    kept[0]["type"] = "sentence_transformers.models.Transformer"
     kept[1]["type"] = "pylate.models.Dense.Dense"
     path.write_text(json.dumps(kept))
     dense = {"in_features": 64, "out_features": 24, "bias": False}

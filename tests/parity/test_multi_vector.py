@@ -1,5 +1,6 @@
 """Folders of late interaction score as sentence-transformers scores them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from polyrank.errors import UnsupportedArchitectureError
 from tests.checkpoints import MULTI_VECTOR
 from tests.texts import AWKWARD, SENTENCES
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 Checkpoint = Callable[[str], Path]
 QUERIES = [SENTENCES["en"], SENTENCES["ru"], "cats?", AWKWARD["long"]]
 TEXTS = [*SENTENCES.values(), *AWKWARD.values(), "…!?", "a, b. (c) – d"]
@@ -70,3 +72,16 @@ def test_what_is_not_done_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> 
     model.save_pretrained(str(tmp_path / "pooled"))
     with pytest.raises(UnsupportedArchitectureError, match="HierarchicalTokenPooling"):
         Reranker(tmp_path / "pooled")
+
+
+@pytest.mark.parametrize("name", ["pylate", "stanford"])
+def test_scores_of_pylate_itself(name: str, checkpoint: Checkpoint) -> None:
+    """What PyLate 1.6.0 gave, by tests/parity/pylate_scores.py.
+
+    Where a vocabulary lacks a sign, PyLate leaves out every token without a piece of its own, as
+    sentence-transformers no longer does; texts with such tokens are not among these.
+    """
+    given = json.loads((DATA / "pylate_scores.json").read_text(encoding="utf8"))
+    pairs = [(query, text) for query in given["queries"] for text in given["documents"]]
+    found = Reranker(checkpoint(name)).score(pairs)
+    np.testing.assert_allclose(found, np.ravel(given["scores"][name]), atol=TOLERANCE)
