@@ -1,7 +1,7 @@
 """Write what PyLate itself gives for its seeded folder and for Stanford's, for the parity test.
 
-PyLate pins old versions of libraries that these tests use, so it runs in an environment of its own:
-``python tests/parity/pylate_scores.py FOLDER_OF_FOLDERS TEXTS.json > tests/data/pylate_scores.json``
+PyLate pins old versions of libraries that these tests use, so it runs in an environment apart:
+``python tests/parity/pylate_scores.py FOLDERS TEXTS.json > tests/data/pylate_scores.json``
 with PyLate 1.6.0, on folders that `tests.checkpoints.make` has written. It needs nothing of
 polyrank.
 """

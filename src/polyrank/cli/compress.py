@@ -14,6 +14,7 @@ from rich.table import Table
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.export import export
 from polyrank.cli.inputs import Source
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
@@ -60,6 +61,7 @@ def _compress() -> None:
 
 compress_app.command("trim")(trim)
 compress_app.command("table")(table)
+compress_app.command("export")(export)
 
 
 @compress_app.command("quantize")

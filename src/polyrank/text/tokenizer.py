@@ -175,6 +175,10 @@ class Tokenizer:
         found = self._tokenizer.token_to_id(piece)
         return None if found is None else int(found)
 
+    def piece_of(self, token_id: int) -> str:
+        """Return the piece that an id of the vocabulary stands for."""
+        return str(self._tokenizer.id_to_token(token_id))
+
     def _lowercase(self) -> None:
         steps: list[Any] = [normalizers.Lowercase()]
         if self._tokenizer.normalizer is not None:
