@@ -5,7 +5,7 @@ Shape vocabulary: `num_sequences`, `total_tokens`, `seq_len`, `hidden_size`, `di
 owns the tokens `cu_seqlens[i]:cu_seqlens[i + 1]`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -110,6 +110,33 @@ class PackedBatch:
         tokens = self.tokens_of(indices)
         types = None if self.token_type_ids is None else self.token_type_ids[tokens]
         return PackedBatch(self.input_ids[tokens], cu_seqlens, types)
+
+    @staticmethod
+    def join(parts: "Sequence[PackedBatch]") -> "PackedBatch":
+        """Return the sequences of several batches as one, in order.
+
+        Args:
+            parts: One batch or more.
+
+        Returns:
+            The batch; segments are 0 where a part has none and another has some.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        lengths = np.concatenate([part.lengths for part in parts])
+        cu_seqlens = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=cu_seqlens[1:])
+        types = None
+        if any(part.token_type_ids is not None for part in parts):
+            types = np.concatenate(
+                [
+                    np.zeros(part.total_tokens, np.int32)
+                    if part.token_type_ids is None
+                    else part.token_type_ids
+                    for part in parts
+                ]
+            )
+        return PackedBatch(np.concatenate([part.input_ids for part in parts]), cu_seqlens, types)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from polyrank.encoder.base import Capabilities
 from polyrank.engine.engine import Engine
 from polyrank.engine.fair_queue import FairQueue, Flow, Job
 from polyrank.engine.row_cache import RowCache
-from polyrank.engine.scheduler import BatchReport, Scheduler, join_batches
+from polyrank.engine.scheduler import BatchReport, Scheduler
 from polyrank.errors import EncoderError, UnavailableError
 from polyrank.types import Float32Array, PackedBatch
 
@@ -180,11 +180,11 @@ def test_batches_keep_their_segments_when_they_are_joined() -> None:
         ([typed, plain], [0, 1, 1, 0, 0]),
         ([typed, typed], [0, 1, 1, 0, 1, 1]),
     ):
-        made = join_batches(parts)
+        made = PackedBatch.join(parts)
         assert made.token_type_ids is not None
         assert made.token_type_ids.tolist() == wanted
         assert made.input_ids.tolist() == [i for part in parts for i in part.input_ids]
-    assert join_batches([plain, plain]).token_type_ids is None
+    assert PackedBatch.join([plain, plain]).token_type_ids is None
 
 
 def test_cancelled_work_leaves_the_queue() -> None:

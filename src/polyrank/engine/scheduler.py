@@ -386,7 +386,7 @@ def _too_late() -> DeadlineExceededError:
 
 def _compute(shares: list[Share]) -> list[Float32Array]:
     first = shares[0][0]
-    batch = join_batches([work.batch.select(np.asarray(indices)) for work, indices in shares])
+    batch = PackedBatch.join([work.batch.select(np.asarray(indices)) for work, indices in shares])
     if first.pooling:
         return list(first.engine.run(batch, first.pooling, first.width))
     return first.engine.token_rows(batch)
@@ -397,30 +397,3 @@ def _padding(engine: Engine, lengths: NDArray[np.int32]) -> int:
         return 0
     batches = plan_batches(lengths, engine.max_batch_tokens, is_padding=True)
     return sum(int(lengths[part].max()) * len(part) - int(lengths[part].sum()) for part in batches)
-
-
-def join_batches(parts: list[PackedBatch]) -> PackedBatch:
-    """Return the sequences of several batches as one, in order.
-
-    Args:
-        parts: One batch or more.
-
-    Returns:
-        The batch; segments are 0 where a part has none and another has some.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([part.lengths for part in parts])
-    cu_seqlens = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=cu_seqlens[1:])
-    types = None
-    if any(part.token_type_ids is not None for part in parts):
-        types = np.concatenate(
-            [
-                np.zeros(part.total_tokens, np.int32)
-                if part.token_type_ids is None
-                else part.token_type_ids
-                for part in parts
-            ]
-        )
-    return PackedBatch(np.concatenate([part.input_ids for part in parts]), cu_seqlens, types)

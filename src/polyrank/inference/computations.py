@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import TruncationConfig
 from polyrank.engine.engine import Engine
-from polyrank.engine.scheduler import join_batches
 from polyrank.errors import InputError
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.progress import Progress
@@ -425,6 +424,6 @@ def _mixed(
 ) -> Prepared:
     parts = [_sequences(builder, [items[i] for i in group]) for group in (texts, pairs)]
     back = np.argsort(np.array(texts + pairs))
-    batch = join_batches([part.batch for part in parts]).select(back)
+    batch = PackedBatch.join([part.batch for part in parts]).select(back)
     is_truncated = np.concatenate([part.is_truncated for part in parts])[back]
     return Prepared(batch, is_truncated, batch.lengths)

@@ -88,7 +88,7 @@ class MultiVectorScorer:
         is_cut = np.concatenate([queries.is_truncated, documents.is_truncated])
         kept = documents.num_kept_tokens[members[:, 1] - len(asked)]
         return PairPlan(
-            asked.joined(documents.batch),
+            PackedBatch.join([asked, documents.batch]),
             np.any(is_cut[members], axis=1),
             kept,
             members,
