@@ -20,7 +20,7 @@ TEXTS = list(SENTENCES.values())
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint without prompts, whose feature is the mean of the best products of clean rows."""
+    """A checkpoint without prompts; its feature is the mean of the best products of clean rows."""
     source = late_interaction(make("multilingual-e5-large", tmp_path), features=["plain_match"])
     export_multi_vector(read_checkpoint(source), tmp_path / "exported")
     return tmp_path / "exported"
