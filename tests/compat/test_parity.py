@@ -9,9 +9,17 @@ import sentence_transformers
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from polyrank.compat import CrossEncoder, FlagReranker, Reranker, SentenceTransformer
+import polyrank
+from polyrank.compat import (
+    CrossEncoder,
+    FlagReranker,
+    MultiVectorEncoder,
+    Reranker,
+    SentenceTransformer,
+)
+from polyrank.errors import CapabilityError
 from tests import tolerances
-from tests.checkpoints import CLASSIFIERS, EMBEDDERS, RERANKERS
+from tests.checkpoints import CLASSIFIERS, EMBEDDERS, MULTI_VECTOR, RERANKERS
 from tests.texts import SENTENCES
 
 TEXTS = list(SENTENCES.values())
@@ -159,3 +167,35 @@ def test_rerankers(name: str, checkpoint: Checkpoint) -> None:
     np.testing.assert_allclose(found, logits, atol=tolerances.LOGIT)
     assert results.top_k(2) == results.results[:2]
     assert results[0].text == TEXTS[order[0]]
+
+
+@pytest.mark.parametrize("name", MULTI_VECTOR)
+def test_token_vectors(name: str, checkpoint: Checkpoint) -> None:
+    folder = str(checkpoint(name))
+    theirs = sentence_transformers.MultiVectorEncoder(folder, device="cpu")
+    ours = MultiVectorEncoder(folder)
+    assert ours.similarity_fn_name == theirs.similarity_fn_name
+    found = {}
+    for call in ("encode_query", "encode_document"):
+        found[call] = getattr(ours, call)(TEXTS)
+        for text, rows in zip(TEXTS, found[call], strict=True):
+            expected = getattr(theirs, call)(text)
+            assert type(rows) is type(expected)
+            np.testing.assert_allclose(rows, expected, atol=tolerances.EMBEDDING)
+    as_array = ours.encode_query(TEXTS[0], convert_to_numpy=True)
+    np.testing.assert_array_equal(as_array, found["encode_query"][0])
+    scores = ours.similarity(found["encode_query"][:2], found["encode_document"])
+    expected = theirs.similarity(found["encode_query"][:2], found["encode_document"])
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_token_vectors_of_the_default_model(checkpoint: Checkpoint) -> None:
+    model = MultiVectorEncoder()
+    asked = model.encode_query(TEXTS[:1], convert_to_numpy=True)
+    found = model.encode_document(TEXTS, convert_to_numpy=True)
+    np.testing.assert_allclose(np.linalg.norm(found[3], axis=1), 1, atol=1e-5)
+    scores = model.similarity(asked, found)
+    assert scores.shape == (1, len(TEXTS))
+    assert scores[0].argmax() == 0  # the text itself
+    with pytest.raises(CapabilityError, match="token by token"):
+        polyrank.Reranker(checkpoint("bge-reranker-base")).token_vectors(["a"], input_type="query")

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from polyrank.compat.cross_encoder import CrossEncoder
     from polyrank.compat.flag_reranker import FlagReranker
+    from polyrank.compat.multi_vector_encoder import MultiVectorEncoder
     from polyrank.compat.rerankers import Reranker
     from polyrank.compat.sentence_transformer import SentenceTransformer
 
-__all__ = ["CrossEncoder", "FlagReranker", "Reranker", "SentenceTransformer"]
+__all__ = ["CrossEncoder", "FlagReranker", "MultiVectorEncoder", "Reranker", "SentenceTransformer"]
 
 _HOMES = {
     "CrossEncoder": "polyrank.compat.cross_encoder",
     "FlagReranker": "polyrank.compat.flag_reranker",
+    "MultiVectorEncoder": "polyrank.compat.multi_vector_encoder",
     "Reranker": "polyrank.compat.rerankers",
     "SentenceTransformer": "polyrank.compat.sentence_transformer",
 }

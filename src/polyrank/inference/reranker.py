@@ -14,6 +14,7 @@ from polyrank.errors import ConfigError
 from polyrank.inference.computations import Window, run
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.token_vectors import token_vectors
 from polyrank.progress import Progress
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
@@ -27,6 +28,7 @@ from polyrank.text.inputs import (
     check_pair,
     check_pairs,
     check_text,
+    check_texts,
     document_text,
     is_single_pair,
 )
@@ -35,6 +37,7 @@ from polyrank.types import (
     Document,
     FirstStageKind,
     Float32Array,
+    InputType,
     Precision,
     RankedDocument,
     TruncationStrategy,
@@ -227,6 +230,32 @@ class Reranker(Front):
         _, raw = self._run(checked, progress)
         scores = raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
         return float(scores[0]) if is_single else scores
+
+    def token_vectors(
+        self,
+        texts: Iterable[str],
+        *,
+        input_type: InputType,
+        progress: Progress | None = None,
+    ) -> list[Float32Array]:
+        """Return the rows of texts that late interaction compares, for stores of multi-vectors.
+
+        Args:
+            texts: Any number of texts.
+            input_type: "query" for questions, "document" for what is searched.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            One array a text, shape (num_rows, dim), of unit length unless the checkpoint has them
+            otherwise. Special tokens, prompts and what the checkpoint leaves out have no row.
+
+        Raises:
+            InputError: If a text cannot be read.
+            CapabilityError: If the checkpoint does not compare texts token by token.
+            ConfigError: If there is no such input type.
+            EncoderError: If the encoder fails.
+        """
+        return token_vectors(self._engine, self._scorer, check_texts(texts), input_type, progress)
 
     def first_stage_weight(self, first_stage: FirstStageKind | float) -> float:
         """Return what a standard deviation of first-stage scores adds to a logit.

@@ -129,6 +129,22 @@ class LateInteractionScorer:
         best = self._matcher.best(clean, spans[0], spans[1])
         return TokenMatches(given, *best, interaction.weight)
 
+    def token_vectors(
+        self, plan: PairPlan, rows: Float32Array
+    ) -> tuple[dict[int, Float32Array], dict[int, Float32Array]]:
+        """Return the clean rows that count of each query and of each document, by its sequence."""
+        given = self.compare(plan, rows).given
+        queries, documents = (
+            {
+                index: given.clean[start:end]
+                for index, (start, end) in zip(column, spans.tolist(), strict=True)
+            }
+            for column, spans in zip(
+                plan.members.T.tolist(), (given.queries, given.documents), strict=True
+            )
+        )
+        return queries, documents
+
     def vectors(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         """Return the pooled row of each pair's document, shape (num_pairs, width of the vectors).
 
