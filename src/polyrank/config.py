@@ -84,7 +84,8 @@ class EngineConfig:
         num_threads: Threads of the encoder; None takes what affinity and cgroup quota allow.
         device: "cpu", or a device of the pytorch encoder such as "cuda".
         precision: Type of the products in linear layers. "auto" is float32, unless the
-            checkpoint carries the record of a passed quality gate for int8.
+            checkpoint carries the record of a passed quality gate for int8 and int8 products are
+            quicker than float32 ones on the kernel path that runs.
         row_cache_bytes: Most bytes of token rows to keep, for texts that come again under late
             interaction; 0 keeps none. A row takes hidden_size * 4 bytes.
 

@@ -67,7 +67,7 @@ ComputePrecision = Annotated[
     typer.Option(
         "--compute",
         help="Type of the products in linear layers: auto is float32 unless the checkpoint "
-        "carries a passed quality gate for int8.",
+        "carries a passed quality gate for int8, and int8 is quicker on this processor.",
     ),
 ]
 MaxBatchTokens = Annotated[int, typer.Option(help="Tokens in one forward pass.", min=1)]

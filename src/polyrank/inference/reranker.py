@@ -87,7 +87,7 @@ class Reranker(Front):
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
             precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
-                checkpoint carries a passed quality gate.
+                checkpoint carries a passed quality gate and int8 is quicker on this processor.
             row_cache_bytes: Most bytes of token rows to keep; 0 keeps none. Where a checkpoint
                 compares texts token by token, as the default model does, a document that comes
                 again, with another query too, is then not read again, and the scores are the
