@@ -22,8 +22,8 @@ VARIABLES = {
     },
 }
 CHOICES = ("all", *VARIABLES)
-UNTOLD = "onnxruntime"
-"""Its kernels ask the processor and no variable: it keeps VNNI where others are denied it."""
+DENIED_VNNI = ("avx512bw", "avx2")
+UNTOLD = "ONNX Runtime asks the processor and no variable, so it keeps VNNI"
 
 _ARCH_PRCTL = 158
 _ASK, _ASKED = 0x1023, 0x1022

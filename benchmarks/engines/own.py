@@ -90,5 +90,5 @@ class PolyrankNativeInt8(PolyrankNative):
 class PolyrankNativeBlocks(PolyrankNativeInt8):
     """The same from linear layers in 4-bit blocks, as the default model is stored."""
 
-    precision = "int8, 4-bit blocks"
+    name = "polyrank native, 4-bit blocks"
     needs = "polyrank-int4"

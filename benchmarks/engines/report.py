@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines import figures
+from engines import figures, isa
 from engines.adapter import THREADS
 from engines.schedule import Record
 
@@ -136,10 +136,11 @@ def _preamble(outcome: Outcome) -> str:
         if outcome.limit(name)
     )
     median, high = figures.share_of_others(outcome.records.values())
+    denied = f" ({isa.UNTOLD})" if given["isa"] in isa.DENIED_VNNI else ""
     local = " with local changes" if given["has_local_changes"] else ""
     return (
         f"Commit {given['commit']}{local}; {given['machine']}; {given['threads']} threads; "
-        f"instructions: {given['isa']}; seed {given['seed']}; {given['turns']}.\n\n"
+        f"instructions: {given['isa']}{denied}; seed {given['seed']}; {given['turns']}.\n\n"
         f"{versions}.\n\n"
         f"Limits from registers alone, GOPS on {given['threads']} threads: "
         f"{limits or 'not measured, no compiler'}. "
@@ -244,7 +245,7 @@ def _ratios(outcome: Outcome) -> str:
             rows.append(cells)
         head = ["how many times longer", "XQuAD throughput"]
         head += [f"{count} doc., p50 / p95" for count in outcome.documents] + ["start"]
-        title = f"## Against polyrank native, {own.kind.precision}"
+        title = f"## Against {own.kind.name}, {own.kind.precision}"
         note = "Turn by turn, then the median (p10–p90); p95 over p95."
         lines.append("\n".join([title, "", note, "", _rows(head, rows)]))
     return "\n\n".join(lines)
