@@ -137,7 +137,7 @@ sbom: dist/.wheels ## list what an installed polyrank[server] consists of, as Cy
 	@$(RELEASE)/bin/python -c 'import json; print(len(json.load(open("dist/polyrank.cdx.json"))["components"]), "components in dist/polyrank.cdx.json")'
 
 audit: lock ## ask the Python Packaging Advisory Database about the releases in dist/requirements.lock
-	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes --requirement dist/requirements.lock
+	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes --requirement dist/requirements.lock
 
 , := ,
 # A build in build/NAME, its settings in the second argument; quick where little has changed.
