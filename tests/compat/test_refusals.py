@@ -25,7 +25,9 @@ def test_classes_are_loaded_on_first_use() -> None:
         compat.LayerWiseFlagLLMReranker  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "Reranker"])
+@pytest.mark.parametrize(
+    "name", ["CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "Reranker"]
+)
 @pytest.mark.parametrize(
     "arguments", [{"trust_remote_code": True}, {"token": "hf_x"}, {"model_kwargs": {"dtype": "x"}}]
 )
