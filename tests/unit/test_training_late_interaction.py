@@ -124,7 +124,7 @@ def test_the_folder_scores_as_the_fitted_layers_do(trained):
     model = load_model(str(folder), EngineConfig(precision="float32"))
     generator = np.random.default_rng(0)
     pairs = [("cats eat", "cats eat fish"), ("cats eat", "dogs"), ("a b c", "c d")]
-    head = model.head("classify")
+    head = model.computations.head("classify")
     scorer = LateInteractionScorer(
         RowReader(model, 24)._builder, head, model.computations.head("embed"), model.spec.prompts
     )

@@ -21,7 +21,7 @@ def attempt(folder: Path) -> BaseException | None:
     try:
         model = load_model(folder, EngineConfig(num_threads=1))
         for task in model.spec.tasks:
-            model.head(task)
+            model.computations.head(task)
         assert model.engine
     except BaseException as exc:  # noqa: BLE001 - panics of Rust code are no Exception
         return exc
