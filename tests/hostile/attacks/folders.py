@@ -287,8 +287,8 @@ MODULES = (
 )  # fmt: skip
 
 HEADS = (
-    Attack("a ColBERT folder", plain("HF_ColBERT", add(linear__weight=(128, 64))), UNKNOWN,
-           "'linear.weight'. They are probably the projection of a ColBERT", EMBEDDER),
+    Attack("a ColBERT folder of another width", plain("HF_ColBERT", add(linear__weight=(128, 60))),
+           CORRUPT, "needs [128, 64]", EMBEDDER),
     Attack("a ColBERT folder that says to be a body",
            plain("BertModel", add(linear__weight=(8, 64))), UNKNOWN, "ColBERT", EMBEDDER),
     Attack("a ColBERT projection beside pooling", add(linear__weight=(128, 64)), UNKNOWN,
