@@ -45,10 +45,11 @@ class Polyrank(Peer):
         from polyrank.types import PackedBatch
 
         reranker: Any = self._reranker  # below the public face, which takes texts
-        reranker._engine.max_batch_tokens = max(batching.budget, 1)
+        engine, head = reranker._engine, reranker._head
+        engine.max_batch_tokens = max(batching.budget, 1)
         ends = np.cumsum([0, *map(len, sequences)], dtype=np.int32)
-        rows = reranker._rows(PackedBatch(np.concatenate(sequences).astype(np.int32), ends), None)
-        return reranker._head(rows)[:, 0]
+        batch = PackedBatch(np.concatenate(sequences).astype(np.int32), ends)
+        return head(engine.run(batch, head.spec.pooling, head.in_features, None))[:, 0]
 
     def first_score(self, folder: Path, converted: Path, pair: Pair) -> float:
         """Load and score one pair."""
