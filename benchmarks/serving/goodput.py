@@ -40,7 +40,6 @@ NUM_PROBES = 12
 NUM_COUNTED = 40
 RECOVERY_S = 12.0
 CALM_S = 3.0
-CALM_TRIES = 30
 GOAL = 0.85
 
 
@@ -145,6 +144,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--calm", type=float, default=2.0, help="wait a while for others to use fewer cores"
     )
+    parser.add_argument("--calm-seconds", type=float, default=90, help="how long to wait")
     parser.add_argument("--deadline", type=float, default=5, help="seconds of a request")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
@@ -201,16 +201,19 @@ async def offer(
     return under_way
 
 
-async def recovery(port: int, requests: Sequence[tuple[int, bytes]], usual_s: float) -> float:
-    """Return after how many seconds one client waits as usual, and goes on to."""
-    begin, last, at = time.perf_counter(), 0.0, 0
+async def recovery(
+    port: int, requests: Sequence[tuple[int, bytes]], usual_s: float
+) -> tuple[float, int]:
+    """Return after how many seconds one client waits as usual and goes on to, and its tokens."""
+    begin, last, at, tokens = time.perf_counter(), 0.0, 0, 0
     while (now := time.perf_counter() - begin) < RECOVERY_S:
         answer = await ask(port, requests[at % len(requests)], time.perf_counter())
         at += 1
+        tokens += answer.tokens if answer.status == 200 else 0
         if answer.status != 200 or answer.wait_s > usual_s:
             last = now + answer.wait_s
         await asyncio.sleep(0.1)
-    return last
+    return last, tokens
 
 
 async def level(
@@ -224,24 +227,29 @@ async def level(
     rate = times * before.speed / bodies.tokens
     tasks = await offer(PORT, bodies.mixed, rate, given.seconds, given.seed)
     work = Work.read(made).since(begun)
+    recovery_s, probe_tokens = await recovery(PORT, bodies.probes, usual_s)
+    answers = await asyncio.gather(*tasks)
+    num_computed = Work.read(made).since(begun).tokens - probe_tokens
     found = {
         "rate": rate,
         "other_cores": max((made.seconds_of_others() - busy_s) / work.wall_s, 0.0),
         "client_cores": (_own_seconds() - own_s) / work.wall_s,
         "usual_s": usual_s,
-        "recovery_s": await recovery(PORT, bodies.probes, usual_s),
+        "recovery_s": recovery_s,
     }
-    answers = await asyncio.gather(*tasks)
     after = await capacity(made, bodies, given)
-    return _row(times, answers, work, (before, after), given) | found
+    row = _row(times, answers, (before, after), given)
+    useful = min(row.pop("tokens_in_time") / num_computed, 1.0)
+    busy_share = work.busy / max(before.busy, after.busy)
+    return row | {"useful": useful, "share_of_computing": useful * busy_share} | found
 
 
-async def _calm(made: Running, most_cores: float) -> None:
-    """Wait until others leave the machine alone, for a minute and a half at most."""
-    for _ in range(CALM_TRIES):
+async def _calm(made: Running, given: argparse.Namespace) -> None:
+    """Wait until others leave the machine alone, but not for ever."""
+    for _ in range(round(given.calm_seconds / CALM_S)):
         before = made.seconds_of_others()
         await asyncio.sleep(CALM_S)
-        if (made.seconds_of_others() - before) / CALM_S < most_cores:
+        if (made.seconds_of_others() - before) / CALM_S < given.calm:
             return
 
 
@@ -263,7 +271,6 @@ def _own_seconds() -> float:
 def _row(
     times: float,
     answers: list[Answer],
-    work: Work,
     capacities: tuple[Work, Work],
     given: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -271,18 +278,15 @@ def _row(
     in_time = [each for each in good if each.wait_s <= given.deadline]
     # of what was answered after the last arrival, none counts
     within = [each for each in in_time if each.due_s + each.wait_s <= given.seconds]
-    num_tokens = sum(each.tokens for each in within)
     waits = [each.wait_s for each in good] or [float("nan")]
     retries = [each.retry_after_s for each in answers if each.retry_after_s is not None]
-    most_busy = max(each.busy for each in capacities)
+    mean_speed = np.mean([each.speed for each in capacities])
     return {
         "times": times,
         "capacity_before": capacities[0].speed,
         "capacity_after": capacities[1].speed,
-        "share": num_tokens / given.seconds / np.mean([each.speed for each in capacities]),
-        "busy": work.busy,
-        "busy_at_capacity": most_busy,
-        "share_of_computing": num_tokens / work.tokens * work.busy / most_busy,
+        "share": sum(each.tokens for each in within) / given.seconds / mean_speed,
+        "tokens_in_time": sum(each.tokens for each in in_time),
         "sent": len(answers),
         "statuses": dict(sorted(Counter(str(each.status) for each in answers).items())),
         "late": len(good) - len(in_time),
@@ -319,7 +323,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "- Share of it: tokens answered in time, and before the last arrival, by the mean of "
         "both capacities.",
-        "- Share of computing: the same tokens, of all that were computed, times the "
+        "- Share of computing: all tokens answered in time, of all that were computed, times the "
         "share of the time in which batches ran, by the same share while the capacity was "
         "measured. It does not change with the speed that others leave to the server.",
         "- Late: answered, but later than the deadline by the client's clock.",
@@ -352,7 +356,7 @@ async def measure(made: Running, given: argparse.Namespace) -> tuple[Bodies, lis
     await bodies.count_tokens()  # and warm up
     rows: list[dict[str, Any]] = []
     for times in [each for _ in range(given.repeats) for each in given.loads]:
-        await _calm(made, given.calm)
+        await _calm(made, given)
         rows.append(await level(made, bodies, times, given))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return bodies, rows
