@@ -378,6 +378,7 @@ def main() -> None:
         "seconds": given.seconds, "deadline": given.deadline, "documents": bodies.documents,
         "levels": rows,
     }  # fmt: skip
+    given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "goodput.json").write_text(json.dumps(found, indent=1) + "\n", "utf8")
     text = page(found)
     (given.output / "goodput.md").write_text(text, "utf8")
