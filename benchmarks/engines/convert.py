@@ -187,7 +187,7 @@ def _polyrank_int8(source: Source, out: Path, linears: "LinearType" = "int8") ->
     from polyrank.encoder.smoothing import random_pieces
 
     checkpoint = read_checkpoint(source.folder)
-    encoder = NativeEncoder(checkpoint, EngineConfig("native", precision="float32"))
+    encoder = NativeEncoder(checkpoint, EngineConfig("native", compute_dtype="float32"))
     widths = encoder.measure_inputs(random_pieces(checkpoint.spec.body))
     write_int8(checkpoint, widths, out, linears=linears)
 

@@ -77,7 +77,7 @@ class PolyrankNative(Polyrank):
     name = "polyrank native"
     encoder = "native"
     usual = Batching(16384)
-    settings: ClassVar[dict[str, Any]] = {"precision": "float32"}
+    settings: ClassVar[dict[str, Any]] = {"compute_dtype": "float32"}
 
 
 class PolyrankNativeInt8(PolyrankNative):
@@ -85,7 +85,7 @@ class PolyrankNativeInt8(PolyrankNative):
 
     precision = "int8"
     needs = "polyrank-int8"
-    settings: ClassVar[dict[str, Any]] = {"precision": "int8"}
+    settings: ClassVar[dict[str, Any]] = {"compute_dtype": "int8"}
 
 
 class PolyrankNativeBlocks(PolyrankNativeInt8):

@@ -35,12 +35,12 @@ from polyrank.evaluation import (
 )
 from polyrank.evaluation.labelled import load_labelled, macro_f1
 from polyrank.evaluation.plan import Mode
-from polyrank.types import Precision
+from polyrank.types import ComputeDtype
 from quality.plot import draw
 from quality.remembered import RememberedEmbedder, RememberedReranker
 
 RESULTS = Path(__file__).parents[1] / "results"
-BASELINE: Precision = "float32"
+BASELINE: ComputeDtype = "float32"
 MEASURES = {"pool": "AP"}
 CACHE_BYTES = 6 << 30  # token rows of all documents of a language of the largest set
 SETS: tuple[tuple[str, Mode, int], ...] = (  # name, queries and documents, documents reranked
@@ -70,7 +70,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds eval/")
     parser.add_argument("--model", help="folder or Hub id; left out: the default model")
     parser.add_argument("--baseline", type=Path, help="embedder of the first stage")
-    parser.add_argument("--precision", default="auto", choices=("auto", "int8", "float32"))
+    parser.add_argument("--compute-dtype", default="auto", choices=("auto", "int8", "float32"))
     parser.add_argument("--max-queries", type=int, default=100, help="of each group; 0 takes all")
     parser.add_argument("--sets", nargs="+", help="of these alone, as xquad or xquad-cross")
     parser.add_argument("--name", default="quality", help="of the files written")
@@ -186,13 +186,15 @@ def _bitext_f1(pairs: Sequence[tuple[str, str]], embedder: Embedder) -> float:
 def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of each set."""
     folder, limit = given.data / "eval", given.max_queries
-    baseline = Embedder(given.baseline or base_model_folder(), precision=BASELINE)
-    own = Embedder(given.model, precision=given.precision)
+    baseline = Embedder(given.baseline or base_model_folder(), compute_dtype=BASELINE)
+    own = Embedder(given.model, compute_dtype=given.compute_dtype)
     heads = own.spec.heads
     stages = [EmbeddingRetriever(RememberedEmbedder(model)) for model in (baseline, own)]
     reranker = lexical_weight = None
     if "rerank" in heads:
-        whole = Reranker(given.model, precision=given.precision, row_cache_bytes=CACHE_BYTES)
+        whole = Reranker(
+            given.model, compute_dtype=given.compute_dtype, row_cache_bytes=CACHE_BYTES
+        )
         reranker = RememberedReranker(LogitReranker(whole))
         lexical_weight = own.spec.first_stage_weights.get("lexical")
     for name, mode, top_k in SETS:
@@ -209,7 +211,7 @@ def tasks(given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
         reranker.forget()
     if "classify" in heads and (not given.sets or "relevance3" in given.sets):
         say("relevance3")
-        classifier = Classifier(given.model, precision=given.precision)
+        classifier = Classifier(given.model, compute_dtype=given.compute_dtype)
         yield "relevance3", labels(folder / "relevance3", classifier, limit)
     if not given.sets or "tatoeba" in given.sets:
         say("tatoeba")
@@ -257,7 +259,7 @@ def main() -> None:
     facts: dict[str, Any] = {
         "model": Path(given.model or DEFAULT_MODEL).name,
         "weights_sha256": fingerprint(checkpoint.weights.paths),
-        "precision": given.precision,
+        "compute_dtype": given.compute_dtype,
         "baseline": BASELINE,
         "max_queries": given.max_queries,
     }

@@ -49,7 +49,7 @@ def check(made: Running, folder: Path, requests: list[dict[str, Any]], threads: 
     """Return the largest change of a score against the library, over a few requests."""
     from polyrank import Reranker
 
-    reranker = Reranker(folder, num_threads=threads, precision="float32")
+    reranker = Reranker(folder, num_threads=threads, compute_dtype="float32")
     worst = 0.0
     for body in requests[:10]:
         wanted = reranker.score([(body["query"], text) for text in body["documents"]])

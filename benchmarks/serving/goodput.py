@@ -136,7 +136,7 @@ def options() -> argparse.Namespace:
     """Return the options given."""
     parser = argparse.ArgumentParser(prog="serving.goodput", description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--serve", default="--compute int8", help="options of polyrank serve")
+    parser.add_argument("--serve", default="--compute-dtype int8", help="options of polyrank serve")
     parser.add_argument("--loads", type=float, nargs="+", default=[1.2, 2, 5])
     parser.add_argument("--seconds", type=float, default=30, help="of a level")
     parser.add_argument("--capacity-seconds", type=float, default=10)

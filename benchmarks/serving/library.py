@@ -13,8 +13,8 @@ from polyrank import Reranker
 
 def main() -> None:
     """Rank until the input ends."""
-    folder, threads, precision = sys.argv[1:]
-    reranker = Reranker(folder, num_threads=int(threads), precision=precision)  # type: ignore[arg-type] # checked there
+    folder, threads, compute_dtype = sys.argv[1:]
+    reranker = Reranker(folder, num_threads=int(threads), compute_dtype=compute_dtype)  # type: ignore[arg-type] # checked there
     for line in sys.stdin:
         body = json.loads(line)
         begin = time.perf_counter()

@@ -59,7 +59,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=100, help="of a request")
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compute", nargs="+", default=["int8", "float32"])
+    parser.add_argument("--compute-dtype", nargs="+", default=["int8", "float32"])
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -81,9 +81,9 @@ class Library:
 
 
 @contextmanager
-def library(folder: Path, threads: int, precision: str) -> Iterator[Library]:
+def library(folder: Path, threads: int, compute_dtype: str) -> Iterator[Library]:
     """Give the library in a process of its own."""
-    command = [sys.executable, "-m", "serving.library", str(folder), str(threads), precision]
+    command = [sys.executable, "-m", "serving.library", str(folder), str(threads), compute_dtype]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -165,7 +165,7 @@ def compared(
 ) -> list[Turn]:
     """Return the turns of server and library with one number type."""
     arguments = ("--model", "model={folder}", "--port", "{port}", "--log-level", "warning")
-    settings = ("--threads", str(given.threads), "--compute", compute)
+    settings = ("--threads", str(given.threads), "--compute-dtype", compute)
     command = ("-m", "polyrank", "serve", *arguments, *settings)
     server = Server("polyrank", Path(sys.executable), command)
     with (
@@ -187,7 +187,7 @@ def main() -> None:
 
         made_here = Path(scratch) / "e5-small-reranker"
         folder = given.model or small(base_model_folder(), made_here, given.seed)
-        for compute in given.compute:
+        for compute in given.compute_dtype:
             turns = compared(folder, compute, requests, given)
             facts["computes"][compute] = {
                 "summary": summary(turns, given.seed),

@@ -76,8 +76,8 @@ def servers(threads: int) -> list[Server]:
     serve = ("-m", "polyrank", "serve", "--model", "model={folder}", "--port", "{port}")
     quiet = ("--log-level", "warning", "--threads", str(threads))
     return [
-        Server("polyrank int8", own, (*serve, *quiet, "--compute", "int8"), is_float32=False),
-        Server("polyrank float32", own, (*serve, *quiet, "--compute", "float32")),
+        Server("polyrank int8", own, (*serve, *quiet, "--compute-dtype", "int8"), is_float32=False),
+        Server("polyrank float32", own, (*serve, *quiet, "--compute-dtype", "float32")),
         Server(
             "FastAPI + sentence-transformers",
             own,

@@ -97,7 +97,7 @@ def draw_calibration(given: argparse.Namespace, output: Path) -> None:
 def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     """Train reranking and classification on the compressed table's values, in int8 products."""
     arguments = ["train", "late-interaction", str(table), "--output", str(output)]
-    arguments += ["--compute", "int8"]
+    arguments += ["--compute-dtype", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
     arguments += ["--lists", given.lists, "--seed", given.seed, "--miner", str(base_model_folder())]
@@ -107,7 +107,7 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
 
 def first_stage_weight(given: argparse.Namespace, trained: Path) -> None:
     """Learn what first-stage scores count for, on questions: one number, for which few do."""
-    arguments = ["train", "first-stage-weight", str(trained), "--compute", "int8"]
+    arguments = ["train", "first-stage-weight", str(trained), "--compute-dtype", "int8"]
     arguments += ["--seed", given.seed, "--queries", "60", "--passages", "600"]
     for name in QUESTIONS:
         arguments += ["--data", str(given.data / "train" / "qa" / f"{name}.jsonl.gz")]

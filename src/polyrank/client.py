@@ -34,9 +34,9 @@ from polyrank.text.inputs import as_list, check_pair, check_text, check_texts, d
 from polyrank.types import (
     Classification,
     Document,
-    EmbeddingPrecision,
     FirstStageKind,
     InputType,
+    OutputDtype,
 )
 
 require("client", purpose="polyrank.client")
@@ -111,10 +111,10 @@ def _embed(
     texts: str | Iterable[str],
     input_type: InputType | None,
     dimensions: int | None,
-    precision: EmbeddingPrecision,
+    output_dtype: OutputDtype,
     model: str | None,
 ) -> _Call:
-    check_choice("precision", precision, get_args(EmbeddingPrecision))
+    check_choice("output_dtype", output_dtype, get_args(OutputDtype))
     if input_type is not None:
         check_choice("input_type", input_type, get_args(InputType))
     fields = {
@@ -122,7 +122,7 @@ def _embed(
         # servers before this one know "document" alone
         "input_type": "document" if input_type == "passage" else input_type,
         "dimensions": None if dimensions is None else check_whole("dimensions", dimensions),
-        "precision": precision,
+        "output_dtype": output_dtype,
         "model": model,
     }
     return _Call("/polyrank/embed", fields)
@@ -297,7 +297,7 @@ class Client:
         *,
         input_type: InputType | None = None,
         dimensions: int | None = None,
-        precision: EmbeddingPrecision = "float32",
+        output_dtype: OutputDtype = "float32",
         model: str | None = None,
     ) -> NDArray[Any]:
         """Return one vector per text, shape (num_texts, dimensions).
@@ -306,7 +306,7 @@ class Client:
             texts: The texts, or a single one.
             input_type: "query" for questions, "document" or "passage" for what is searched.
             dimensions: Keep only the first values.
-            precision: "float32", "int8", "uint8", "binary" or "ubinary".
+            output_dtype: "float32", "int8", "uint8", "binary" or "ubinary".
             model: Name of a served model; None takes the first that embeds.
 
         Returns:
@@ -315,7 +315,7 @@ class Client:
         Raises:
             PolyrankError: Of the class that the library would raise, or ServingError.
         """
-        call = _embed(texts, input_type, dimensions, precision, model)
+        call = _embed(texts, input_type, dimensions, output_dtype, model)
         vectors = _checked(_vectors, self._send(call))
         return vectors[0] if isinstance(texts, str) else vectors
 
@@ -404,11 +404,11 @@ class AsyncClient:
         *,
         input_type: InputType | None = None,
         dimensions: int | None = None,
-        precision: EmbeddingPrecision = "float32",
+        output_dtype: OutputDtype = "float32",
         model: str | None = None,
     ) -> NDArray[Any]:
         """Return one vector per text; see `Client.embed`."""
-        call = _embed(texts, input_type, dimensions, precision, model)
+        call = _embed(texts, input_type, dimensions, output_dtype, model)
         vectors = _checked(_vectors, await self._send(call))
         return vectors[0] if isinstance(texts, str) else vectors
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import SupportsIndex, get_args
 
 from polyrank.errors import ConfigError
-from polyrank.types import Precision, TruncationStrategy
+from polyrank.types import ComputeDtype, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
 
@@ -83,7 +83,7 @@ class EngineConfig:
             sequence runs alone.
         num_threads: Threads of the encoder; None takes what affinity and cgroup quota allow.
         device: "cpu", or a device of the pytorch encoder such as "cuda".
-        precision: Type of the products in linear layers. "auto" is float32, unless the
+        compute_dtype: Type of the products in linear layers. "auto" is float32, unless the
             checkpoint carries the record of a passed quality gate for int8 and int8 products are
             quicker than float32 ones on the kernel path that runs.
         row_cache_bytes: Most bytes of token rows to keep, for texts that come again under late
@@ -97,11 +97,11 @@ class EngineConfig:
     max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
     num_threads: int | None = None
     device: str = "cpu"
-    precision: Precision = "auto"
+    compute_dtype: ComputeDtype = "auto"
     row_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("compute_dtype", self.compute_dtype, get_args(ComputeDtype))
         for name in ("encoder", "device"):
             value = getattr(self, name)
             if not isinstance(value, str):

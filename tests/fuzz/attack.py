@@ -109,20 +109,22 @@ def ask(folder: Path, draw: random.Random, name: str) -> None:
         tasks.append(draw.choice(("Reranker", "Classifier", "Embedder")))
     if draw.random() < 0.1:
         describe(read_checkpoint(folder))
-    precision = draw.choice(("auto", "float32", "int8"))
+    compute_dtype = draw.choice(("auto", "float32", "int8"))
     refusal = None
     for task in dict.fromkeys(tasks):
         try:
-            ask_task(task, folder, precision)
+            ask_task(task, folder, compute_dtype)
         except PolyrankError as exc:
             refusal = exc
     if refusal is not None:
         raise refusal
 
 
-def ask_task(task: str, folder: Path, precision: Any) -> None:
+def ask_task(task: str, folder: Path, compute_dtype: Any) -> None:
     # native alone is looked into; one thread, since workers are forked
-    model = getattr(polyrank, task)(folder, encoder="native", num_threads=1, precision=precision)
+    model = getattr(polyrank, task)(
+        folder, encoder="native", num_threads=1, compute_dtype=compute_dtype
+    )
     if task == "Embedder":
         values = model.encode(TEXTS)
     elif task == "Reranker":

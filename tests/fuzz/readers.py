@@ -64,7 +64,7 @@ class Place:
 def run(folder: Path) -> None:
     """Load a folder's body as it is stored, and run it."""
     opened = read_checkpoint(folder)
-    NativeEncoder(opened, EngineConfig(num_threads=1, precision="int8")).run(BATCH, ("mean",))
+    NativeEncoder(opened, EngineConfig(num_threads=1, compute_dtype="int8")).run(BATCH, ("mean",))
 
 
 def read_weight_header(place: Place, content: bytes) -> None:

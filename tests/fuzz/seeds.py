@@ -50,7 +50,7 @@ def make_seeds(parent: Path) -> None:
 
 def quantise(source: Path, folder: Path, embeddings: str = "int8", **kinds: object) -> None:
     opened = read_checkpoint(source)
-    encoder = NativeEncoder(opened, EngineConfig("native", precision="float32"))
+    encoder = NativeEncoder(opened, EngineConfig("native", compute_dtype="float32"))
     widths = encoder.measure_inputs(random_pieces(opened.spec.body))
     mixed = mixed_table(opened) if embeddings == "mixed" else None
     folder.mkdir()

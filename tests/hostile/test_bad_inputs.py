@@ -30,7 +30,7 @@ def test_nothing_in_nothing_out(
     assert reranker.rank("query", []) == []
     assert reranker.score([]).shape == (0,)
     assert embedder.encode([]).shape == (0, 64)
-    assert embedder.encode([], precision="ubinary").shape == (0, 8)
+    assert embedder.encode([], output_dtype="ubinary").shape == (0, 8)
     assert Classifier(checkpoint("three-way-classifier")).classify([]) == []
 
 
@@ -113,7 +113,7 @@ def test_settings_out_of_range(checkpoint: Checkpoint, reranker: Reranker) -> No
         ({"row_cache_bytes": -1}, "0 or more"),
         ({"row_cache_bytes": 0.5}, "not float"),
         ({"truncation": None}, "longest_first, only_second"),
-        ({"precision": 8}, "auto, float32, int8"),
+        ({"compute_dtype": 8}, "auto, float32, int8"),
         ({"encoder": None}, "encoder must be a name"),
         ({"device": 0}, "device must be a name"),
         ({"revision": 5}, "revision must be a text, not int"),
@@ -164,18 +164,18 @@ def test_embedding_settings_out_of_range(embedder: Embedder) -> None:
     for settings, message in (
         ({"dimensions": 0}, "from 1 to 64"),
         ({"dimensions": 65}, "from 1 to 64"),
-        ({"precision": "int4"}, "int4"),
+        ({"output_dtype": "int4"}, "int4"),
         ({"input_type": "answer"}, "query, document"),
         ({"input_type": ["query"]}, "query, document"),
         ({"prompt_name": ["query"]}, "it has: "),
-        ({"precision": None}, "float32, int8"),
+        ({"output_dtype": None}, "float32, int8"),
         ({"dimensions": 1.5}, "whole number, from 1 to 64, not float: 1.5"),
         ({"dimensions": True}, "not bool"),
         ({"dimensions": "8"}, "not str"),
-        ({"precision": "int8", "ranges": "wide"}, r"\(2, 64\)"),
+        ({"output_dtype": "int8", "ranges": "wide"}, r"\(2, 64\)"),
         ({"prompt_name": "clustering"}, "it has: "),
         ({"input_type": "query", "prompt": "x"}, "only one"),
-        ({"precision": "int8", "ranges": np.zeros((2, 3), np.float32)}, r"\(2, 64\)"),
+        ({"output_dtype": "int8", "ranges": np.zeros((2, 3), np.float32)}, r"\(2, 64\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             embedder.encode(["text"], **settings)  # type: ignore[arg-type]

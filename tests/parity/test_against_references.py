@@ -116,9 +116,9 @@ def test_prompts_by_input_type(checkpoint: Checkpoint) -> None:
     np.testing.assert_array_equal(by_name, embedder.encode(texts, prompt="query: "))
 
 
-@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize("output_dtype", ["int8", "uint8", "binary", "ubinary"])
 def test_precisions_as_sentence_transformers_makes_them(
-    precision: str, checkpoint: Checkpoint
+    output_dtype: str, checkpoint: Checkpoint
 ) -> None:
     from sentence_transformers.util.quantization import quantize_embeddings
 
@@ -126,9 +126,11 @@ def test_precisions_as_sentence_transformers_makes_them(
     texts = list(SENTENCES.values())
     vectors = embedder.encode(texts)
     ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
-    needs_ranges = precision.endswith("int8")
-    expected = quantize_embeddings(vectors, precision, ranges if needs_ranges else None)
-    found = embedder.encode(texts, precision=precision, ranges=ranges if needs_ranges else None)
+    needs_ranges = output_dtype.endswith("int8")
+    expected = quantize_embeddings(vectors, output_dtype, ranges if needs_ranges else None)
+    found = embedder.encode(
+        texts, output_dtype=output_dtype, ranges=ranges if needs_ranges else None
+    )
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 

@@ -55,14 +55,14 @@ def test_vectors_do_not_depend_on_the_others(
     np.testing.assert_allclose(together, alone[order], atol=tolerances.BATCH_MATES, rtol=0)
 
 
-@pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize("output_dtype", ["int8", "uint8", "binary", "ubinary"])
 def test_small_precisions_do_not_depend_on_the_others(
-    precision: str, checkpoint: Checkpoint
+    output_dtype: str, checkpoint: Checkpoint
 ) -> None:
     embedder = Embedder(checkpoint("multilingual-e5-small"), encoder="onnx", max_batch_tokens=1)
     texts = list(SENTENCES.values())
-    together = embedder.encode(texts, precision=precision)
-    alone = np.concatenate([embedder.encode([text], precision=precision) for text in texts])
+    together = embedder.encode(texts, output_dtype=output_dtype)
+    alone = np.concatenate([embedder.encode([text], output_dtype=output_dtype) for text in texts])
     np.testing.assert_array_equal(together, alone)
 
 

@@ -57,7 +57,7 @@ def test_inputs_are_checked_before_anything_is_sent() -> None:
             (lambda: client.rank("\ud83d", ["a"]), "query holds a lone surrogate"),
             (lambda: client.rank(QUERY, [{"body": "a"}]), 'no "text" field'),
             (lambda: client.embed(["a"], dimensions=1.5), "dimensions must be a whole number"),  # type: ignore[arg-type]
-            (lambda: client.embed(["a"], precision="int4"), "precision must be one of"),  # type: ignore[arg-type]
+            (lambda: client.embed(["a"], output_dtype="int4"), "output_dtype must be one of"),  # type: ignore[arg-type]
             (lambda: client.embed(["a"], input_type="answer"), "input_type must be one of"),  # type: ignore[arg-type]
             (lambda: client.embed([5]), r"texts\[0\] must be a string"),  # type: ignore[list-item]
             (lambda: client.classify("one"), "inputs must be a list"),
@@ -96,9 +96,9 @@ def test_results_are_the_librarys(server: Running, folders: Folders) -> None:
         ]
         assert client.rank(QUERY, ["x " * 900])[0].is_truncated
         embedder = Embedder(folders["embedder"])
-        for precision in ("float32", "int8", "ubinary"):
-            found = client.embed(DOCUMENTS, input_type="query", precision=precision)
-            wanted = embedder.encode(DOCUMENTS, input_type="query", precision=precision)
+        for output_dtype in ("float32", "int8", "ubinary"):
+            found = client.embed(DOCUMENTS, input_type="query", output_dtype=output_dtype)
+            wanted = embedder.encode(DOCUMENTS, input_type="query", output_dtype=output_dtype)
             assert found.dtype == wanted.dtype
             np.testing.assert_array_equal(found, wanted)
         inputs = [DOCUMENTS[0], DOCUMENTS[1]]

@@ -232,7 +232,7 @@ def test_voyage_embeddings(server: Running, embedder: Embedder, kind: Any, dtype
         "encoding_format": "base64",
     }
     rows = server.post("/voyage/v1/embeddings", body)["data"]
-    wanted = embedder.encode(DOCUMENTS[:2], input_type="query", dimensions=32, precision=kind)
+    wanted = embedder.encode(DOCUMENTS[:2], input_type="query", dimensions=32, output_dtype=kind)
     found = [np.frombuffer(base64.b64decode(row["embedding"]), dtype) for row in rows]
     np.testing.assert_array_equal(found, wanted)
 
@@ -274,7 +274,7 @@ def test_cohere_embed(server: Running, embedder: Embedder) -> None:
     assert set(made) == set(types)
     np.testing.assert_allclose(made["float"], wanted, atol=1e-6)
     np.testing.assert_array_equal(
-        made["int8"], embedder.encode(DOCUMENTS[:2], input_type="document", precision="int8")
+        made["int8"], embedder.encode(DOCUMENTS[:2], input_type="document", output_dtype="int8")
     )
     pieces = [{"content": [{"type": "text", "text": DOCUMENTS[0]}]}]
     again = server.post("/v2/embed", {"inputs": pieces, "input_type": "search_document"})

@@ -54,8 +54,8 @@ QUERIES = [text[:25] for text in TEXTS]
 EMBEDDER, RERANKER, BERT = "multilingual-e5-small", "bge-reranker-base", "bert-reranker"
 LAYOUT = Path(__file__).parents[2] / "docs" / "reference" / "checkpoint-format.md"
 FLOAT32, INT8 = (
-    EngineConfig("native", precision="float32"),
-    EngineConfig("native", precision="int8"),
+    EngineConfig("native", compute_dtype="float32"),
+    EngineConfig("native", compute_dtype="int8"),
 )
 CLASSIFIER = "three-way-classifier"
 WORDS = "embeddings.word_embeddings.weight"
@@ -203,9 +203,9 @@ def test_parameters_of_4_bit_blocks_are_counted_one_by_one(int8_folder):
 def test_scores_of_the_folder_are_those_of_quantising_at_load_to_the_bit(checkpoint, int8_folder):
     pairs = [(query, text) for query, text in zip(QUERIES, TEXTS, strict=True)]
     for name in (RERANKER, BERT):
-        at_load = Reranker(checkpoint(name), precision="int8").score(pairs, logits=True)
-        stored = Reranker(int8_folder(name), precision="int8").score(pairs, logits=True)
-        exact = Reranker(checkpoint(name), precision="float32").score(pairs, logits=True)
+        at_load = Reranker(checkpoint(name), compute_dtype="int8").score(pairs, logits=True)
+        stored = Reranker(int8_folder(name), compute_dtype="int8").score(pairs, logits=True)
+        exact = Reranker(checkpoint(name), compute_dtype="float32").score(pairs, logits=True)
         assert at_load.tobytes() == stored.tobytes()
         assert not np.array_equal(exact, stored)
         assert np.abs(exact - stored).max() < 0.2
@@ -271,7 +271,7 @@ def test_panels_are_read_where_they_lie_and_rows_and_unaligned_panels_give_the_s
     int8_folder, broken, monkeypatch, isa
 ):
     monkeypatch.setenv("POLYRANK_ISA", isa)
-    config = EngineConfig("native", precision="int8")
+    config = EngineConfig("native", compute_dtype="int8")
     folder = int8_folder(RERANKER)
     expected = rows_of(folder, config)
     weights = read_checkpoint(folder).weights
@@ -295,7 +295,7 @@ def test_panels_and_rows_in_one_layer_are_refused(broken):
 
     change_tensors(broken, change)
     with pytest.raises(CorruptWeightsError, match="partly in panels"):
-        rows_of(broken, EngineConfig("native", precision="int8"))
+        rows_of(broken, EngineConfig("native", compute_dtype="int8"))
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (48, 96), (16, 4)])
@@ -308,7 +308,7 @@ def test_panels_and_back(shape):
 
 
 @pytest.mark.parametrize("embeddings", TABLE_TYPES)
-def test_all_tables_run_in_both_precisions(checkpoint, int8_folder, embeddings):
+def test_all_tables_run_in_both_compute_dtypes(checkpoint, int8_folder, embeddings):
     exact = rows_of(checkpoint(EMBEDDER), FLOAT32)
     for config in (INT8, FLOAT32):
         rows = rows_of(int8_folder(EMBEDDER, embeddings), config)
@@ -355,14 +355,14 @@ def test_missing_and_impossible_scales(broken):
     key = "roberta." + QUERY_LAYER
     change_tensors(broken, lambda tensors: tensors[key + "weight_scale"].fill(np.nan))
     with pytest.raises(CorruptWeightsError, match=r"query\.weight_scale.*NaN"):
-        Reranker(broken, precision="int8")
+        Reranker(broken, compute_dtype="int8")
     change_tensors(broken, lambda tensors: tensors[key + "weight_scale"].fill(1))
     change_tensors(broken, lambda tensors: tensors[key + "input_multiplier"].fill(2))
     with pytest.raises(CorruptWeightsError, match="share"):
-        Reranker(broken, precision="int8")
+        Reranker(broken, compute_dtype="int8")
     change_tensors(broken, lambda tensors: tensors.pop(key + "input_multiplier"))
     with pytest.raises(MissingWeightError, match="neighbours"):
-        Reranker(broken, precision="int8")
+        Reranker(broken, compute_dtype="int8")
     change_tensors(broken, lambda tensors: tensors.pop(key + "weight_scale"))
     with pytest.raises(MissingWeightError, match="weight_scale"):
         read_checkpoint(broken)
@@ -412,26 +412,26 @@ def test_auto_is_int8_only_after_a_passed_gate_on_these_weights(
     if not make_int8:
         folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
 
-    def precision():
+    def compute_dtype():
         reranker = Reranker(folder, encoder="native")
         notes = [note for note in reranker.info.notes if "int8" in note]
-        assert bool(notes) == (reranker.info.encoder.precision == "int8")
+        assert bool(notes) == (reranker.info.encoder.compute_dtype == "int8")
         plan = plan_encoder(read_checkpoint(folder), EngineConfig())
-        assert (plan.encoder, plan.precision) == ("native", reranker.info.encoder.precision)
-        return plan.precision, plan.reason
+        assert (plan.encoder, plan.compute_dtype) == ("native", reranker.info.encoder.compute_dtype)
+        return plan.compute_dtype, plan.reason
 
-    assert precision() == ("float32", "the folder has no record of a quality gate for int8")
+    assert compute_dtype() == ("float32", "the folder has no record of a quality gate for int8")
     record_into(folder, dataset="xquad", created="2026-01-31")
-    assert precision() == ("int8", "int8 passed its quality gate (xquad, 2026-01-31)")
+    assert compute_dtype() == ("int8", "int8 passed its quality gate (xquad, 2026-01-31)")
     record_into(folder, passed=False)
-    assert precision() == ("float32", "int8 failed its quality gate")
+    assert compute_dtype() == ("float32", "int8 failed its quality gate")
     record_into(folder, weights_sha256="0" * 64)
-    assert precision()[0] == "float32"
-    assert "other weights" in precision()[1]
+    assert compute_dtype()[0] == "float32"
+    assert "other weights" in compute_dtype()[1]
     record_into(folder)
     # the same shapes and sizes, other values
     change_tensors(folder, lambda tensors: tensors["classifier.dense.weight"].fill(0.5))
-    assert precision()[0] == "float32"
+    assert compute_dtype()[0] == "float32"
 
 
 def change_pooling(folder):
@@ -505,9 +505,9 @@ def test_one_number_of_a_head_changes_the_fingerprint(checkpoint, tmp_path):
 def test_the_other_encoders_ignore_a_passed_gate_of_a_float_folder(checkpoint, tmp_path):
     folder = Path(shutil.copytree(checkpoint(RERANKER), tmp_path / "float"))
     record_into(folder)
-    assert Reranker(folder, encoder="onnx").info.encoder.precision == "float32"
+    assert Reranker(folder, encoder="onnx").info.encoder.compute_dtype == "float32"
     plan = plan_encoder(read_checkpoint(folder), EngineConfig("onnx"))
-    assert plan.precision == "float32"
+    assert plan.compute_dtype == "float32"
     assert "onnx encoder has no int8 products" in plan.reason
 
 
@@ -553,7 +553,7 @@ def data(checkpoint, tmp_path_factory):
     write_lines(
         folder / "queries.jsonl", [{"_id": f"q{i}", "text": t} for i, t in enumerate(QUERIES)]
     )
-    embedder = Embedder(checkpoint(EMBEDDER), precision="float32")
+    embedder = Embedder(checkpoint(EMBEDDER), compute_dtype="float32")
     scores = (
         embedder.encode(QUERIES, input_type="query")
         @ embedder.encode(documents, input_type="document").T
@@ -613,7 +613,7 @@ def test_a_folder_that_passes_is_int8_for_whoever_loads_it(
     assert written["passed"] is True
     assert written["tasks"][0]["ndcg_int8"] == figures.ndcg_int8
     reranker = Reranker(outcome.folder)
-    assert reranker.info.encoder.precision == "int8"
+    assert reranker.info.encoder.compute_dtype == "int8"
     assert any("passed its quality gate (ordered, 2026-01-31)" in n for n in reranker.info.notes)
 
 
@@ -646,10 +646,10 @@ def test_record_only_lets_auto_quantise_at_load(checkpoint, dataset, tmp_path):
     folder = Path(shutil.copytree(checkpoint(EMBEDDER), tmp_path / "float"))
     failed = judge_folder(read_checkpoint(folder), dataset, gate_config(0.0))
     assert failed.folder is None
-    assert Embedder(folder).info.encoder.precision == "float32"
+    assert Embedder(folder).info.encoder.compute_dtype == "float32"
     passed = judge_folder(read_checkpoint(folder), dataset, gate_config())
     assert passed.folder == folder
-    assert Embedder(folder, num_threads=1).info.encoder.precision == "int8"
+    assert Embedder(folder, num_threads=1).info.encoder.compute_dtype == "int8"
 
 
 def test_a_folder_in_the_way_is_left_alone(checkpoint, dataset, tmp_path):
@@ -668,7 +668,7 @@ def write_labelled(folder, rows_by_file):
 def labelled(checkpoint, tmp_path_factory):
     """Pairs labelled by float32 itself, so that any change of label is a loss."""
     pairs = [(query, text) for query in QUERIES[:6] for text in TEXTS[:10]]
-    results = Classifier(checkpoint(CLASSIFIER), precision="float32").classify(pairs)
+    results = Classifier(checkpoint(CLASSIFIER), compute_dtype="float32").classify(pairs)
     rows = [
         {"_id": str(i), "query": pair[0], "passage": pair[1], "label": result.label, "lang": lang}
         for i, (pair, result) in enumerate(zip(pairs, results, strict=True))
@@ -748,7 +748,7 @@ def test_a_classifier_is_measured_on_labelled_pairs(checkpoint, labelled, tmp_pa
     assert figures.accuracy_int8 == figures.equal_labels
     pairs = [(pair.query, pair.passage) for pair in load_labelled(labelled).pairs]
     results = [
-        Classifier(folder, precision=kind).classify(pairs)
+        Classifier(folder, compute_dtype=kind).classify(pairs)
         for folder, kind in ((checkpoint(CLASSIFIER), "float32"), (outcome.folder, "auto"))
     ]
     equal = np.mean([one.label == other.label for one, other in zip(*results, strict=True)])
@@ -944,8 +944,8 @@ def test_the_command_from_end_to_end(checkpoint, data, tmp_path):
     assert facts["folder"] == str(tmp_path / "out")
     assert facts["calibration"] == f"{len(TEXTS)} texts given"
     shown = json.loads(polyrank("info", tmp_path / "out").stdout)
-    assert shown["precision"] == "int8"
-    assert shown["precision_because"].startswith("int8 passed its quality gate (ordered, ")
+    assert shown["compute_dtype"] == "int8"
+    assert shown["compute_dtype_because"].startswith("int8 passed its quality gate (ordered, ")
     assert shown["gate"]["embed"]["cosine_mean"] == facts["tasks"][0]["cosine_mean"]
 
 

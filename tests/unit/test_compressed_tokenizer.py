@@ -68,7 +68,7 @@ def test_a_quantised_folder_holds_one_form_and_the_other_is_a_command_away(
     checkpoint, tmp_path, name
 ):
     source = read_checkpoint(checkpoint(name))
-    encoder = NativeEncoder(source, EngineConfig("native", precision="float32"))
+    encoder = NativeEncoder(source, EngineConfig("native", compute_dtype="float32"))
     widths = encoder.measure_inputs(random_pieces(source.spec.body))
     for folder in (tmp_path / "int8", tmp_path / "again"):
         folder.mkdir()

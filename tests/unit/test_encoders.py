@@ -434,4 +434,4 @@ def test_a_device_other_than_the_cpu_leaves_native_and_onnx_out(tiny):
 def test_int8_is_for_native(tiny):
     body = tiny.checkpoint("bert").spec.body
     with pytest.raises(ConfigError, match="onnx encoder has no int8"):
-        choose._pick(EngineConfig(encoder="onnx", precision="int8"), body)
+        choose._pick(EngineConfig(encoder="onnx", compute_dtype="int8"), body)

@@ -29,7 +29,7 @@ LAYOUT = Path(__file__).parents[2] / "docs" / "reference" / "checkpoint-format.m
 WEIGHTS = "model.safetensors"
 INNER = "roberta.encoder.layer.1.intermediate.dense."
 QUERY = "roberta.encoder.layer.0.attention.self.query."
-INT8, FLOAT32 = (EngineConfig("native", precision=kind) for kind in ("int8", "float32"))
+INT8, FLOAT32 = (EngineConfig("native", compute_dtype=kind) for kind in ("int8", "float32"))
 
 
 def is_linear(name):
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_was_4_bit_before_loses_nothing(folders, monkeypatch, 
 @pytest.mark.parametrize("isa", sorted(BLOCK_PATHS & {*_native.usable_paths()}))
 def test_blocks_give_a_text_the_same_bits_in_any_batch(folders, monkeypatch, isa):
     monkeypatch.setenv("POLYRANK_ISA", isa)
-    reranker = Reranker(folders(RERANKER)[1], precision="int8", encoder="native")
+    reranker = Reranker(folders(RERANKER)[1], compute_dtype="int8", encoder="native")
     pairs = [(SENTENCES["en"], text) for text in SENTENCES.values()]
     together = reranker.score(pairs)
     assert together.tobytes() == np.concatenate([reranker.score([p]) for p in pairs]).tobytes()
@@ -179,7 +179,7 @@ def test_multipliers_may_be_absent(folders, broken):
     assert rows_of(broken, FLOAT32).tobytes() == rows_of(source, FLOAT32).tobytes()
     pairs = [(text[:20], text) for text in SENTENCES.values()]
     scores = [
-        Reranker(path, precision="int8").score(pairs, logits=True) for path in (broken, source)
+        Reranker(path, compute_dtype="int8").score(pairs, logits=True) for path in (broken, source)
     ]
     assert np.abs(scores[0] - scores[1]).max() < 0.2
 

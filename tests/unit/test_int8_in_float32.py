@@ -53,7 +53,7 @@ def int8_folder(checkpoint, tmp_path_factory):
     def get(name, embeddings):
         if (name, embeddings) not in made:
             source = read_checkpoint(checkpoint(name))
-            exact = NativeEncoder(source, EngineConfig(precision="float32"))
+            exact = NativeEncoder(source, EngineConfig(compute_dtype="float32"))
             table, mixed = source.body_float32(WORDS), None
             if embeddings == "mixed":
                 mixed = compress_rows(table, np.arange(len(table), dtype=np.uint8) * 7 // 3 % 4)
@@ -195,7 +195,7 @@ def test_rows_are_those_of_transformers_on_the_dequantised_weights(
     batch, weights = pieces(opened), float_weights(folder, opened.spec.body.vocab_size)
     expected = expected_rows(checkpoint(name), weights, batch, tmp_path / "float32")
     encoder = make(opened, EngineConfig())
-    assert encoder.capabilities.precision == "float32"
+    assert encoder.capabilities.compute_dtype == "float32"
     rows = encoder.run(batch, ())
     assert rows.dtype == np.float32
     assert np.abs(rows - expected).max() < EXACT
@@ -208,8 +208,8 @@ def test_rows_are_those_of_transformers_on_the_dequantised_weights(
 def test_rows_are_close_to_int8_products_of_the_native_encoder(int8_folder, make, embeddings):
     opened = read_checkpoint(int8_folder(EMBEDDER, embeddings))
     batch = pieces(opened)
-    int8 = NativeEncoder(opened, EngineConfig(precision="int8")).run(batch, ("mean",))
-    exact = NativeEncoder(opened, EngineConfig(precision="float32")).run(batch, ("mean",))
+    int8 = NativeEncoder(opened, EngineConfig(compute_dtype="int8")).run(batch, ("mean",))
+    exact = NativeEncoder(opened, EngineConfig(compute_dtype="float32")).run(batch, ("mean",))
     rows = make(opened, EngineConfig()).run(batch, ("mean",))
     assert cosines(rows, int8).min() > INT8_COSINE
     assert np.abs(rows - exact).max() < EXACT
@@ -224,7 +224,7 @@ def test_plain_steps_and_absent_multipliers(broken, make):
     change_tensors(broken, rewrite)
     opened = read_checkpoint(broken)
     batch = pieces(opened)
-    exact = NativeEncoder(opened, EngineConfig(precision="float32")).run(batch, ())
+    exact = NativeEncoder(opened, EngineConfig(compute_dtype="float32")).run(batch, ())
     assert np.abs(make(opened, EngineConfig()).run(batch, ()) - exact).max() < EXACT
 
 
@@ -288,10 +288,10 @@ def test_without_the_native_encoder_auto_is_onnx_then_pytorch(int8_folder, monke
     for name, next_hidden in (("onnx", "onnxruntime"), ("pytorch", "torch")):
         hide(monkeypatch, *hidden)
         encoder = choose_encoder(opened, EngineConfig())
-        assert (encoder.capabilities.name, encoder.capabilities.precision) == (name, "float32")
+        assert (encoder.capabilities.name, encoder.capabilities.compute_dtype) == (name, "float32")
         assert cosines(encoder.run(batch, ("cls",)), int8).min() > INT8_COSINE
         plan = plan_encoder(opened, EngineConfig())
-        assert (plan.encoder, plan.precision) == (name, "float32")
+        assert (plan.encoder, plan.compute_dtype) == (name, "float32")
         assert plan.reason == (
             f"int8 passed its quality gate, but the {name} encoder has no int8 products; "
             "the folder's int8 weights are computed in float32"
@@ -305,7 +305,7 @@ def test_without_the_native_encoder_auto_is_onnx_then_pytorch(int8_folder, monke
 def test_a_folder_without_a_passed_gate_says_what_becomes_of_its_weights(broken):
     (broken / "polyrank_gate.json").unlink()
     plan = plan_encoder(read_checkpoint(broken), EngineConfig("pytorch"))
-    assert plan.precision == "float32"
+    assert plan.compute_dtype == "float32"
     assert plan.reason == (
         "the folder has no record of a quality gate for int8; "
         "the folder's int8 weights are computed in float32"
@@ -315,19 +315,19 @@ def test_a_folder_without_a_passed_gate_says_what_becomes_of_its_weights(broken)
 def test_int8_products_are_refused_by_encoders_that_have_none(int8_folder, monkeypatch):
     opened = read_checkpoint(int8_folder(RERANKER, "mixed"))
     for name in ("onnx", "pytorch"):
-        config = EngineConfig(name, precision="int8")
+        config = EngineConfig(name, compute_dtype="int8")
         for act in (choose_encoder, plan_encoder):
             with pytest.raises(ConfigError, match=f"{name} encoder has no int8 products"):
                 act(opened, config)
     hide(monkeypatch, "polyrank._native")
     with pytest.raises(MissingExtraError, match="native encoder was not built"):
-        choose_encoder(opened, EngineConfig(precision="int8"))
+        choose_encoder(opened, EngineConfig(compute_dtype="int8"))
 
 
 def test_other_devices_take_pytorch(int8_folder):
     opened = read_checkpoint(int8_folder(RERANKER, "mixed"))
     plan = plan_encoder(opened, EngineConfig(device="cuda"))
-    assert (plan.encoder, plan.precision) == ("pytorch", "float32")
+    assert (plan.encoder, plan.compute_dtype) == ("pytorch", "float32")
 
 
 def test_scores_and_vectors_from_a_compressed_tokenizer(int8_folder):
@@ -336,8 +336,8 @@ def test_scores_and_vectors_from_a_compressed_tokenizer(int8_folder):
         assert read_checkpoint(int8_folder(name, "mixed")).tokenizer_file.suffix == ".gz"
     scores, vectors = (
         [
-            make(int8_folder(name, "mixed"), encoder=encoder, precision=precision)
-            for encoder, precision in (
+            make(int8_folder(name, "mixed"), encoder=encoder, compute_dtype=compute_dtype)
+            for encoder, compute_dtype in (
                 ("native", "float32"),
                 ("onnx", "auto"),
                 ("pytorch", "float32"),
@@ -363,7 +363,7 @@ from polyrank import Embedder
 
 embedder = Embedder(sys.argv[1])
 vectors = embedder.encode(["ein Satz", "another one"])
-print(embedder.info.encoder.name, embedder.info.encoder.precision, vectors.shape)
+print(embedder.info.encoder.name, embedder.info.encoder.compute_dtype, vectors.shape)
 """
 
 

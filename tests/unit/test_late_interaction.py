@@ -23,7 +23,7 @@ from polyrank.inference import pair_runs
 from polyrank.inference.computations import Window
 from polyrank.inference.model import load_model
 from polyrank.tasks.late_interaction import LateInteractionScorer
-from polyrank.types import Precision
+from polyrank.types import ComputeDtype
 from tests.checkpoints import LATE_FEATURES, late_interaction
 from tests.texts import AWKWARD, SENTENCES
 from tests.tolerances import BATCH_MATES, LOGIT
@@ -149,13 +149,13 @@ def test_logits_and_labels(folder: Path, encoder: str) -> None:
         assert result.label == ["irrelevant", "neutral", "relevant"][int(wanted.argmax())]
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("compute_dtype", ["float32", "int8"])
 def test_nothing_else_in_the_call_changes_a_bit(
-    folder: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
+    folder: Path, compute_dtype: ComputeDtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = [*PAIRS, ("猫", TEXTS[16]), *((TEXTS[i], TEXTS[-i]) for i in range(8))]
-    reranker = Reranker(folder, precision=precision)
-    classifier = Classifier(folder, precision=precision)
+    reranker = Reranker(folder, compute_dtype=compute_dtype)
+    classifier = Classifier(folder, compute_dtype=compute_dtype)
     logits, labels = reranker.score(pairs, logits=True), classifier.logits(pairs)
     for i, pair in enumerate(pairs):
         assert reranker.score([pair], logits=True)[0] == logits[i]
@@ -164,7 +164,9 @@ def test_nothing_else_in_the_call_changes_a_bit(
     shuffled = [pairs[i] for i in order]
     np.testing.assert_array_equal(reranker.score(shuffled, logits=True), logits[order])
     for num_threads in (1, 3):
-        other = Reranker(folder, num_threads=num_threads, max_batch_tokens=600, precision=precision)
+        other = Reranker(
+            folder, num_threads=num_threads, max_batch_tokens=600, compute_dtype=compute_dtype
+        )
         np.testing.assert_array_equal(other.score(pairs, logits=True), logits)
     for num_tokens in (1, 70, 700):
         monkeypatch.setattr(pair_runs, "PART_TOKENS", num_tokens)

@@ -54,8 +54,8 @@ EMBEDDER = "multilingual-e5-small"
 WORDS = "embeddings.word_embeddings.weight"
 PLACES = "embeddings.position_embeddings.weight"
 PRECISIONS = (
-    EngineConfig("native", precision="float32"),
-    EngineConfig("native", precision="int8"),
+    EngineConfig("native", compute_dtype="float32"),
+    EngineConfig("native", compute_dtype="int8"),
 )
 
 
@@ -231,7 +231,7 @@ def test_pieces_of_every_sequence_are_of_tier_0(checkpoint, texts):
         TableConfig(0)
 
 
-@pytest.mark.parametrize("config", PRECISIONS, ids=lambda config: config.precision)
+@pytest.mark.parametrize("config", PRECISIONS, ids=lambda config: config.compute_dtype)
 def test_vectors_are_those_of_the_values_in_float32_to_the_bit(mixed, config):
     assert rows_of(mixed[0], config).tobytes() == rows_of(mixed[1], config).tobytes()
 
@@ -378,7 +378,7 @@ def test_commands(checkpoint, texts, data, tmp_path):
     assert opened.spec.quantization.linears == "int4"
     assert np.array_equal(opened.body_float32(WORDS), read_checkpoint(first).body_float32(WORDS))
     assert not (tmp_path / "int8" / TABLE_FILE).exists()
-    assert Embedder(tmp_path / "int8").info.encoder.precision == "int8"
+    assert Embedder(tmp_path / "int8").info.encoder.compute_dtype == "int8"
 
 
 @pytest.mark.parametrize(

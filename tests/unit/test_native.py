@@ -1,4 +1,4 @@
-"""The native encoder: every path of this processor, both precisions, bits and faults."""
+"""The native encoder: every path of this processor, both compute dtypes, bits and faults."""
 
 import multiprocessing
 import os
@@ -54,23 +54,25 @@ def test_float32_as_onnx(path: str, opened: Checkpoint) -> None:
     expected = OnnxEncoder(opened, EngineConfig()).run(batch, ())
     encoder = NativeEncoder(opened, EngineConfig())
     np.testing.assert_allclose(encoder.run(batch, ()), expected, atol=1e-5, rtol=0)
-    assert encoder.capabilities.precision == "float32"
+    assert encoder.capabilities.compute_dtype == "float32"
     assert path in encoder.capabilities.device
 
 
 def test_int8_agrees_between_paths_and_with_float32(path: str, opened: Checkpoint) -> None:
     batch = batch_of(opened, LENGTHS)
     exact = OnnxEncoder(opened, EngineConfig()).run(batch, ("mean",))
-    found = NativeEncoder(opened, EngineConfig(precision="int8")).run(batch, ("mean",))
+    found = NativeEncoder(opened, EngineConfig(compute_dtype="int8")).run(batch, ("mean",))
     cosines = (found * exact).sum(axis=1)
     cosines /= np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
     assert cosines.min() > 0.99
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_bits_depend_on_the_sequence_alone(path: str, precision: str, opened: Checkpoint) -> None:
+@pytest.mark.parametrize("compute_dtype", ["float32", "int8"])
+def test_bits_depend_on_the_sequence_alone(
+    path: str, compute_dtype: str, opened: Checkpoint
+) -> None:
     batch = batch_of(opened, LENGTHS)
-    encoder = NativeEncoder(opened, EngineConfig(precision=precision))  # type: ignore[arg-type]
+    encoder = NativeEncoder(opened, EngineConfig(compute_dtype=compute_dtype))  # type: ignore[arg-type]
     together = encoder.run(batch, ())
     one_by_one = np.concatenate([encoder.run(part, ()) for part in alone(batch)])
     np.testing.assert_array_equal(together, one_by_one)
@@ -79,12 +81,12 @@ def test_bits_depend_on_the_sequence_alone(path: str, precision: str, opened: Ch
     np.testing.assert_array_equal(pooled[order], shuffled)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_threads_change_no_bit(precision: str, opened: Checkpoint) -> None:
+@pytest.mark.parametrize("compute_dtype", ["float32", "int8"])
+def test_threads_change_no_bit(compute_dtype: str, opened: Checkpoint) -> None:
     batches = (batch_of(opened, LENGTHS), batch_of(opened, (300,)), batch_of(opened, (40,) * 64))
     results = []
     for num_threads in (1, 2, 3, 7):
-        config = EngineConfig(precision=precision, num_threads=num_threads)  # type: ignore[arg-type]
+        config = EngineConfig(compute_dtype=compute_dtype, num_threads=num_threads)  # type: ignore[arg-type]
         encoder = NativeEncoder(opened, config)
         results.append([encoder.run(batch, ()) for batch in batches])
     for found in results[1:]:
@@ -92,19 +94,19 @@ def test_threads_change_no_bit(precision: str, opened: Checkpoint) -> None:
             np.testing.assert_array_equal(rows, expected)
 
 
-def test_scores_of_both_precisions_have_the_same_bits_in_any_batch(
+def test_scores_of_both_compute_dtypes_have_the_same_bits_in_any_batch(
     checkpoint: Callable[[str], Path],
 ) -> None:
     folder = checkpoint("bge-reranker-base")
     pairs = [(SENTENCES["en"], text) for text in SENTENCES.values()]
-    for precision in ("float32", "int8"):
-        reference = Reranker(folder, encoder="native", precision=precision)  # type: ignore[arg-type]
+    for compute_dtype in ("float32", "int8"):
+        reference = Reranker(folder, encoder="native", compute_dtype=compute_dtype)  # type: ignore[arg-type]
         expected = np.concatenate([reference.score([pair]) for pair in pairs])
         for budget in (1, 100, 10_000):
             reranker = Reranker(
                 folder,
                 encoder="native",
-                precision=precision,  # type: ignore[arg-type]
+                compute_dtype=compute_dtype,  # type: ignore[arg-type]
                 max_batch_tokens=budget,
                 num_threads=2,
             )

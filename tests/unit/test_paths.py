@@ -1,4 +1,4 @@
-"""What is known of kernel paths, and what `precision="auto"` makes of it."""
+"""What is known of kernel paths, and what `compute_dtype="auto"` makes of it."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.compress.quantize.writing import write_int8
 from polyrank.config import EngineConfig
 from polyrank.encoder.choose import plan_encoder
+from polyrank.encoder.compute_dtype import choose_compute_dtype
 from polyrank.encoder.paths import BLOCK_PATHS, FLOAT32_IS_QUICKER, is_int8_quicker, running_path
-from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from tests.texts import SENTENCES
 
@@ -36,7 +36,7 @@ def passed(monkeypatch):
 def folder(request, checkpoint, tmp_path):
     """A folder of int8 steps, one of 4-bit blocks."""
     opened = read_checkpoint(checkpoint("multilingual-e5-small"))
-    exact = NativeEncoder(opened, EngineConfig(precision="float32"))
+    exact = NativeEncoder(opened, EngineConfig(compute_dtype="float32"))
     widths = exact.measure_inputs(random_pieces(opened.spec.body))
     made = tmp_path / request.param
     made.mkdir()
@@ -49,13 +49,13 @@ def test_auto_is_the_precision_of_the_path(folder, passed, monkeypatch, path):
     monkeypatch.setenv("POLYRANK_ISA", path)
     wanted = "int8" if is_int8_quicker(path, folder.name) else "float32"
     embedder = Embedder(folder, encoder="native")
-    assert embedder.info.encoder.precision == wanted
+    assert embedder.info.encoder.compute_dtype == wanted
     assert path in embedder.info.encoder.device
     rows = embedder.encode(TEXTS, input_type="document")
-    asked = Embedder(folder, encoder="native", precision=wanted)
+    asked = Embedder(folder, encoder="native", compute_dtype=wanted)
     assert rows.tobytes() == asked.encode(TEXTS, input_type="document").tobytes()
     plan = plan_encoder(read_checkpoint(folder), EngineConfig("native"))
-    assert (plan.path, plan.precision) == (path, wanted)
+    assert (plan.path, plan.compute_dtype) == (path, wanted)
     said = f"float32 products are as quick on path {path}"
     assert (said in plan.reason) == (wanted == "float32")
     assert any(said in note for note in embedder.info.notes) == (wanted == "float32")
@@ -63,24 +63,24 @@ def test_auto_is_the_precision_of_the_path(folder, passed, monkeypatch, path):
 
 @pytest.mark.parametrize(("path", "linears"), sorted(FLOAT32_IS_QUICKER))
 def test_auto_is_float32_where_that_is_as_quick(folder, passed, path, linears):
-    choice = choose_precision(read_checkpoint(folder), "auto", path)
+    choice = choose_compute_dtype(read_checkpoint(folder), "auto", path)
     assert choice.is_int8 == (folder.name != linears)
-    assert choose_precision(read_checkpoint(folder), "int8", path).is_int8
+    assert choose_compute_dtype(read_checkpoint(folder), "int8", path).is_int8
 
 
 def test_a_float_checkpoint_that_passed_is_not_quantised_where_float32_is_as_quick(
     checkpoint, passed
 ):
     opened = read_checkpoint(checkpoint("multilingual-e5-small"))
-    assert choose_precision(opened, "auto", "amx").is_int8
-    assert not choose_precision(opened, "auto", "avx512bw").is_int8
+    assert choose_compute_dtype(opened, "auto", "amx").is_int8
+    assert not choose_compute_dtype(opened, "auto", "avx512bw").is_int8
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_default_model_is_int8_on_every_path(monkeypatch, path):
     monkeypatch.setenv("POLYRANK_ISA", path)
     assert running_path() == path
-    assert Reranker().info.encoder.precision == "int8"
+    assert Reranker().info.encoder.compute_dtype == "int8"
 
 
 @pytest.mark.parametrize("path", sorted(BLOCK_PATHS & {*PATHS}))
@@ -108,7 +108,7 @@ def test_only_paths_of_the_table_take_blocks(monkeypatch, path):
                 body.set_linear_blocks(*arguments)
 
 
-def test_doctor_names_the_path_and_times_both_precisions():
+def test_doctor_names_the_path_and_times_both_compute_dtypes():
     done = subprocess.run(
         [sys.executable, "-m", "polyrank", "doctor"], capture_output=True, check=True, timeout=60
     )
@@ -118,5 +118,5 @@ def test_doctor_names_the_path_and_times_both_precisions():
     assert facts["auto"]["int4 folder"] == "int8"
 
 
-def test_speed_is_measured_of_both_precisions():
+def test_speed_is_measured_of_both_compute_dtypes():
     assert measure_speed(1).keys() == {"float32", "int8"}

@@ -68,7 +68,7 @@ def test_one_text_gives_one_vector(embedder: Embedder) -> None:
     vector = embedder.encode("cats", input_type="query")
     assert vector.shape == whole[0].shape
     np.testing.assert_array_equal(vector, whole[0])
-    assert embedder.encode("cats", precision="binary", dimensions=16).shape == (2,)
+    assert embedder.encode("cats", output_dtype="binary", dimensions=16).shape == (2,)
 
 
 def test_one_pair_gives_one_score(reranker: Reranker) -> None:

@@ -443,7 +443,7 @@ def test_a_question_of_an_unknown_passage_is_named(tmp_path):
         ({"dropout": 1.0}, "dropout"),
         ({"neutrals": 0, "hard_negatives": 0, "random_negatives": 0}, "a list needs a negative"),
         ({"head": "max"}, "head must be one of"),
-        ({"precision": "int8"}, "precision must be one of"),
+        ({"compute_dtype": "int8"}, "compute_dtype must be one of"),
         ({"loss": "bce", "second_weight": 0.5}, "no second loss"),
         ({"max_length": 4}, "max_length must be 8 or more"),
     ],

@@ -52,7 +52,7 @@ def toys(tmp_path_factory):
 def job_for(toys, start, output, **settings):
     given = {"lists": 60, "directions": 1, "epochs": 3, "batch_size": 16, "max_length": 24}
     data = (DataSource(toys / "rows.jsonl"), DataSource(toys / "translations.jsonl"))
-    config = LateInteractionConfig(**given | {"precision": "float32", **settings})
+    config = LateInteractionConfig(**given | {"compute_dtype": "float32", **settings})
     return LateInteractionJob(str(start), data, output, config, miner=str(start))
 
 
@@ -95,7 +95,7 @@ def test_the_same_seed_makes_the_same_folder(checkpoint, toys, trained, tmp_path
 
 def test_directions_are_those_in_which_languages_differ(checkpoint, toys):
     """Taken out, texts of the same words in two languages come nearer to each other."""
-    model = load_model(checkpoint("multilingual-e5-small"), EngineConfig(precision="float32"))
+    model = load_model(checkpoint("multilingual-e5-small"), EngineConfig(compute_dtype="float32"))
     reader = RowReader(model, 24)
     sources = read_mixture([DataSource(toys / "translations.jsonl")])
     directions = language_directions(sources, reader, 5, 0, lambda *_: None)
@@ -121,7 +121,7 @@ def test_directions_are_those_in_which_languages_differ(checkpoint, toys):
 def test_the_folder_scores_as_the_fitted_layers_do(trained):
     """The scaling of features is folded into the layers; token weights go through softplus."""
     folder, _ = trained
-    model = load_model(str(folder), EngineConfig(precision="float32"))
+    model = load_model(str(folder), EngineConfig(compute_dtype="float32"))
     generator = np.random.default_rng(0)
     pairs = [("cats eat", "cats eat fish"), ("cats eat", "dogs"), ("a b c", "c d")]
     head = model.computations.head("classify")
@@ -282,7 +282,7 @@ def test_what_all_queries_share_is_taken_out(checkpoint, trained):
     head = Head.load(read_checkpoint(folder), read_checkpoint(folder).spec.heads["rerank"])
     directions = head.late_interaction.directions
     np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-5)
-    model = load_model(checkpoint("multilingual-e5-small"), EngineConfig(precision="float32"))
+    model = load_model(checkpoint("multilingual-e5-small"), EngineConfig(compute_dtype="float32"))
     reader = RowReader(model, 24)
     means = [
         np.concatenate(reader.own_rows(WORDS, are_queries=asked)).mean(axis=0)

@@ -20,7 +20,7 @@ from polyrank.training.finetune.losses import LIST_SHARPNESS, PairLoss
 from polyrank.training.finetune.monitor import MonitorConfig
 from polyrank.training.finetune.run import Job, train
 from polyrank.training.finetune.start import load_start
-from polyrank.training.finetune.trainers import settle_precision
+from polyrank.training.finetune.trainers import settle_compute_dtype
 from tests.toys import MARK, marked_beir, marked_rows, write_lines
 
 PAIRS = [
@@ -162,8 +162,8 @@ def test_an_embedder_learns_and_keeps_modules_and_prompts(checkpoint, toys, tmp_
     [
         ("reranker", "bert-reranker", {"loss": "lambda"}),
         ("reranker", "bge-reranker-base", {"loss": "bce"}),
-        ("reranker", "bge-reranker-base", {"precision": "bfloat16"}),
-        ("reranker", "bge-reranker-base", {"precision": "float32"}),
+        ("reranker", "bge-reranker-base", {"compute_dtype": "bfloat16"}),
+        ("reranker", "bge-reranker-base", {"compute_dtype": "float32"}),
         ("reranker", "bge-reranker-base", {"loss": "margin-mse", "teacher_scale": 5.0}),
         ("reranker", "bge-reranker-base", {"loss": "mse"}),
         ("reranker", "bge-reranker-base", {"loss": "distill", "second_weight": 0.1}),
@@ -366,10 +366,10 @@ def test_minutes_end_a_run(checkpoint, toys, tmp_path):
 
 
 def test_bfloat16_is_taken_where_it_is_quicker():
-    asked = TrainingConfig("reranker", precision="bfloat16")
-    assert settle_precision(asked, "cpu") == "bfloat16"
+    asked = TrainingConfig("reranker", compute_dtype="bfloat16")
+    assert settle_compute_dtype(asked, "cpu") == "bfloat16"
     has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    automatic = settle_precision(TrainingConfig("reranker"), "cpu")
+    automatic = settle_compute_dtype(TrainingConfig("reranker"), "cpu")
     assert automatic == ("bfloat16" if has_amx else "float32")
 
 

@@ -122,7 +122,7 @@ def test_vectors_of_unchanged_texts_are_the_same_to_the_bit(checkpoint, trimmed)
         same = unchanged_texts(source, folder, WORDS)
         assert len(same) > 30
         before, after = (
-            Embedder(place, precision="float32").encode(same, prompt="")
+            Embedder(place, compute_dtype="float32").encode(same, prompt="")
             for place in (source, folder)
         )
         assert before.tobytes() == after.tobytes()

@@ -94,7 +94,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
     It covers each file's header and 64 KiB of every tensor: the whole of a small one, such as
     those of the heads, in which models with one body differ, and 16 blocks spread over a larger
-    one. Another training run, precision or architecture changes it. It does not protect against
+    one. Another training run, compute dtype or architecture changes it. It does not protect against
     tampering.
 
     Args:

@@ -40,7 +40,7 @@ def classify(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
-    compute: options.ComputePrecision = "auto",
+    compute_dtype: options.ComputeDtype = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -74,7 +74,7 @@ def classify(
             encoder=encoder,
             num_threads=threads,
             device=device,
-            precision=compute,
+            compute_dtype=compute_dtype,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )

@@ -122,7 +122,7 @@ def _memory_bytes() -> int | None:
 
 
 def _native() -> dict[str, Any]:
-    """Return the kernels that run, how quick they are now and which precision "auto" takes."""
+    """Return the kernels that run, how quick they are now and which compute dtype "auto" takes."""
     path = running_path()
     if not path:
         return {}

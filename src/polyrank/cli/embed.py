@@ -10,7 +10,7 @@ from polyrank.cli.inputs import STDIN, InputFormat, Source, chunks
 from polyrank.cli.outputs import STDOUT, VECTOR_SUFFIXES, check_output, vector_sink
 from polyrank.cli.progress import steps
 from polyrank.progress import Progress, StepProgress
-from polyrank.types import EmbeddingPrecision, InputType
+from polyrank.types import InputType, OutputDtype
 
 CHUNK = 1024  # texts embedded and written at a time: bounds memory, keeps batches full
 
@@ -32,8 +32,8 @@ def embed(
         int | None,
         typer.Option(help="Keep only the first N values.", min=1, show_default=False),
     ] = None,
-    precision: Annotated[
-        EmbeddingPrecision,
+    output_dtype: Annotated[
+        OutputDtype,
         typer.Option(help="Type of the values; binary and ubinary hold eight to a byte."),
     ] = "float32",
     model: options.Model = None,
@@ -43,7 +43,7 @@ def embed(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
-    compute: options.ComputePrecision = "auto",
+    compute_dtype: options.ComputeDtype = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -72,7 +72,7 @@ def embed(
             encoder=encoder,
             num_threads=threads,
             device=device,
-            precision=compute,
+            compute_dtype=compute_dtype,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )
@@ -87,7 +87,7 @@ def embed(
                 input_type=chosen,
                 prompt=prompt,
                 dimensions=dimensions,
-                precision=precision,
+                output_dtype=output_dtype,
                 progress=_part(report, count),
             )
             sink.write([record.fields for record in part], vectors)

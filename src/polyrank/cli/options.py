@@ -4,10 +4,11 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from polyrank import types
 from polyrank.cli.inputs import InputFormat
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS
 from polyrank.errors import ConfigError
-from polyrank.types import FirstStageKind, Precision
+from polyrank.types import FirstStageKind
 
 Model = Annotated[
     str | None,
@@ -62,10 +63,10 @@ Threads = Annotated[
     typer.Option("--threads", help="Left out: all that this process may use.", min=1),
 ]
 Device = Annotated[str, typer.Option(help="cpu, or a device of the pytorch encoder such as cuda.")]
-ComputePrecision = Annotated[
-    Precision,
+ComputeDtype = Annotated[
+    types.ComputeDtype,
     typer.Option(
-        "--compute",
+        "--compute-dtype",
         help="Type of the products in linear layers: auto is float32 unless the checkpoint "
         "carries a passed quality gate for int8, and int8 is quicker on this processor.",
     ),

@@ -48,7 +48,7 @@ def rerank(
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
-    compute: options.ComputePrecision = "auto",
+    compute_dtype: options.ComputeDtype = "auto",
     max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
     revision: options.Revision = None,
     output: options.Output = None,
@@ -86,7 +86,7 @@ def rerank(
             encoder=encoder,
             num_threads=threads,
             device=device,
-            precision=compute,
+            compute_dtype=compute_dtype,
             max_batch_tokens=max_batch_tokens,
             revision=revision,
         )

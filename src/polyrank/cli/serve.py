@@ -61,10 +61,10 @@ def serve(
         str,
         typer.Option(help="cpu, or a device of the pytorch encoder.", rich_help_panel=MODELS),
     ] = "cpu",
-    compute: Annotated[
+    compute_dtype: Annotated[
         str,
         typer.Option(
-            "--compute", help="auto, float32 or int8, as elsewhere.", rich_help_panel=MODELS
+            "--compute-dtype", help="auto, float32 or int8, as elsewhere.", rich_help_panel=MODELS
         ),
     ] = "auto",
     revision: Annotated[
@@ -291,7 +291,7 @@ def serve(
         max_batch_tokens=max_batch_tokens,
         num_threads=threads,
         device=device,
-        precision=compute,
+        compute_dtype=compute_dtype,
         revision=revision,
     )
     keys = read_keys(api_key_file, API_KEYS_VARIABLE)

@@ -235,7 +235,7 @@ def late_interaction(
         Path | None,
         typer.Option(help="Keep the miner's vectors of passages here.", show_default=False),
     ] = None,
-    precision: options.ComputePrecision = "auto",
+    compute_dtype: options.ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Of draws and first weights.", min=0)] = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -265,7 +265,7 @@ def late_interaction(
         directions=directions,
         length_weight=length_weight,
         epochs=epochs,
-        precision=precision,
+        compute_dtype=compute_dtype,
         seed=seed,
     )
     sources = tuple(DataSource.parse(text) for text in data)
@@ -414,7 +414,7 @@ def first_stage_weight(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only look.")] = False,
-    precision: options.ComputePrecision = "auto",
+    compute_dtype: options.ComputeDtype = "auto",
     seed: Annotated[int, typer.Option(help="Of the choice of questions.", min=0)] = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -445,7 +445,9 @@ def first_stage_weight(
     job = FirstStageWeightJob(
         model,
         tuple(DataSource.parse(text) for text in data),
-        FirstStageWeightConfig(queries, candidates, passages, precision=precision, seed=seed),
+        FirstStageWeightConfig(
+            queries, candidates, passages, compute_dtype=compute_dtype, seed=seed
+        ),
         retriever_model,
         threads,
         row_cache_bytes(None),

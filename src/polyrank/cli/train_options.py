@@ -14,7 +14,7 @@ import typer
 
 from polyrank.cli import options
 from polyrank.cli.evaluate import ModeName
-from polyrank.training.config import TrainingConfig, TrainingPrecision
+from polyrank.training.config import TrainingConfig, TrainingDtype
 
 DEFAULT, NONE = "default", "none"
 
@@ -127,8 +127,8 @@ _TYPES: Mapping[str, Any] = {
             help="Whether the embedding tables stay: languages without training data keep theirs.",
         ),
     ],
-    "precision": Annotated[
-        TrainingPrecision,
+    "compute_dtype": Annotated[
+        TrainingDtype,
         typer.Option(
             help="Type of the products while training: auto is bfloat16 on GPUs that have it "
             "and on processors with AMX, float32 elsewhere."

@@ -11,7 +11,7 @@ from polyrank.compat.vectors import compare, shaped
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import ModelName
 from polyrank.text.prompts import choose_prompt
-from polyrank.types import EmbeddingPrecision
+from polyrank.types import OutputDtype
 
 
 class SentenceTransformer:
@@ -43,7 +43,7 @@ class SentenceTransformer:
         self,
         inputs: str | Sequence[str],
         *,
-        precision: EmbeddingPrecision = "float32",
+        precision: OutputDtype = "float32",
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **arguments: Any,

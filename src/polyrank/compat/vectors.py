@@ -10,7 +10,7 @@ from polyrank.compat.arguments import as_tensor
 from polyrank.errors import ConfigError
 from polyrank.tasks.embed import check_dimensions, quantize_vectors
 from polyrank.tasks.heads import normalize
-from polyrank.types import EmbeddingPrecision, Float32Array
+from polyrank.types import Float32Array, OutputDtype
 
 SIMILARITIES: Mapping[str, Callable[[Float32Array, Float32Array], Float32Array]] = {
     "cosine": lambda first, second: normalize(first) @ normalize(second).T,
@@ -27,7 +27,7 @@ SIMILARITIES: Mapping[str, Callable[[Float32Array, Float32Array], Float32Array]]
 def shaped(
     vectors: Float32Array,
     dimensions: int | None,
-    precision: EmbeddingPrecision,
+    output_dtype: OutputDtype,
     *,
     is_normalized: bool,
 ) -> NDArray[Any]:
@@ -39,9 +39,9 @@ def shaped(
     size = check_dimensions(dimensions, vectors.shape[1])
     kept = np.ascontiguousarray(vectors[:, :size])
     kept = normalize(kept) if is_normalized else kept
-    if precision == "float32" or not len(kept):
+    if output_dtype == "float32" or not len(kept):
         return kept
-    return quantize_vectors(kept, precision, np.stack([kept.min(axis=0), kept.max(axis=0)]))
+    return quantize_vectors(kept, output_dtype, np.stack([kept.min(axis=0), kept.max(axis=0)]))
 
 
 def compare(name: str, first: Any, second: Any) -> Any:

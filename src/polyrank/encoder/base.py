@@ -21,14 +21,14 @@ class Capabilities:
     Attributes:
         name: Name users choose it by.
         is_padding: Whether a batch costs as much as its longest sequence times its count.
-        precision: Type of weights and products, for instance "float32".
+        compute_dtype: Type of weights and products, for instance "float32".
         device: Where it runs.
         tolerance: Largest change of a unit-scale row value that batch mates can cause.
     """
 
     name: str
     is_padding: bool
-    precision: str
+    compute_dtype: str
     device: str
     tolerance: float
 

@@ -12,8 +12,8 @@ from polyrank.checkpoint.spec import BodySpec
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Encoder
 from polyrank.encoder.checks import native_misfit
+from polyrank.encoder.compute_dtype import choose_compute_dtype, float32_reason
 from polyrank.encoder.paths import running_path
-from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.errors import CapabilityError, ConfigError, MissingExtraError
 
 AUTO = "auto"
@@ -52,7 +52,7 @@ class _Backend:
         """Return why this backend cannot do what is asked, or None where it can."""
         if self.is_cpu_only and config.device != CPU:
             return f"runs on the CPU only, not on {config.device!r}"
-        if config.precision == "int8" and not self.has_int8:
+        if config.compute_dtype == "int8" and not self.has_int8:
             return "has no int8 products"
         return None
 
@@ -64,14 +64,14 @@ class EncoderPlan:
     Attributes:
         encoder: Name of the encoder.
         encoder_reason: Why that encoder, in words.
-        precision: Type of the products in linear layers.
-        reason: Why that precision, in words.
+        compute_dtype: Type of the products in linear layers.
+        reason: Why that compute_dtype, in words.
         path: Kernels of the native encoder that run here; empty for another encoder.
     """
 
     encoder: str
     encoder_reason: str
-    precision: str
+    compute_dtype: str
     reason: str
     path: str = ""
 
@@ -145,7 +145,7 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
         config: As for `choose_encoder`.
 
     Returns:
-        Encoder and precision.
+        Encoder and compute dtype.
 
     Raises:
         ConfigError: If the name is unknown, or that encoder does not run on the device.
@@ -157,7 +157,7 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
     if config.encoder == AUTO:
         because = _misfits(config, body) or "the first one installed that can do what is asked"
     path = running_path() if backend.name == NATIVE else ""
-    choice = choose_precision(checkpoint, config.precision, path)
+    choice = choose_compute_dtype(checkpoint, config.compute_dtype, path)
     if not backend.has_int8:
         reason = float32_reason(checkpoint, choice, backend.name)
         return EncoderPlan(backend.name, because, "float32", reason)
@@ -178,7 +178,7 @@ def _pick(config: EngineConfig, body: BodySpec) -> _Backend:
         able = [entry for entry in _willing(config) if not entry.misfit(body)]
         if not able:
             raise ConfigError(
-                f"no encoder runs {config.precision} on {config.device!r} for this checkpoint. "
+                f"no encoder runs {config.compute_dtype} on {config.device!r} for this checkpoint. "
                 "`polyrank doctor` lists the encoders."
             )
         installed = [entry for entry in able if is_installed(*entry.modules)]

@@ -20,6 +20,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.config import EngineConfig
 from polyrank.encoder.base import Capabilities, position_ids
 from polyrank.encoder.checks import check_batch, check_rows, native_misfit
+from polyrank.encoder.compute_dtype import choose_compute_dtype
 from polyrank.encoder.native_linears import (
     LINEARS,
     BlockLinears,
@@ -33,7 +34,6 @@ from polyrank.encoder.native_linears import (
 )
 from polyrank.encoder.paths import BLOCK_PATHS, ISA_VARIABLE, running_path
 from polyrank.encoder.pooling import pool
-from polyrank.encoder.precision import choose_precision
 from polyrank.encoder.smoothing import random_pieces
 from polyrank.encoder.threads import usable_threads
 from polyrank.errors import CapabilityError, ConfigError, EncoderError, PolyrankError
@@ -53,7 +53,7 @@ class NativeEncoder:
 
     Args:
         checkpoint: The opened checkpoint; its embedding tables are read where they are mapped.
-        config: Threads and precision.
+        config: Threads and compute dtype.
 
     Raises:
         CapabilityError: If the body's sizes are not multiples of what the kernels take.
@@ -65,7 +65,9 @@ class NativeEncoder:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         self._checkpoint = checkpoint
         self._num_threads = config.num_threads or usable_threads()
-        self._is_int8 = choose_precision(checkpoint, config.precision, running_path()).is_int8
+        self._is_int8 = choose_compute_dtype(
+            checkpoint, config.compute_dtype, running_path()
+        ).is_int8
         if misfit := native_misfit(checkpoint.spec.body):
             raise CapabilityError(f'{misfit}. Choose encoder="auto".')
         _check_isa()
@@ -74,7 +76,7 @@ class NativeEncoder:
         self._capabilities = Capabilities(
             name="native",
             is_padding=False,
-            precision="int8" if self._is_int8 else "float32",
+            compute_dtype="int8" if self._is_int8 else "float32",
             device=f"cpu ({self._body.isa})",
             tolerance=0.0,
         )

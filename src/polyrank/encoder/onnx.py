@@ -81,7 +81,7 @@ class OnnxEncoder:
         self._checkpoint = checkpoint
         self._max_kept_tokens = config.max_batch_tokens
         self._capabilities = Capabilities(
-            name="onnx", is_padding=False, precision="float32", device="cpu", tolerance=1e-5
+            name="onnx", is_padding=False, compute_dtype="float32", device="cpu", tolerance=1e-5
         )
         spec = checkpoint.spec
         graph = BodyGraph(spec.body, checkpoint.body_tensors)

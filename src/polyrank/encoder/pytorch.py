@@ -82,7 +82,7 @@ class PytorchEncoder:
         self._capabilities = Capabilities(
             name="pytorch",
             is_padding=True,
-            precision="float32",
+            compute_dtype="float32",
             device=str(self._device),
             # measured on the CPU; for accelerators a cautious guess
             tolerance=1e-5 if self._device.type == "cpu" else 1e-3,

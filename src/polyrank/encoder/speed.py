@@ -1,4 +1,4 @@
-"""How quick both precisions of the native encoder are on this machine, for `polyrank doctor`."""
+"""How quick the native encoder is in both compute dtypes here, for `polyrank doctor`."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def measure_speed(num_threads: int) -> dict[str, int]:
         num_threads: Threads to compute with.
 
     Returns:
-        By precision. Where the path multiplies 4-bit blocks as they are, "int8" is by these, as
+        By compute dtype. Where the path multiplies 4-bit blocks as they are, "int8" is by these, as
         the default model stores its layers.
     """
     rng = np.random.default_rng(0)

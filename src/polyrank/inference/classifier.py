@@ -19,8 +19,8 @@ from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
 from polyrank.types import (
     Classification,
+    ComputeDtype,
     Float32Array,
-    Precision,
     TruncationStrategy,
 )
 
@@ -41,7 +41,7 @@ class Classifier(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
-        precision: Precision = "auto",
+        compute_dtype: ComputeDtype = "auto",
         row_cache_bytes: int = 0,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -60,7 +60,7 @@ class Classifier(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
-            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+            compute_dtype: "float32", "int8" (native encoder only), or "auto": float32 unless the
                 checkpoint carries a passed quality gate and int8 is quicker on this processor.
             row_cache_bytes: Most bytes of token rows to keep; 0 keeps none. Where a checkpoint
                 compares texts token by token, as the default model does, a text that comes again
@@ -80,7 +80,7 @@ class Classifier(Front):
         loaded = load_model(
             model,
             EngineConfig(
-                encoder, max_batch_tokens, num_threads, device, precision, row_cache_bytes
+                encoder, max_batch_tokens, num_threads, device, compute_dtype, row_cache_bytes
             ),
             revision=revision,
             cache_dir=cache_dir,

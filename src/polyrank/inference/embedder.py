@@ -21,11 +21,11 @@ from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.text.inputs import check_texts
 from polyrank.text.prompts import choose_prompt
 from polyrank.types import (
-    EmbeddingPrecision,
+    ComputeDtype,
     Float32Array,
     InputType,
     Matrix,
-    Precision,
+    OutputDtype,
     Vector,
 )
 
@@ -45,7 +45,7 @@ class Embedder(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
-        precision: Precision = "auto",
+        compute_dtype: ComputeDtype = "auto",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -61,7 +61,7 @@ class Embedder(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
-            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+            compute_dtype: "float32", "int8" (native encoder only), or "auto": float32 unless the
                 checkpoint carries a passed quality gate and int8 is quicker on this processor.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
@@ -76,7 +76,7 @@ class Embedder(Front):
         check_source(model, revision, cache_dir)
         loaded = load_model(
             model,
-            EngineConfig(encoder, max_batch_tokens, num_threads, device, precision),
+            EngineConfig(encoder, max_batch_tokens, num_threads, device, compute_dtype),
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
@@ -108,7 +108,7 @@ class Embedder(Front):
         prompt_name: str | None = ...,
         prompt: str | None = ...,
         dimensions: int | None = ...,
-        precision: EmbeddingPrecision = ...,
+        output_dtype: OutputDtype = ...,
         ranges: Float32Array | None = ...,
         progress: Progress | None = ...,
     ) -> Vector: ...
@@ -122,7 +122,7 @@ class Embedder(Front):
         prompt_name: str | None = ...,
         prompt: str | None = ...,
         dimensions: int | None = ...,
-        precision: EmbeddingPrecision = ...,
+        output_dtype: OutputDtype = ...,
         ranges: Float32Array | None = ...,
         progress: Progress | None = ...,
     ) -> Matrix: ...
@@ -136,7 +136,7 @@ class Embedder(Front):
         prompt_name: str | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
-        precision: EmbeddingPrecision = "float32",
+        output_dtype: OutputDtype = "float32",
         ranges: Float32Array | None = None,
         progress: Progress | None = None,
     ) -> NDArray[Any]:
@@ -150,7 +150,7 @@ class Embedder(Front):
             prompt: The prompt itself, instead of both.
             dimensions: Keep only the first values (for checkpoints trained so), scaled to unit
                 length again where vectors are normalised.
-            precision: "float32", "int8", "uint8", "binary" or "ubinary"; see
+            output_dtype: "float32", "int8", "uint8", "binary" or "ubinary"; see
                 `polyrank.tasks.embed.quantize_vectors`.
             ranges: Lowest and highest value of each dimension for int8 and uint8, shape
                 (2, dimensions).
@@ -169,12 +169,12 @@ class Embedder(Front):
             self.spec.prompts, input_type=input_type, prompt_name=prompt_name, prompt=prompt
         )
         dimensions = check_dimensions(dimensions, self.dimensions)
-        check_choice("precision", precision, get_args(EmbeddingPrecision))
+        check_choice("output_dtype", output_dtype, get_args(OutputDtype))
         is_single = isinstance(texts, str)
         checked = check_texts([texts] if is_single else texts)
         prepared, rows = run(self._computation, [before + text for text in checked], progress)
         self._count_truncated(prepared)
         vectors = finish_vectors(
-            rows, dimensions, precision, ranges, is_normalized=self._is_normalized
+            rows, dimensions, output_dtype, ranges, is_normalized=self._is_normalized
         )
         return vectors[0] if is_single else vectors

@@ -20,8 +20,8 @@ from polyrank.checkpoint.state import FolderState, folder_state
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.encoder.base import Capabilities
 from polyrank.encoder.choose import choose_encoder
+from polyrank.encoder.compute_dtype import choose_compute_dtype, float32_reason
 from polyrank.encoder.paths import running_path
-from polyrank.encoder.precision import choose_precision, float32_reason
 from polyrank.engine.engine import Engine, Usage
 from polyrank.engine.row_cache import RowCache
 from polyrank.errors import CheckpointWarning
@@ -106,7 +106,7 @@ class ModelInfo:
         name: Hub id or folder name.
         folder: Where it lies.
         task: What this front does.
-        encoder: What computes, its precision and device.
+        encoder: What computes, its compute dtype and device.
         max_length: Tokens of a sequence, special tokens included.
         truncation: What is cut when a sequence is longer.
         activation: From logits to scores.
@@ -248,8 +248,8 @@ class Front:
         encoder = self._engine.encoder.capabilities
         checkpoint = self._model.checkpoint
         path = running_path() if encoder.name == "native" else ""
-        choice = choose_precision(checkpoint, self._model.config.precision, path)
-        if encoder.precision == "int8":
+        choice = choose_compute_dtype(checkpoint, self._model.config.compute_dtype, path)
+        if encoder.compute_dtype == "int8":
             notes += (f"Linear layers run in int8: {choice.reason}.",)
         elif choice.is_for_speed:
             notes += (f"Linear layers run in float32: {choice.reason}.",)

@@ -34,11 +34,11 @@ from polyrank.text.inputs import (
 )
 from polyrank.types import (
     Activation,
+    ComputeDtype,
     Document,
     FirstStageKind,
     Float32Array,
     InputType,
-    Precision,
     RankedDocument,
     TruncationStrategy,
 )
@@ -66,7 +66,7 @@ class Reranker(Front):
         num_threads: int | None = None,
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
-        precision: Precision = "auto",
+        compute_dtype: ComputeDtype = "auto",
         row_cache_bytes: int = 0,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -86,7 +86,7 @@ class Reranker(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
-            precision: "float32", "int8" (native encoder only), or "auto": float32 unless the
+            compute_dtype: "float32", "int8" (native encoder only), or "auto": float32 unless the
                 checkpoint carries a passed quality gate and int8 is quicker on this processor.
             row_cache_bytes: Most bytes of token rows to keep; 0 keeps none. Where a checkpoint
                 compares texts token by token, as the default model does, a document that comes
@@ -107,7 +107,7 @@ class Reranker(Front):
         if activation is not None and activation not in ("sigmoid", "identity"):
             raise ConfigError(f"activation must be sigmoid or identity, not {activation!r:.80}")
         config = EngineConfig(
-            encoder, max_batch_tokens, num_threads, device, precision, row_cache_bytes
+            encoder, max_batch_tokens, num_threads, device, compute_dtype, row_cache_bytes
         )
         loaded = load_model(
             model,

@@ -386,7 +386,7 @@ class Registry:
             settings.max_batch_tokens,
             settings.num_threads,
             settings.device,
-            settings.precision,  # type: ignore[arg-type] # EngineConfig checks it
+            settings.compute_dtype,  # type: ignore[arg-type] # EngineConfig checks it
             settings.row_cache_bytes,
         )
         # not `load_model`, which would give back the model already loaded from this folder

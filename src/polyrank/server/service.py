@@ -29,7 +29,7 @@ from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.text.inputs import check_text
 from polyrank.text.windows import window_of
-from polyrank.types import EmbeddingPrecision, FirstStageKind, Float32Array, InputType
+from polyrank.types import FirstStageKind, Float32Array, InputType, OutputDtype
 
 PART_CHARACTERS = 50_000
 PART_ITEMS = 256
@@ -117,14 +117,14 @@ class Vectors:
         prompt_name: Name of one of its prompts, instead.
         is_normalized: Whether they get unit length; None does as the checkpoint says.
         dimensions: Values to keep; None keeps all.
-        precision: Their type.
+        output_dtype: Their type.
     """
 
     input_type: InputType | None = None
     prompt_name: str | None = None
     is_normalized: bool | None = None
     dimensions: int | None = None
-    precision: EmbeddingPrecision = "float32"
+    output_dtype: OutputDtype = "float32"
 
 
 class Service:
@@ -218,7 +218,7 @@ class Service:
 
         def finish() -> NDArray[Any]:
             return finish_vectors(
-                np.stack(work.rows), dimensions, wanted.precision, is_normalized=is_normalized
+                np.stack(work.rows), dimensions, wanted.output_dtype, is_normalized=is_normalized
             )
 
         vectors = await self.in_worker(finish) if len(texts) > SMALL_ROWS else finish()

@@ -114,7 +114,7 @@ class ServerSettings:
         max_batch_tokens: Most tokens of a batch.
         num_threads: Threads of the encoder.
         device: Where it runs.
-        precision: Type of the products.
+        compute_dtype: Type of the products.
         revision: Branch, tag or commit of Hub ids.
 
     Raises:
@@ -138,7 +138,7 @@ class ServerSettings:
     max_batch_tokens: int = 16_384
     num_threads: int | None = None
     device: str = "cpu"
-    precision: str = "auto"
+    compute_dtype: str = "auto"
     revision: str | None = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from polyrank.config import check_choice, check_whole
 from polyrank.errors import ConfigError
 from polyrank.tasks.heads import normalize
-from polyrank.types import EmbeddingPrecision, Float32Array
+from polyrank.types import Float32Array, OutputDtype
 
 
 def check_dimensions(dimensions: int | None, full: int) -> int:
@@ -47,7 +47,7 @@ def shorten(vectors: Float32Array, dimensions: int, *, is_normalized: bool) -> F
 def finish_vectors(
     vectors: Float32Array,
     dimensions: int,
-    precision: EmbeddingPrecision,
+    output_dtype: OutputDtype,
     ranges: Float32Array | None = None,
     *,
     is_normalized: bool,
@@ -57,7 +57,7 @@ def finish_vectors(
     Args:
         vectors: Shape (num_texts, dim).
         dimensions: Values to keep, at most dim.
-        precision: Type wanted.
+        output_dtype: Type wanted.
         ranges: As for `quantize_vectors`.
         is_normalized: Whether vectors have unit length before they are made smaller.
 
@@ -65,11 +65,11 @@ def finish_vectors(
         As `quantize_vectors` does.
     """
     shortened = shorten(vectors, dimensions, is_normalized=is_normalized)
-    return quantize_vectors(shortened, precision, ranges)
+    return quantize_vectors(shortened, output_dtype, ranges)
 
 
 def quantize_vectors(
-    vectors: Float32Array, precision: EmbeddingPrecision, ranges: Float32Array | None = None
+    vectors: Float32Array, output_dtype: OutputDtype, ranges: Float32Array | None = None
 ) -> NDArray[Any]:
     """Return vectors in a smaller type.
 
@@ -82,7 +82,7 @@ def quantize_vectors(
 
     Args:
         vectors: Shape (num_texts, dim).
-        precision: Type wanted.
+        output_dtype: Type wanted.
         ranges: Lowest and highest value of each dimension, shape (2, dim).
 
     Returns:
@@ -90,17 +90,17 @@ def quantize_vectors(
         for binary, uint8 for ubinary.
 
     Raises:
-        ConfigError: If the precision is unknown or `ranges` has another shape.
+        ConfigError: If the output dtype is unknown or `ranges` has another shape.
 
     Reference: https://huggingface.co/blog/embedding-quantization
     """
-    check_choice("precision", precision, get_args(EmbeddingPrecision))
-    if precision == "float32":
+    check_choice("output_dtype", output_dtype, get_args(OutputDtype))
+    if output_dtype == "float32":
         return vectors
-    if precision in ("binary", "ubinary"):
-        return _to_bits(vectors, is_signed=precision == "binary")
+    if output_dtype in ("binary", "ubinary"):
+        return _to_bits(vectors, is_signed=output_dtype == "binary")
     steps = _scaled_by_row(vectors) if ranges is None else _scaled_by_range(vectors, ranges)
-    return steps.astype(np.int8) if precision == "int8" else (steps + 128).astype(np.uint8)
+    return steps.astype(np.int8) if output_dtype == "int8" else (steps + 128).astype(np.uint8)
 
 
 def _scaled_by_row(vectors: Float32Array) -> Float32Array:

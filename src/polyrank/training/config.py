@@ -9,7 +9,7 @@ from polyrank.errors import ConfigError
 
 TrainTask = Literal["reranker", "classifier", "embedder"]
 HeadChoice = Literal["auto", "mean", "cls", "transformers"]
-TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+TrainingDtype = Literal["auto", "float32", "bfloat16"]
 
 RELEVANCE_LABELS = ("irrelevant", "neutral", "relevant")
 """Labels of the three-way task; a new head has them in this order, an old one may have another."""
@@ -102,7 +102,7 @@ class TrainingConfig:
         head_learning_rate: Rate of a cross-encoder's head.
         lora_rank: Rank of low-rank adapters; 0 trains the weights themselves.
         freeze_embeddings: Whether the embedding tables stay as they are.
-        precision: Type of the products while training; the weights stay float32. "auto" takes
+        compute_dtype: Type of the products while training; the weights stay float32. "auto" takes
             bfloat16 on GPUs that have it and on processors with AMX, where it is about twice as
             fast.
         dropout: Dropout while training, from 0 up to 1.
@@ -143,7 +143,7 @@ class TrainingConfig:
     head_learning_rate: float | None = None
     lora_rank: int = 0
     freeze_embeddings: bool = True
-    precision: TrainingPrecision = "auto"
+    compute_dtype: TrainingDtype = "auto"
     dropout: float = 0.0
     head: HeadChoice = "auto"
     neutrals: int | None = None
@@ -167,7 +167,7 @@ class TrainingConfig:
                 f"a {self.task} cannot be trained with the loss {self.loss!r}. "
                 f"Choose one of {', '.join(LOSSES[self.task])}."
             )
-        for name, choices in (("head", HeadChoice), ("precision", TrainingPrecision)):
+        for name, choices in (("head", HeadChoice), ("compute_dtype", TrainingDtype)):
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise ConfigError(f"{name} must be one of {get_args(choices)}, not {value!r}")

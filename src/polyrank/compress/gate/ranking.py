@@ -40,7 +40,7 @@ class Contender:
 
     Attributes:
         folder: Folder of the checkpoint.
-        config: Engine settings, among them the precision.
+        config: Engine settings, among them the compute dtype.
         max_length: Tokens that are read; None takes the checkpoint's limit.
     """
 
@@ -60,13 +60,13 @@ class Contender:
             encoder=self.config.encoder,
             num_threads=self.config.num_threads,
             max_batch_tokens=self.config.max_batch_tokens,
-            precision=self.config.precision,
+            compute_dtype=self.config.compute_dtype,
         )
 
 
 @dataclass(slots=True)
 class Agreement:
-    """How alike two precisions are, gathered as an evaluation goes on."""
+    """How alike two compute dtypes are, gathered as an evaluation goes on."""
 
     cosines: list[Float32Array] = field(default_factory=list)
     correlations: list[float] = field(default_factory=list)

@@ -84,7 +84,7 @@ class TaskFigures:
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """NDCG@10 in both precisions."""
+        """NDCG@10 in both compute dtypes."""
         languages = {name: (one.float32, one.int8) for name, one in self.languages.items()}
         return (Comparison(MEASURE, self.ndcg_float32, self.ndcg_int8, languages),)
 
@@ -147,7 +147,7 @@ class ClassifierFigures:
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Accuracy and macro-F1 in both precisions."""
+        """Accuracy and macro-F1 in both compute dtypes."""
         accuracy, f1 = (
             {
                 name: (getattr(one, f"{key}_float32"), getattr(one, f"{key}_int8"))

@@ -28,7 +28,7 @@ MOST_ROWS = 4_096  # of an input; rare wide ones are missed in fewer
 _MOST_BYTES = 512 << 20  # of all rows kept
 _PACK_TOKENS = 256  # recorded at once
 
-EXACT = EngineConfig(encoder="native", precision="float32")
+EXACT = EngineConfig(encoder="native", compute_dtype="float32")
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 

@@ -28,7 +28,7 @@ from polyrank.evaluation.retrievers import Retriever
 from polyrank.progress import StepProgress
 
 DEFAULT_TOLERANCE = 0.002
-ROW_CACHE_BYTES = 512 << 20  # of each precision: documents of a language that comes again
+ROW_CACHE_BYTES = 512 << 20  # of each compute_dtype: documents of a language that comes again
 PAIRS_PER_QUERY = 10  # of a sample: a label is right or wrong, so that few say little
 Data = Sequence[Dataset | LabelledSet]
 """What to measure on: sets to rank, labelled pairs, or one of each for several heads."""
@@ -71,7 +71,7 @@ class GateConfig:
         return EngineConfig(
             "native",
             num_threads=self.num_threads,
-            precision="float32",
+            compute_dtype="float32",
             row_cache_bytes=ROW_CACHE_BYTES,
         )
 
@@ -201,7 +201,7 @@ def _judge(
     progress: StepProgress | None,
 ) -> GateRecord:
     exact = Contender(str(checkpoint.spec.folder), config.exact, config.max_length)
-    int8 = Contender(str(folder), replace(config.exact, precision="int8"), config.max_length)
+    int8 = Contender(str(folder), replace(config.exact, compute_dtype="int8"), config.max_length)
     model = int8.model()  # kept until the end: models are shared by weak references
     measured = model.checkpoint
     tasks = [figures for part in data for figures in _measure(exact, int8, part, config, progress)]

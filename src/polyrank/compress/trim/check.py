@@ -90,7 +90,7 @@ class TrimCheck:
         return CheckRecord(self.dataset.name, self.tolerance, reasons, tasks)
 
     def _embedding(self, folder: Path) -> Means:
-        embedder = Embedder(str(folder), num_threads=self.num_threads, precision="float32")
+        embedder = Embedder(str(folder), num_threads=self.num_threads, compute_dtype="float32")
         report = evaluate(
             self.dataset,
             retriever=EmbeddingRetriever(embedder),
@@ -100,7 +100,7 @@ class TrimCheck:
         return _means(report)
 
     def _reranking(self, folder: Path) -> Means:
-        reranker = Reranker(str(folder), num_threads=self.num_threads, precision="float32")
+        reranker = Reranker(str(folder), num_threads=self.num_threads, compute_dtype="float32")
         report = evaluate(
             self.dataset,
             retriever=self.retriever,

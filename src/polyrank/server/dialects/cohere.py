@@ -27,7 +27,7 @@ from polyrank.server.dialects.ranking import ranked
 from polyrank.server.failures import Failure
 from polyrank.server.service import Embedded, Vectors
 from polyrank.tasks.embed import quantize_vectors
-from polyrank.types import EmbeddingPrecision, Float32Array, InputType
+from polyrank.types import Float32Array, InputType, OutputDtype
 
 
 def _error(failure: Failure, status: int) -> dict[str, str]:
@@ -221,7 +221,7 @@ def _amounts(version: str, found: Embedded, api: Api) -> dict[str, Any]:
     return meta(version, num_tokens, num_cut=num_cut, input_tokens=num_tokens)
 
 
-_PRECISIONS: dict[str, EmbeddingPrecision] = {
+_PRECISIONS: dict[str, OutputDtype] = {
     "int8": "int8",
     "uint8": "uint8",
     "binary": "binary",

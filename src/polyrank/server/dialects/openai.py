@@ -12,7 +12,7 @@ from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Inputs, Off, new_id, now_s, to_base64
 from polyrank.server.failures import Failure
 from polyrank.server.service import Embedded, Vectors
-from polyrank.types import EmbeddingPrecision, InputType
+from polyrank.types import InputType, OutputDtype
 
 ERROR_TYPES = {
     "unauthorized": "authentication_error",
@@ -73,13 +73,13 @@ class EmbeddingsBody(Body):
     def wanted(self) -> Vectors:
         """Return how vectors are wanted."""
         kind: Any = self.output_dtype or self.embedding_type or "float"
-        precision: EmbeddingPrecision = "float32" if kind in ("float", "base64") else kind
+        output_dtype: OutputDtype = "float32" if kind in ("float", "base64") else kind
         return Vectors(
             input_type=INPUT_TYPES.get((self.input_type or self.task or "").lower()),
             # infinity's client sends 0 for all of them
             dimensions=self.dimensions or self.output_dimension or None,
             is_normalized=self.normalized is not False,
-            precision=precision,
+            output_dtype=output_dtype,
         )
 
     @property

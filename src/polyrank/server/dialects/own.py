@@ -23,7 +23,7 @@ from polyrank.server.dialects.fields import (
 from polyrank.server.failures import Failure
 from polyrank.server.service import FirstStage, Vectors
 from polyrank.tasks.rerank import check_top_n, order_by_logit
-from polyrank.types import EmbeddingPrecision, FirstStageKind, InputType
+from polyrank.types import FirstStageKind, InputType, OutputDtype
 
 
 def _error(failure: Failure, status: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class EmbedBody(Body):
     prompt_name: Name | None = None
     normalize: bool | None = None
     dimensions: Dimensions | None = None
-    precision: EmbeddingPrecision = "float32"
+    output_dtype: OutputDtype = "float32"
     truncate: bool | None = None
 
 
@@ -92,7 +92,7 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
 async def embed(body: EmbedBody, api: Api) -> dict[str, Any]:
     """Return vectors as one block, row by row, little-endian."""
     wanted = Vectors(
-        body.input_type, body.prompt_name, body.normalize, body.dimensions, body.precision
+        body.input_type, body.prompt_name, body.normalize, body.dimensions, body.output_dtype
     )
     found = await api.embed(body.texts, wanted, model=body.model, cut=Cut(body.truncate))
     vectors = found.vectors

@@ -258,7 +258,7 @@ async def info(body: None, api: Api) -> dict[str, Any]:
     return {
         "model_id": spec.name,
         "model_sha": None,
-        "model_dtype": served.engine.encoder.capabilities.precision,
+        "model_dtype": served.engine.encoder.capabilities.compute_dtype,
         "served_model_name": served.name,
         "model_type": _model_type(served),
         "max_concurrent_requests": limits.max_concurrent_requests,
@@ -277,7 +277,7 @@ async def info(body: None, api: Api) -> dict[str, Any]:
                 "model_id": each.spec.name,
                 "tasks": each.tasks,
                 "ranks_by": _ranks_by(each),
-                "model_dtype": each.engine.encoder.capabilities.precision,
+                "model_dtype": each.engine.encoder.capabilities.compute_dtype,
                 "device": each.engine.encoder.capabilities.device,
                 "max_input_length": each.max_length,
                 "dimensions": each.dimensions,

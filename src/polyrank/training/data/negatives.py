@@ -231,5 +231,5 @@ def make_miner(
     """
     info = embedder.info
     weights = read_checkpoint(Path(info.folder)).weights
-    identity = f"{fingerprint(weights.paths)} {info.encoder.precision} {info.max_length}"
+    identity = f"{fingerprint(weights.paths)} {info.encoder.compute_dtype} {info.max_length}"
     return Miner(embedder, config, cache_dir=cache_dir, identity=identity, progress=progress)

@@ -196,7 +196,7 @@ class _Run:
         drawer = Drawer(sources, schedule, job.config, miner=self._miner(), teacher=self._teacher())
         self.resumed = self._claim(held)
         self.journal = Journal.read(self.resumed) if self.resumed else Journal()
-        self.precision = trainers.settle_precision(job.config, self.start.model.device.type)
+        self.compute_dtype = trainers.settle_compute_dtype(job.config, self.start.model.device.type)
         self.stop = trainers.StopRequest()
         self.max_steps = len(schedule) // job.config.lists_per_step
         conductor = trainers.Conductor(
@@ -325,7 +325,7 @@ class _Run:
             "is_new_head": self.start.is_new_head,
             "num_trainable": self.start.num_trainable,
             "device": str(self.start.model.device),
-            "precision": self.precision,
+            "compute_dtype": self.compute_dtype,
             "versions": versions(),
             "settings": settled(self.config),
             "teacher": job.teacher and Path(job.teacher).name,

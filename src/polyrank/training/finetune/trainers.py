@@ -370,7 +370,7 @@ def _arguments(
         "learning_rate": config.body_rate,
         "learning_rate_mapping": rates,
         "weight_decay": 0.01,
-        "bf16": settle_precision(config, start.model.device.type) == "bfloat16",
+        "bf16": settle_compute_dtype(config, start.model.device.type) == "bfloat16",
         "use_cpu": start.model.device.type == "cpu",
         "seed": config.seed,
         "eval_strategy": "no",
@@ -385,10 +385,10 @@ def _arguments(
     }
 
 
-def settle_precision(config: TrainingConfig, device_type: str) -> str:
+def settle_compute_dtype(config: TrainingConfig, device_type: str) -> str:
     """Return the type of the products while training, "float32" or "bfloat16"."""
-    if config.precision != "auto":
-        return config.precision
+    if config.compute_dtype != "auto":
+        return config.compute_dtype
     if device_type == "cuda":
         is_quicker = torch.cuda.is_bf16_supported()
     else:

@@ -34,7 +34,7 @@ from polyrank.training.data.reading import read_mixture
 from polyrank.training.data.source import Source
 from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
 from polyrank.training.record import describe_sources, versions
-from polyrank.types import FirstStageKind, Precision
+from polyrank.types import ComputeDtype, FirstStageKind
 
 WEIGHTS_RECORD_FILE = "first_stage_weights.json"
 _QUESTIONS_PER_CALL = 20
@@ -50,7 +50,7 @@ class FirstStageWeightConfig:
         passages: Passages of a source in a language that are searched: those that answer the
             questions, and random ones up to this number.
         least_passages: Sources and languages with fewer are left out.
-        precision: Of the models' products.
+        compute_dtype: Of the models' products.
         seed: Of the choice of questions and passages.
 
     Raises:
@@ -61,7 +61,7 @@ class FirstStageWeightConfig:
     candidates: int = 50
     passages: int = 1_500
     least_passages: int = 100
-    precision: Precision = "auto"
+    compute_dtype: ComputeDtype = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ def learn_first_stage_weights(
     reranker = Reranker(
         folder,
         num_threads=job.num_threads,
-        precision=config.precision,
+        compute_dtype=config.compute_dtype,
         row_cache_bytes=job.row_cache_bytes,
     )
     stages = _first_stages(job, folder, reranker)
@@ -166,7 +166,7 @@ def learn_first_stage_weights(
         "task": "first-stage-weight",
         "model": name,
         "model_sha256": fingerprint(checkpoint.weights.paths),
-        "precision": reranker.info.encoder.precision,
+        "compute_dtype": reranker.info.encoder.compute_dtype,
         "retriever_model": Path(job.retriever_model or name).name,
         "versions": versions(),
         "settings": asdict(config),
@@ -202,7 +202,7 @@ def _first_stages(
         embedder = Embedder(
             job.retriever_model or folder,
             num_threads=job.num_threads,
-            precision=job.config.precision,
+            compute_dtype=job.config.compute_dtype,
         )
         stages["dense"] = EmbeddingRetriever(embedder)
     return stages

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from polyrank.errors import ConfigError
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.types import Precision
+from polyrank.types import ComputeDtype
 
 PREFIX = "heads.late_interaction"
 
@@ -32,7 +32,7 @@ class LateInteractionConfig:
         mixed_languages: Share of lists whose negatives are in several languages.
         shortened: Share of lists that come a second time, with each passage cut to the sentences
             that fit the query best, so that short texts are judged well too.
-        precision: Of the body's products; rows should be what will be shipped.
+        compute_dtype: Of the body's products; rows should be what will be shipped.
         seed: Of the draws and of the first weights.
 
     Raises:
@@ -52,7 +52,7 @@ class LateInteractionConfig:
     cross_language: float = 0.5
     mixed_languages: float = 0.5
     shortened: float = 0.25
-    precision: Precision = "auto"
+    compute_dtype: ComputeDtype = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ def train_late_interaction(
         )
     sources, config = read_mixture(job.data), job.config
     schedule = plan_draws(sources, config.drawing)
-    engine = EngineConfig(num_threads=job.num_threads, precision=config.precision)
+    engine = EngineConfig(num_threads=job.num_threads, compute_dtype=config.compute_dtype)
     model = load_model(str(folder), engine)
     drawer = Drawer(sources, schedule, config.drawing, miner=_miner(job, report))
     reader = RowReader(model, config.max_length)
@@ -117,7 +117,7 @@ def train_late_interaction(
         "task": "late-interaction",
         "start": checkpoint.spec.name,
         "start_sha256": fingerprint(checkpoint.weights.paths),
-        "precision": reader.model.engine.encoder.capabilities.precision,
+        "compute_dtype": reader.model.engine.encoder.capabilities.compute_dtype,
         "versions": versions(),
         "settings": asdict(config),
         "miner": Path(job.miner or "default").name,

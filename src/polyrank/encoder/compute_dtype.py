@@ -1,14 +1,14 @@
-"""The rule of ``precision="auto"``: int8 where a quality gate passed it and it is quicker."""
+"""The rule of ``compute_dtype="auto"``: int8 where a quality gate passed it and it is quicker."""
 
 from dataclasses import dataclass
 
 from polyrank.checkpoint.reader import Checkpoint
 from polyrank.encoder.paths import is_int8_quicker
-from polyrank.types import Precision
+from polyrank.types import ComputeDtype
 
 
 @dataclass(frozen=True, slots=True)
-class PrecisionChoice:
+class ComputeDtypeChoice:
     """The type of the products in linear layers, and why.
 
     Attributes:
@@ -23,16 +23,16 @@ class PrecisionChoice:
 
     @property
     def name(self) -> str:
-        """The precision as users write it."""
+        """The compute dtype as users write it."""
         return "int8" if self.is_int8 else "float32"
 
 
-def float32_reason(checkpoint: Checkpoint, choice: PrecisionChoice, encoder: str) -> str:
+def float32_reason(checkpoint: Checkpoint, choice: ComputeDtypeChoice, encoder: str) -> str:
     """Return why an encoder without int8 products runs in float32.
 
     Args:
         checkpoint: The opened checkpoint.
-        choice: What `choose_precision` says of it.
+        choice: What `choose_compute_dtype` says of it.
         encoder: Name of the encoder.
 
     Returns:
@@ -46,8 +46,10 @@ def float32_reason(checkpoint: Checkpoint, choice: PrecisionChoice, encoder: str
     return reason
 
 
-def choose_precision(checkpoint: Checkpoint, asked: Precision, path: str = "") -> PrecisionChoice:
-    """Return which precision an encoder that has int8 products uses.
+def choose_compute_dtype(
+    checkpoint: Checkpoint, asked: ComputeDtype, path: str = ""
+) -> ComputeDtypeChoice:
+    """Return which compute dtype an encoder that has int8 products uses.
 
     Args:
         checkpoint: The opened checkpoint, whose gate record "auto" looks at.
@@ -61,10 +63,10 @@ def choose_precision(checkpoint: Checkpoint, asked: Precision, path: str = "") -
         CheckpointError: If the folder's gate record cannot be read.
     """
     if asked != "auto":
-        return PrecisionChoice(asked == "int8", "asked for")
+        return ComputeDtypeChoice(asked == "int8", "asked for")
     gate, quantization = checkpoint.gate(), checkpoint.spec.quantization
     linears = quantization.linears if quantization else "int8"
     if gate.passed and not is_int8_quicker(path, linears):
         reason = f"{gate.reason}, but float32 products are as quick on path {path}"
-        return PrecisionChoice(False, reason, is_for_speed=True)
-    return PrecisionChoice(gate.passed, gate.reason)
+        return ComputeDtypeChoice(False, reason, is_for_speed=True)
+    return ComputeDtypeChoice(gate.passed, gate.reason)
