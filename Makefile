@@ -179,8 +179,8 @@ sanitize-build: $(VENV)/.native
 	$(call configure,sanitize-python,-DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g" -DPOLYRANK_SANITIZE=address$(,)undefined -DPython_EXECUTABLE=$(abspath $(BIN)/python))
 	$(CMAKE) --build $(SANITIZED) --target _native
 
-sanitize: $(VENV)/.test sanitize-build ## run the tests of the native encoder under AddressSanitizer and UBSan (OPTIONS="tests/unit/test_mixed_table.py")
-	$(sanitized) -m pytest $(or $(OPTIONS),tests/unit/test_native.py tests/unit/test_mixed_table.py tests/unit/test_int4_linears.py -k "not no_memory and not commands")
+sanitize: $(VENV)/.test sanitize-build ## run the tests of the native encoder under AddressSanitizer and UBSan (OPTIONS="tests/unit/compress/test_mixed_table.py")
+	$(sanitized) -m pytest $(or $(OPTIONS),tests/unit/encoder/test_native.py tests/unit/compress/test_mixed_table.py tests/unit/encoder/test_int4_linears.py -k "not no_memory and not commands")
 
 build/fuzz/seeds: tests/fuzz/seeds.py tests/checkpoints.py | $(VENV)/.test
 	rm -rf $@

@@ -1,6 +1,6 @@
 """Run Python with another build of polyrank._native, such as one with sanitizers.
 
-python tests/native/with_extension.py BUILD.so -m pytest tests/unit/test_native.py
+python tests/native/with_extension.py BUILD.so -m pytest tests/unit/encoder/test_native.py
 """
 
 import importlib.util

@@ -15,7 +15,7 @@ from tests.checkpoints import late_interaction
 from tests.server.running import Running, held, running, wait_until
 from tests.server.test_limits import gauge
 from tests.texts import AWKWARD, SENTENCES
-from tests.unit.test_late_interaction import Checkpoint
+from tests.unit.tasks.test_late_interaction import Checkpoint
 
 QUERY = "how long do cats live?"
 DOCUMENTS = [*SENTENCES.values()][:8]

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from polyrank.cli.app import app
 from polyrank.errors import ConfigError, DataError
-from tests.unit.test_evaluation_run import SAMPLE
+from tests.unit.evaluation.test_run import SAMPLE
 
 
 def call(*arguments):

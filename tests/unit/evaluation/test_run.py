@@ -14,7 +14,7 @@ from polyrank.evaluation import (
 )
 from polyrank.evaluation.lexical import tokenize
 
-SAMPLE = Path(__file__).parents[1] / "data" / "evaluation"
+SAMPLE = Path(__file__).parents[2] / "data" / "evaluation"
 LANGUAGES = ("de", "en", "hi", "ja", "th", "zh")
 
 

@@ -18,7 +18,7 @@ from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.weights import Weights
 from polyrank.errors import CheckpointError, CorruptWeightsError, MissingWeightError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "base"
+RECIPE = Path(__file__).parents[3] / "recipes" / "base"
 SIZES = (32, 1, 2, 64, 6, 8, 2)
 SIZE_KEYS = (
     "hidden_size",

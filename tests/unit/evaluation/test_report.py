@@ -16,7 +16,7 @@ from polyrank.evaluation import (
     write_report,
 )
 from polyrank.evaluation.report import report_dict, report_json
-from tests.unit.test_evaluation_run import LANGUAGES, SAMPLE, Overlap, Trigrams
+from tests.unit.evaluation.test_run import LANGUAGES, SAMPLE, Overlap, Trigrams
 
 PROVENANCE = Provenance("trigrams", "overlap", "2026-01-31T12:00:00+00:00", {"encoder": "none"})
 

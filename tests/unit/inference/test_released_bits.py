@@ -1,7 +1,7 @@
 """The shipped model's scores, bit for bit, on every kernel path: what changes of code must keep.
 
-`python -m tests.unit.test_released_bits` writes them down anew, which a change of the model, of a
-kernel's arithmetic or of the compiler makes necessary, and nothing else.
+`python -m tests.unit.inference.test_released_bits` writes them down anew, which a change of the
+model, of a kernel's arithmetic or of the compiler makes necessary, and nothing else.
 """
 
 import json
@@ -26,7 +26,7 @@ except ImportError:  # pragma: no cover - the pure Python install
 NUMPY = [np.__version__, *np.show_config(mode="dicts")["SIMD Extensions"]["found"]]
 ELSEWHERE = 2e-6
 
-FILE = Path(__file__).parent.parent / "data" / "released_bits.json"
+FILE = Path(__file__).parents[2] / "data" / "released_bits.json"
 PATHS = _native.usable_paths() if _native else []
 LANGUAGES = [lang for lang in SENTENCES if lang != "en"]
 

@@ -12,7 +12,7 @@ from polyrank.training.data.sampling import IRRELEVANT, NEUTRAL, RELEVANT, Drawe
 from polyrank.training.data.schedule import plan_draws
 from polyrank.training.data.source import text_key
 from tests.toys import marked_beir, marked_rows, write_lines
-from tests.unit.test_evaluation_run import Trigrams
+from tests.unit.evaluation.test_run import Trigrams
 
 LANGUAGES = ("de", "en", "ja", "th")
 

@@ -25,7 +25,7 @@ from polyrank.errors import CapabilityError, CheckpointError, CorruptWeightsErro
 from tests.texts import SENTENCES
 
 RERANKER, EMBEDDER = "bge-reranker-base", "multilingual-e5-small"
-LAYOUT = Path(__file__).parents[2] / "docs" / "reference" / "checkpoint-format.md"
+LAYOUT = Path(__file__).parents[3] / "docs" / "reference" / "checkpoint-format.md"
 WEIGHTS = "model.safetensors"
 INNER = "roberta.encoder.layer.1.intermediate.dense."
 QUERY = "roberta.encoder.layer.0.attention.self.query."

@@ -6,7 +6,7 @@ import pytest
 from polyrank.errors import DataError
 from polyrank.evaluation.beir import load_dataset
 from polyrank.evaluation.dataset import CorpusDocument
-from tests.unit.test_evaluation_run import SAMPLE
+from tests.unit.evaluation.test_run import SAMPLE
 
 CORPUS = [{"_id": "d1", "text": "one"}, {"_id": "d2", "title": "Two", "text": "two"}]
 QUERIES = [{"_id": "q1", "text": "which?"}]

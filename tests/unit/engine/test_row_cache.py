@@ -22,8 +22,8 @@ from polyrank.inference import pair_runs
 from polyrank.types import Float32Array, PackedBatch
 from tests.checkpoints import late_interaction
 from tests.texts import AWKWARD, SENTENCES
-from tests.unit.test_evaluation_command import call, report_of
-from tests.unit.test_evaluation_run import SAMPLE
+from tests.unit.cli.test_evaluate import call, report_of
+from tests.unit.evaluation.test_run import SAMPLE
 
 WIDTH = 4
 TEXTS = list(SENTENCES.values())

@@ -52,7 +52,7 @@ from tests.texts import SENTENCES
 TEXTS = list(SENTENCES.values())
 QUERIES = [text[:25] for text in TEXTS]
 EMBEDDER, RERANKER, BERT = "multilingual-e5-small", "bge-reranker-base", "bert-reranker"
-LAYOUT = Path(__file__).parents[2] / "docs" / "reference" / "checkpoint-format.md"
+LAYOUT = Path(__file__).parents[3] / "docs" / "reference" / "checkpoint-format.md"
 FLOAT32, INT8 = (
     EngineConfig("native", compute_dtype="float32"),
     EngineConfig("native", compute_dtype="int8"),

@@ -26,7 +26,7 @@ from polyrank.errors import (
 )
 from polyrank.tasks.first_stage import standardized, with_first_stage
 from tests.texts import SENTENCES
-from tests.unit.test_evaluation_run import SAMPLE
+from tests.unit.evaluation.test_run import SAMPLE
 
 Checkpoint = Callable[[str], Path]
 TEXTS = list(SENTENCES.values())
