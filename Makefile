@@ -6,6 +6,7 @@ BENCH := .venv-bench
 INFINITY := .venv-bench-infinity
 WIRE := .venv-wire
 INTEGRATIONS := .venv-integrations
+STORES := .venv-stores
 RELEASE := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
@@ -13,7 +14,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -85,6 +86,12 @@ define framework_environment
 endef
 
 $(INTEGRATIONS)/.ready: tests/integrations/requirements.txt pyproject.toml
+	$(framework_environment)
+
+test-stores: $(STORES)/.ready ## run what every store of vectors must do on each store
+	$(STORES)/bin/python -m pytest tests/stores --confcutdir tests/stores --override-ini filterwarnings=default
+
+$(STORES)/.ready: tests/stores/requirements.txt pyproject.toml
 	$(framework_environment)
 
 $(INTEGRATIONS)-lowest/.ready: tests/integrations/requirements-lowest.txt pyproject.toml

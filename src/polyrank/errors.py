@@ -14,6 +14,10 @@ PolyrankError
 ├── CapabilityError                       this checkpoint or encoder cannot do what was asked
 ├── EncoderError                          the encoder failed while running
 ├── TrainingError                         a training run cannot go on
+├── StoreError                            a store of vectors cannot do what was asked
+│   ├── StoreMismatchError                it holds vectors of another size or type
+│   ├── StoreUnavailableError             its server is missing, or another process holds it
+│   └── StoreFullError                    its disk is full
 ├── RequestError           (ValueError)   a request to the server cannot be read
 │   ├── EmptyRequestError                 it holds no text
 │   ├── PayloadTooLargeError              it holds more than the server takes
@@ -84,6 +88,22 @@ class EncoderError(PolyrankError):
 
 class TrainingError(PolyrankError):
     """A training run cannot go on."""
+
+
+class StoreError(PolyrankError):
+    """A store of vectors cannot do what was asked."""
+
+
+class StoreMismatchError(StoreError):
+    """A store holds vectors of another size or type than was asked for."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store's server does not answer, or another process holds the store."""
+
+
+class StoreFullError(StoreError):
+    """The disk of a store is full."""
 
 
 class RequestError(PolyrankError, ValueError):
