@@ -167,6 +167,8 @@ class RankedDocument:
         passage: The part of the text that the model read; shorter than the text when
             `is_truncated`.
         is_truncated: Whether tokens of the query or the document were cut off.
+        probability: How probable it is that the document answers, 0 to 1, by the model's own
+            logit; None where the checkpoint carries no calibration.
     """
 
     index: int
@@ -175,6 +177,7 @@ class RankedDocument:
     document: Document
     passage: Passage
     is_truncated: bool = False
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +185,18 @@ class Classification:
     """The label of one text or pair.
 
     Attributes:
-        label: The most probable label.
-        score: Its probability, 0 to 1.
-        probabilities: Probability of every label, in the checkpoint's order.
+        label: The label with the highest logit.
+        score: What the checkpoint's activation gives it, 0 to 1.
+        probabilities: What it gives every label, in the checkpoint's order.
         is_truncated: Whether tokens were cut off.
+        probability: How probable it is that the label is right, calibrated; None where the
+            checkpoint carries no calibration of its labels.
+        calibrated_probabilities: The same of every label.
     """
 
     label: str
     score: float
     probabilities: Mapping[str, float]
     is_truncated: bool = False
+    probability: float | None = None
+    calibrated_probabilities: Mapping[str, float] | None = None

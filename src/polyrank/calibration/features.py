@@ -170,4 +170,5 @@ def main_script(text: str) -> str:
 
 def offset_sum(offsets: Sequence[Offset], features: dict[str, float]) -> float:
     """Return what the features of one query add up to; those of documents left out."""
-    return float(sum(o(np.float64(features[o.feature])) for o in offsets if o.feature in features))
+    own = (offset for offset in offsets if offset.feature in features)
+    return math.fsum(float(offset(np.array(features[offset.feature]))) for offset in own)

@@ -9,7 +9,7 @@ from polyrank.calibration.calibration import (
     RankCalibration,
 )
 from polyrank.calibration.features import FEATURES, Offset
-from polyrank.calibration.maps import METHODS, Beta, Isotonic, Map, Platt
+from polyrank.calibration.maps import METHODS, Beta, Isotonic, Map, Method, Platt
 from polyrank.calibration.thresholds import MAX_ROWS, ThresholdRow
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import CALIBRATION_FILE
@@ -71,14 +71,12 @@ def read_rank(content: Settings) -> RankCalibration:
         CheckpointError: If something is absent, no number, or does not rise.
     """
     method = content.choice("method", {name: name for name in METHODS})
-    makers = {"platt": lambda _: Platt(), "beta": _beta, "isotonic": _isotonic}
-    made: Map = makers[method](content)
     return RankCalibration(
         _number(content, "slope", low=_SMALLEST_SLOPE),
         _number(content, "intercept"),
         _offsets(content.mapping("offsets")),
         method,
-        made,
+        _map(content, method),
         _thresholds(content),
         content.mapping("fitted").content,
     )
@@ -130,6 +128,12 @@ def _offsets(content: Settings) -> tuple[Offset, ...]:
             raise own.error("low", f"{high:g}, its high, at most")
         made.append(Offset(feature, _number(own, "weight"), low, high))
     return tuple(made)
+
+
+def _map(content: Settings, method: Method) -> Map:
+    if method == "beta":
+        return _beta(content)
+    return _isotonic(content) if method == "isotonic" else Platt()
 
 
 def _beta(content: Settings) -> Beta:

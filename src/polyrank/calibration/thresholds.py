@@ -1,9 +1,10 @@
-"""Thresholds of probability: given as a number, or by the precision or recall that they reach. Pure.
+"""Thresholds of probability, given as numbers or by the precision or recall they reach. Pure.
 
 What a threshold reaches was counted on the calibration data, with probabilities of maps that had
 not seen the queries. On other data, with more or less to be found, it reaches something else.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,24 +49,24 @@ def parse_threshold(value: object, name: str = "min_probability") -> float | tup
     Raises:
         ConfigError: If it is none of them, or out of range.
     """
-    target, number = "", value
-    if isinstance(value, str):
-        target, _, rest = value.rpartition(":")
-        number = _number(rest)
-    is_number = isinstance(number, int | float | np.floating) and not isinstance(number, bool)
-    if not is_number or not 0 <= float(number) <= 1 or target not in ("", *_TARGETS):
+    target, _, rest = value.rpartition(":") if isinstance(value, str) else ("", "", value)
+    number = _number(rest)
+    if not 0 <= number <= 1 or target not in ("", *_TARGETS):
         raise ConfigError(
             f'{name} must be a probability from 0 to 1, or "precision:0.9" or "recall:0.9" with '
             f"such a target, not {value!r:.80}"
         )
-    return (target, float(number)) if target else float(number)
+    return (target, number) if target else number
 
 
-def _number(text: str) -> float | None:
+def _number(value: object) -> float:
+    """Return a number, or one that is out of every range."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | np.floating):
+        return math.nan
     try:
-        return float(text)
+        return float(value)
     except ValueError:
-        return None
+        return math.nan
 
 
 def choose_threshold(rows: Sequence[ThresholdRow], target: str, wanted: float) -> float:

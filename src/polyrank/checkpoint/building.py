@@ -4,8 +4,11 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from polyrank.checkpoint.layouts import GATE_FILE, HUB_PATTERNS
+from polyrank.checkpoint.layouts import CALIBRATION_FILE, GATE_FILE, HUB_PATTERNS
 from polyrank.errors import ConfigError
+
+MEASURED = (GATE_FILE, CALIBRATION_FILE)
+"""Files that speak of the weights that they lie beside."""
 
 COPIED = (*HUB_PATTERNS, "special_tokens_map.json", "README.md", "LICENSE*", "NOTICE*")
 
@@ -24,7 +27,7 @@ def check_free(output: Path) -> None:
 
 
 def copy_rest(source: Path, folder: Path, left_out: Collection[Path]) -> None:
-    """Copy what belongs to a checkpoint, but for its weights and any older gate record.
+    """Copy what belongs to a checkpoint, but for its weights and what was measured on them.
 
     Args:
         source: The checkpoint's folder.
@@ -34,7 +37,7 @@ def copy_rest(source: Path, folder: Path, left_out: Collection[Path]) -> None:
     for pattern in COPIED:
         for path in sorted(source.glob(pattern)):
             is_index = path.name.endswith(".index.json")
-            if path.resolve() in left_out or is_index or path.name == GATE_FILE:
+            if path.resolve() in left_out or is_index or path.name in MEASURED:
                 continue
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt",
 MODULES_FILE = "modules.json"
 PROMPTS_FILE = "config_sentence_transformers.json"
 GATE_FILE = "polyrank_gate.json"
+CALIBRATION_FILE = "polyrank_calibration.json"
 TABLE_FILE = "polyrank_table.safetensors"
 QUANTIZATION_KEY = "polyrank_quantization"
 EXTRA_HEADS_KEY = "polyrank_heads"
@@ -41,6 +42,7 @@ HUB_PATTERNS = (
     MODULES_FILE,
     PROMPTS_FILE,
     GATE_FILE,
+    CALIBRATION_FILE,
     "artifact.metadata",
     *TRANSFORMER_CONFIG_FILES,
     "[0-9]*_*/config.json",

@@ -13,6 +13,7 @@ from pathlib import Path
 from polyrank.checkpoint.files import MAX_PLAIN_BYTES, is_file, read_file, read_object
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.layouts import (
+    CALIBRATION_FILE,
     COMPRESSED_TOKENIZER_FILE,
     CONFIG_FILE,
     GATE_FILE,
@@ -40,7 +41,8 @@ def read_state(modules: Modules) -> FolderState:
     """
     tokenizers = (TOKENIZER_FILE, COMPRESSED_TOKENIZER_FILE)
     own = (*tokenizers, TOKENIZER_CONFIG_FILE, *TRANSFORMER_CONFIG_FILES)
-    paths = {modules.folder / name: None for name in (PROMPTS_FILE, GATE_FILE, *tokenizers)}
+    beside = (PROMPTS_FILE, GATE_FILE, CALIBRATION_FILE, *tokenizers)
+    paths = {modules.folder / name: None for name in beside}
     paths |= {modules.body_folder / name: None for name in own}
     for folder in (modules.body_folder, *modules.folders):
         paths |= dict.fromkeys((folder / CONFIG_FILE, folder / WEIGHTS_INDEX_FILE))

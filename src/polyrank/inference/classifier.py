@@ -14,6 +14,7 @@ from polyrank.config import (
 )
 from polyrank.inference.computations import Window, run
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.probabilities import label_probabilities
 from polyrank.progress import Progress
 from polyrank.tasks.classify import classifications
 from polyrank.text.inputs import as_list, check_pairs, check_texts
@@ -89,6 +90,7 @@ class Classifier(Front):
         limits = TruncationConfig(max_length, truncation, max_query_length)
         self._computation = loaded.computations.labels("classify", Window(limits))
         super().__init__(loaded, self._computation, limits)
+        loaded.calibration  # noqa: B018  # a broken file must not wait for the first text
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -121,7 +123,8 @@ class Classifier(Front):
             EncoderError: If the encoder fails.
         """
         logits, is_truncated = self._run(inputs, progress)
-        return classifications(self.labels, self._head.activate(logits), is_truncated)
+        scores, calibrated = self._head.activate(logits), label_probabilities(self._model, logits)
+        return classifications(self.labels, scores, is_truncated, calibrated)
 
     def logits(
         self,

@@ -9,10 +9,13 @@ import threading
 import warnings
 import weakref
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from polyrank.calibration.calibration import Calibration
+from polyrank.calibration.reading import read_calibration
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.checkpoint.spec import ModelSpec
@@ -96,6 +99,11 @@ class Model:
     def spec(self) -> ModelSpec:
         """What the checkpoint is and can do."""
         return self.checkpoint.spec
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What the folder's calibration file holds, read when first asked for."""
+        return read_calibration(self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True)

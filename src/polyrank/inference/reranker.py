@@ -4,6 +4,10 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import overload
 
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.calibration.thresholds import Threshold
 from polyrank.config import (
     DEFAULT_MAX_BATCH_TOKENS,
     EngineConfig,
@@ -14,6 +18,11 @@ from polyrank.errors import ConfigError
 from polyrank.inference.computations import Window, run
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.probabilities import (
+    least_probability,
+    pair_probabilities,
+    probable,
+)
 from polyrank.inference.token_vectors import token_vectors
 from polyrank.progress import Progress
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
@@ -119,6 +128,7 @@ class Reranker(Front):
         limits = TruncationConfig(max_length, truncation, max_query_length)
         self._computation = loaded.computations.ranking(Window(limits))
         super().__init__(loaded, self._computation, limits)
+        loaded.calibration  # noqa: B018  # a broken file must not wait for the first query
         self._activation = activation
         self._scorer = self._computation.scorer
 
@@ -147,6 +157,7 @@ class Reranker(Front):
         top_n: int | None = None,
         first_stage_scores: Sequence[float] | None = None,
         first_stage: FirstStageKind | float = "lexical",
+        min_probability: Threshold | None = None,
         progress: Progress | None = None,
     ) -> list[RankedDocument]:
         """Return documents by relevance to a query, best first.
@@ -162,16 +173,22 @@ class Reranker(Front):
             first_stage: What made those scores, for the weight that the checkpoint has learnt:
                 "lexical" (BM25 and its like) or "dense" (vectors); or a weight, in logits for a
                 standard deviation.
+            min_probability: Leave out documents that answer with less probability: a number from
+                0 to 1, or "precision:0.9" or "recall:0.9" for what reached that on the
+                calibration data. None keeps all.
             progress: Called with tokens done and tokens in all.
 
         Returns:
-            At most `top_n` results; documents with equal logits keep their order.
+            At most `top_n` results, none where none is probable enough; documents with equal
+            logits keep their order.
 
         Raises:
             InputError: If the query or a document cannot be read, or first-stage scores are not
                 one finite number a document.
-            ConfigError: If `top_n` is below 1, or `first_stage` is no kind or weight.
-            CapabilityError: If the checkpoint has no weight for the kind of first stage.
+            ConfigError: If `top_n` is below 1, `first_stage` is no kind or weight, or
+                `min_probability` no threshold.
+            CapabilityError: If the checkpoint has no weight for the kind of first stage, or no
+                calibration that `min_probability` could go by.
             EncoderError: If the encoder fails.
         """
         check_text(query, "query")
@@ -181,12 +198,15 @@ class Reranker(Front):
         add = None
         if first_stage_scores is not None:
             add = first_stage_adder(self.spec, first_stage_scores, first_stage, len(texts))
+        least_probability(self._model, min_probability)  # fails before the work
         plan, logits = self._run([(query, text) for text in texts], progress)
+        # of the model's own logits: what a search found is no part of the calibration
+        likely = probable(self._model, query, texts, logits[:, 0], min_probability)
         if add is not None:
             logits = add(logits)
         scores = self._scorer.activate(logits, self._activation)
         tokenizer = self._model.tokenizer
-        return ranking(documents, texts, plan, logits[:, 0], scores[:, 0], tokenizer, top_n)
+        return ranking(documents, texts, plan, logits[:, 0], scores[:, 0], tokenizer, top_n, likely)
 
     @overload
     def score(
@@ -230,6 +250,30 @@ class Reranker(Front):
         _, raw = self._run(checked, progress)
         scores = raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
         return float(scores[0]) if is_single else scores
+
+    def probabilities(
+        self, pairs: Iterable[tuple[str, str]], *, progress: Progress | None = None
+    ) -> NDArray[np.float64]:
+        """Return how probable it is that the document of each (query, document) pair answers.
+
+        Args:
+            pairs: Pairs of texts, any number.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Calibrated probabilities in input order, shape (num_pairs,).
+
+        Raises:
+            InputError: If a pair cannot be read.
+            CapabilityError: If the checkpoint carries no calibration of rankings.
+            EncoderError: If the encoder fails.
+        """
+        checked = check_pairs(pairs)
+        least_probability(self._model, 0.0)  # tells how to calibrate where it is not
+        _, logits = self._run(checked, progress)
+        found = pair_probabilities(self._model, checked, logits[:, 0])
+        assert found is not None
+        return found
 
     def token_vectors(
         self,

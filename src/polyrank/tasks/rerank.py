@@ -1,8 +1,10 @@
 """Ranking of documents for one query: texts out of documents, results out of logits. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyrank.config import check_whole
 from polyrank.tasks.scoring import PairPlan
@@ -33,6 +35,44 @@ def order_by_logit(logits: Float32Array) -> list[int]:
     return [int(i) for i in np.argsort(-logits, kind="stable")]
 
 
+@dataclass(frozen=True, slots=True)
+class Probable:
+    """How probable it is that documents answer.
+
+    Attributes:
+        values: One probability a document, shape (num_documents,).
+        least: Documents below are left out; None keeps all.
+        is_order: Whether probabilities order the documents instead of logits, as a calibration
+            can be asked to.
+    """
+
+    values: NDArray[np.float64]
+    least: float | None = None
+    is_order: bool = False
+
+
+def best_first(
+    logits: Float32Array, probable: Probable | None = None, top_n: int | None = None
+) -> list[int]:
+    """Return the indices of the documents to show, best first.
+
+    Args:
+        logits: Raw values, shape (num_documents,).
+        probable: Their probabilities, where there are any.
+        top_n: How many to keep; None keeps all.
+
+    Returns:
+        Indices; equal logits, or probabilities where those order, keep input order.
+    """
+    if probable is None:
+        return order_by_logit(logits)[:top_n]
+    is_own_order = probable.is_order
+    order = np.argsort(-(probable.values if is_own_order else logits), kind="stable")
+    if probable.least is not None:
+        order = order[probable.values[order] >= probable.least]
+    return [int(i) for i in order[:top_n]]
+
+
 def ranking(
     documents: Sequence[Document],
     texts: Sequence[str],
@@ -41,6 +81,7 @@ def ranking(
     scores: Float32Array,
     tokenizer: Tokenizer,
     top_n: int | None,
+    probable: Probable | None = None,
 ) -> list[RankedDocument]:
     """Return the ranked documents, best first.
 
@@ -52,6 +93,7 @@ def ranking(
         scores: Activated values, shape (num_documents,).
         tokenizer: Tells where a truncated document was cut.
         top_n: How many to keep; None keeps all.
+        probable: Probabilities, where the checkpoint is calibrated.
 
     Returns:
         At most `top_n` results.
@@ -64,8 +106,9 @@ def ranking(
             document=documents[i],
             passage=_passage(texts[i], plan, i, tokenizer),
             is_truncated=bool(plan.is_truncated[i]),
+            probability=None if probable is None else float(probable.values[i]),
         )
-        for i in order_by_logit(logits)[:top_n]
+        for i in best_first(logits, probable, top_n)
     ]
 
 
