@@ -1,4 +1,4 @@
-"""`polyrank compress`: smaller checkpoints that were measured before they are used."""
+"""`polyrank compress quantize`: smaller checkpoints, measured before they are used."""
 
 import json
 import sys
@@ -14,12 +14,10 @@ from rich.table import Table
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
-from polyrank.cli.export import export
+from polyrank.cli.compress.table import MEGABYTES, TableMegabytes, mixed_table
 from polyrank.cli.inputs import Source
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
-from polyrank.cli.table import MEGABYTES, TableMegabytes, mixed_table, table
-from polyrank.cli.trim import trim
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
     from polyrank.compress.quantize.run import Data, Outcome
 
 MAX_CALIBRATION_TEXTS = 256
-
-compress_app = typer.Typer(
-    name="compress",
-    no_args_is_help=True,
-    help="Make a checkpoint smaller and faster, and measure what that costs.",
-)
 
 
 class Linears(StrEnum):
@@ -54,17 +46,6 @@ class Embeddings(StrEnum):
     FLOAT32 = "float32"
 
 
-@compress_app.callback()
-def _compress() -> None:
-    """Make a checkpoint smaller and faster, and measure what that costs."""
-
-
-compress_app.command("trim")(trim)
-compress_app.command("table")(table)
-compress_app.command("export")(export)
-
-
-@compress_app.command("quantize")
 def quantize(
     model: Annotated[
         str | None,

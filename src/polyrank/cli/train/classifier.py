@@ -1,0 +1,20 @@
+"""`polyrank train classifier`: a cross-encoder that tells passages apart."""
+
+from polyrank.cli.train.finetuning import finetuning
+from polyrank.cli.train.options import CLASSIFIER_LACKS
+
+classifier = finetuning(
+    "classifier",
+    """Train a cross-encoder to tell relevant, neutral and irrelevant passages apart.
+
+    Labels come from structure: the passage that answers is relevant, others of its article or
+    page are neutral, passages from elsewhere irrelevant. Queries without any answer take part.
+    JSONL rows name their neutrals.
+
+    For example:
+
+        polyrank train classifier intfloat/multilingual-e5-small -d qa -o three --minutes 60
+    """,
+    {},
+    CLASSIFIER_LACKS,
+)
