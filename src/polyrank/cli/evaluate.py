@@ -15,6 +15,7 @@ from polyrank.cli import options, screen
 from polyrank.cli.memory import row_cache_bytes
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
+from polyrank.cli.systems import compare_systems
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +67,16 @@ def evaluate_command(
         typer.Option(
             help="Checkpoint that orders what was found anew: folder, Hub id, or default. "
             "Left out: the first stage alone is measured.",
+            show_default=False,
+        ),
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]RETRIEVER[+RERANKER[@WEIGHT]]",
+            help="Compare systems: give it several times, the baseline first. RETRIEVER is bm25 or "
+            "an embedder's checkpoint, RERANKER a checkpoint (default: the one that ships), WEIGHT "
+            "as for --first-stage-weight.",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +141,8 @@ def evaluate_command(
         typer.Option(
             "--output",
             "-o",
-            help="Folder to write report.json, report.md and plot.png to.",
+            help="Folder to write report.json, report.md and plot.png to; with --system a page "
+            "with charts, report.html, in place of the plot.",
             show_default=False,
         ),
     ] = None,
@@ -149,6 +161,7 @@ def evaluate_command(
         polyrank eval data/xquad --retriever bm25 --reranker FOLDER --output report
         polyrank eval data/xquad --retriever bm25 --reranker default --first-stage-weight auto
         polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
+        polyrank eval data/xquad --system bm25 --system default --system bm25+default -o report
     """
     check_folder(output)
     from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
@@ -163,17 +176,31 @@ def evaluate_command(
         with_titles=titles,
         seed=seed,
     )
+    if system:
+        _check_alone(retriever, embedder, reranker, first_stage_weight)
     counts_for = _counts_for(first_stage_weight, retriever, reranker)
     if output is not None:
         prepare_folder(output)
     dataset = load_dataset(dataset_dir)
-    models = _Models(
-        max_length=max_length,
-        encoder=encoder,
-        num_threads=threads,
-        device=device,
-        max_batch_tokens=max_batch_tokens,
-    )
+    settings = {
+        "max_length": max_length,
+        "encoder": encoder,
+        "num_threads": threads,
+        "device": device,
+        "max_batch_tokens": max_batch_tokens,
+    }
+    if system:
+        return compare_systems(
+            dataset,
+            system,
+            config,
+            settings,
+            row_cache=row_cache_bytes(row_cache),
+            output=output,
+            as_json=as_json,
+            quiet=quiet,
+        )
+    models = _Models(**settings)
     searcher = models.retriever(retriever, embedder)
     judge = None
     if reranker is not None:
@@ -187,6 +214,17 @@ def evaluate_command(
         )
     _show(report, models.provenance(retriever), output, as_json=as_json, quiet=quiet)
     models.note_truncated(quiet=quiet)
+
+
+def _check_alone(
+    retriever: RetrieverName, embedder: str, reranker: str | None, weight: str | None
+) -> None:
+    is_default = retriever is RetrieverName.EMBEDDER and embedder == DEFAULT
+    if not is_default or reranker is not None or weight is not None:
+        raise ConfigError(
+            "--system names retriever, reranker and weight of each system; leave out --retriever, "
+            "--embedder, --reranker and --first-stage-weight."
+        )
 
 
 def _counts_for(

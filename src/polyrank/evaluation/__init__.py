@@ -12,6 +12,8 @@ from polyrank._extras import require
 if TYPE_CHECKING:
     from polyrank.evaluation.beir import load_dataset
     from polyrank.evaluation.bm25 import Bm25Retriever
+    from polyrank.evaluation.comparison import Comparison, System, compare
+    from polyrank.evaluation.comparison_report import comparison_table, write_comparison
     from polyrank.evaluation.dataset import Dataset
     from polyrank.evaluation.plan import EvaluationConfig
     from polyrank.evaluation.report import Provenance, write_report
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bm25Retriever",
+    "Comparison",
     "Dataset",
     "EmbeddingRetriever",
     "EvaluationConfig",
@@ -29,14 +32,19 @@ __all__ = [
     "Provenance",
     "Report",
     "Retriever",
+    "System",
+    "compare",
+    "comparison_table",
     "evaluate",
     "load_dataset",
     "report_table",
+    "write_comparison",
     "write_report",
 ]
 
 _HOMES = {
     "Bm25Retriever": "bm25",
+    "Comparison": "comparison",
     "Dataset": "dataset",
     "EmbeddingRetriever": "retrievers",
     "EvaluationConfig": "plan",
@@ -44,9 +52,13 @@ _HOMES = {
     "LogitReranker": "run",
     "Provenance": "report",
     "Report": "results",
+    "System": "comparison",
+    "compare": "comparison",
+    "comparison_table": "comparison_report",
     "evaluate": "run",
     "load_dataset": "beir",
     "report_table": "tables",
+    "write_comparison": "comparison_report",
     "write_report": "report",
 }
 

@@ -64,7 +64,7 @@ def report_dict(report: Report, provenance: Provenance) -> dict[str, Any]:
         "first_stage": provenance.first_stage,
         "reranker": provenance.reranker,
         "settings": asdict(report.config) | {"mode": report.mode} | dict(provenance.settings),
-        "versions": _versions(),
+        "versions": library_versions(),
         "measures": list(report.measures),
         "confidence": CONFIDENCE,
         "groups": [_group_dict(group) for group in report.groups],
@@ -92,7 +92,8 @@ def _as_dicts(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
     return {name: asdict(value) for name, value in estimates.items()}
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that measure."""
     found: dict[str, str] = {}
     for library in _LIBRARIES:
         try:
@@ -120,13 +121,13 @@ def report_markdown(report: Report, provenance: Provenance) -> str:
         *dropped_line(report),
         *timing_lines(report),
         "Settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()),
-        "Versions: " + ", ".join(f"{name} {value}" for name, value in _versions().items()),
+        "Versions: " + ", ".join(f"{name} {value}" for name, value in library_versions().items()),
         f"Intervals: {CONFIDENCE:.0%}, bootstrap over queries",
     ]
     parts = [
         f"# {title_line(report)}",
-        _markdown_table(by_language(report)),
-        _markdown_table(by_measure(report)),
+        markdown_table(by_language(report)),
+        markdown_table(by_measure(report)),
         "![by language](plot.png)",
         "\n".join(f"- {fact}" for fact in facts),
     ]
@@ -140,7 +141,8 @@ def _blend(report: Report) -> str:
     return f", plus {weight:.4g} times the first stage's standardised scores"
 
 
-def _markdown_table(cells: Cells) -> str:
+def markdown_table(cells: Cells) -> str:
+    """Return a table in Markdown, its first column to the left."""
     rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
 
