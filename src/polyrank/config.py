@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import SupportsIndex, get_args
 
 from polyrank.errors import ConfigError
-from polyrank.types import ComputeDtype, TruncationStrategy
+from polyrank.types import ComputeDtype, RowDtype, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
+MOST_ROW_POOLING = 8  # beyond that nothing of a text is left
 
 
 def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> int:
@@ -88,6 +89,10 @@ class EngineConfig:
             quicker than float32 ones on the kernel path that runs.
         row_cache_bytes: Most bytes of token rows to keep, for texts that come again under late
             interaction; 0 keeps none. A row takes hidden_size * 4 bytes.
+        row_pooling: Rows of a document that are joined into one, on average, before a ranking
+            compares them; 1 joins none.
+        row_dtype: Type of the rows that a ranking compares: "float32", or "int8" for eight bits a
+            value.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -99,6 +104,8 @@ class EngineConfig:
     device: str = "cpu"
     compute_dtype: ComputeDtype = "auto"
     row_cache_bytes: int = 0
+    row_pooling: int = 1
+    row_dtype: RowDtype = "float32"
 
     def __post_init__(self) -> None:
         check_choice("compute_dtype", self.compute_dtype, get_args(ComputeDtype))
@@ -108,6 +115,8 @@ class EngineConfig:
                 raise ConfigError(f"{name} must be a name, not {value!r:.80}")
         check_whole("max_batch_tokens", self.max_batch_tokens)
         check_whole("row_cache_bytes", self.row_cache_bytes, low=0)
+        check_whole("row_pooling", self.row_pooling, high=MOST_ROW_POOLING)
+        check_choice("row_dtype", self.row_dtype, get_args(RowDtype))
         if self.num_threads is not None:
             check_whole("num_threads", self.num_threads)
 

@@ -6,13 +6,14 @@ It knows nothing of text or tasks. One blocking core; fronts that await it copy 
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.encoder.base import Encoder
 from polyrank.engine.packing import plan_batches
-from polyrank.engine.row_cache import RowCache
+from polyrank.engine.row_cache import RowCache, SmallRowCache
 from polyrank.progress import Progress
 from polyrank.types import Float32Array, PackedBatch, PoolingMode
 
@@ -41,7 +42,11 @@ class Engine:
     """
 
     def __init__(
-        self, encoder: Encoder, max_batch_tokens: int, row_cache: RowCache | None = None
+        self,
+        encoder: Encoder,
+        max_batch_tokens: int,
+        row_cache: RowCache | None = None,
+        small_rows: SmallRowCache[Any] | None = None,
     ) -> None:
         """Set what runs.
 
@@ -49,10 +54,12 @@ class Engine:
             encoder: What computes.
             max_batch_tokens: Tokens in one forward pass.
             row_cache: Where token rows are kept; None keeps none. Pooled rows never are.
+            small_rows: Where tasks keep what they made of token rows; the engine never looks.
         """
         self.encoder = encoder
         self.max_batch_tokens = max_batch_tokens
         self.row_cache = row_cache
+        self.small_rows = small_rows
         self._usage = Usage()
         self._lock = threading.Lock()
 

@@ -1,5 +1,7 @@
 """Token rows of sequences that were run before, bounded in bytes, least recently used first out.
 
+`RowCache` keeps them as the encoder gave them, `SmallRowCache` keeps what a task made of them.
+
 A sequence is known by its exact token ids, and its segments where a batch has them; no hash
 stands for them, so that none can be taken for another.
 Knows nothing of text or tasks.
@@ -7,7 +9,9 @@ Knows nothing of text or tasks.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,8 +22,20 @@ _OVERHEAD_BYTES = 400  # the objects around a key and its array, the dictionary'
 Key = tuple[bytes, bytes]
 
 
-class RowCache:
-    """Token rows by sequence. Safe to use from several threads."""
+class Sized(Protocol):
+    """What can be kept."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+
+SizedT = TypeVar("SizedT", bound=Sized)
+
+
+class _BySequence(Generic[SizedT]):
+    """Things by sequence, the oldest dropped first. Safe to use from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         """Make an empty cache.
@@ -32,21 +48,20 @@ class RowCache:
         self.num_bytes = 0
         self.hits = 0
         self.misses = 0
-        self._rows: OrderedDict[Key, Float32Array] = OrderedDict()
+        self._rows: OrderedDict[Key, SizedT] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def find(self, batch: PackedBatch) -> list[Float32Array | None]:
-        """Return the rows of each sequence that is kept; those become the newest.
+    def find(self, batch: PackedBatch) -> list[SizedT | None]:
+        """Return what is kept of each sequence; those become the newest.
 
         Args:
             batch: Sequences of any number.
 
         Returns:
-            One entry a sequence: rows as the encoder gave them, shape (seq_len, width), read-only;
-            or None.
+            One entry a sequence: what is kept, arrays read-only; or None.
         """
         keys = _keys(batch)
         with self._lock:
@@ -64,6 +79,19 @@ class RowCache:
         with self._lock:
             return [key in self._rows for key in _keys(batch)]
 
+    def _put(self, key: Key, rows: SizedT) -> None:
+        with self._lock:
+            if key in self._rows:  # another thread was faster
+                return
+            self._rows[key] = rows
+            self.num_bytes += _size(key, rows)
+            while self.num_bytes > self.max_bytes:
+                self.num_bytes -= _size(*self._rows.popitem(last=False))
+
+
+class RowCache(_BySequence[Float32Array]):
+    """Token rows by sequence, shape (seq_len, width) each, as the encoder gave them."""
+
     def keep(self, batch: PackedBatch, rows: Float32Array) -> None:
         """Keep a copy of the rows of each sequence, and drop the oldest until all fit.
 
@@ -75,20 +103,27 @@ class RowCache:
             own = rows[start:end]
             if key not in self._rows and _size(key, own) <= self.max_bytes:
                 # a copy: a view would keep the whole batch alive
-                self._put(key, np.array(own, np.float32, order="C"))
-
-    def _put(self, key: Key, rows: Float32Array) -> None:
-        rows.setflags(write=False)
-        with self._lock:
-            if key in self._rows:  # another thread was faster
-                return
-            self._rows[key] = rows
-            self.num_bytes += _size(key, rows)
-            while self.num_bytes > self.max_bytes:
-                self.num_bytes -= _size(*self._rows.popitem(last=False))
+                copy = np.array(own, np.float32, order="C")
+                copy.setflags(write=False)
+                self._put(key, copy)
 
 
-def _size(key: Key, rows: Float32Array) -> int:
+class SmallRowCache(_BySequence[SizedT]):
+    """What a task made of token rows, by sequence."""
+
+    def keep(self, batch: PackedBatch, made: Sequence[SizedT]) -> None:
+        """Keep what was made of each sequence, and drop the oldest until all fit.
+
+        Args:
+            batch: Sequences that were run.
+            made: One entry for each; holds no view of anything larger.
+        """
+        for key, own in zip(_keys(batch), made, strict=True):
+            if key not in self._rows and _size(key, own) <= self.max_bytes:
+                self._put(key, own)
+
+
+def _size(key: Key, rows: Sized) -> int:
     ids, types = key
     return rows.nbytes + len(ids) + len(types) + _OVERHEAD_BYTES
 

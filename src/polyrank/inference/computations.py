@@ -21,6 +21,7 @@ from polyrank.inference.pair_runs import pair_logits
 from polyrank.progress import Progress
 from polyrank.tasks.choose import pair_scorer
 from polyrank.tasks.heads import Head
+from polyrank.tasks.kept_rows import AS_READ, RowFormat
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.tokenizer import Tokenizer
@@ -216,7 +217,11 @@ class Computations:
     """The computations of one model: heads are loaded, and scorers made, once. Safe for threads."""
 
     def __init__(
-        self, checkpoint: Checkpoint, tokenizer: Tokenizer, engine: Callable[[], Engine]
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        engine: Callable[[], Engine],
+        row_format: RowFormat = AS_READ,
     ) -> None:
         """Take a model's parts.
 
@@ -224,10 +229,13 @@ class Computations:
             checkpoint: Specification and weights.
             tokenizer: The checkpoint's.
             engine: Gives the engine; called when heads are known to be sound.
+            row_format: How small rankings make documents' rows; labels are always given by rows
+                as they were read.
         """
         self._checkpoint = checkpoint
         self._tokenizer = tokenizer
         self._engine = engine
+        self._row_format = row_format
         self._heads: dict[TaskName, Head] = {}
         self._made: dict[tuple[str, TaskName, Window], ScorePairs | RunHead] = {}
         self._lock = threading.Lock()
@@ -360,8 +368,12 @@ class Computations:
         if heads[task].late_interaction is not None:
             heads["embed"] = self.head("embed")
         builder = self.builder(window)
-        scorer = pair_scorer(heads, builder, self._checkpoint.spec.prompts)
-        return ScorePairs(self._engine(), builder, scorer, f"{task}-pairs:{window.key}")
+        row_format = self._row_format if task == "rerank" else AS_READ
+        scorer = pair_scorer(heads, builder, self._checkpoint.spec.prompts, row_format)
+        settings = f"{task}-pairs:{window.key}"
+        if not row_format.is_plain:
+            settings += f":{row_format.key}"
+        return ScorePairs(self._engine(), builder, scorer, settings)
 
     def _make_head(self, task: TaskName, window: Window) -> "RunHead":
         head = self.head(task)

@@ -26,10 +26,11 @@ from polyrank.encoder.choose import choose_encoder
 from polyrank.encoder.compute_dtype import choose_compute_dtype, float32_reason
 from polyrank.encoder.paths import running_path
 from polyrank.engine.engine import Engine, Usage
-from polyrank.engine.row_cache import RowCache
+from polyrank.engine.row_cache import RowCache, SmallRowCache
 from polyrank.errors import CheckpointWarning
 from polyrank.inference.computations import Computations, Prepared, RunHead, ScorePairs
 from polyrank.tasks.heads import Head
+from polyrank.tasks.kept_rows import KeptRows, RowFormat
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import TaskName
 
@@ -58,9 +59,23 @@ class _LazyEngine:
                     if plain is None
                     else plain.engine.encoder
                 )
-                rows = RowCache(config.row_cache_bytes) if config.row_cache_bytes else None
-                self._engine = Engine(encoder, config.max_batch_tokens, rows)
+                rows, small = _caches(config)
+                self._engine = Engine(encoder, config.max_batch_tokens, rows, small)
             return self._engine
+
+
+def _caches(config: EngineConfig) -> tuple[RowCache | None, SmallRowCache[KeptRows] | None]:
+    """Return where token rows are kept, as they were read or made small; neither keeps both."""
+    if not config.row_cache_bytes:
+        return None, None
+    if row_format(config).is_plain:
+        return RowCache(config.row_cache_bytes), None
+    return None, SmallRowCache(config.row_cache_bytes)
+
+
+def row_format(config: EngineConfig) -> RowFormat:
+    """Return how small a ranking makes documents' rows."""
+    return RowFormat(config.row_pooling, config.row_dtype)
 
 
 class Model:
@@ -88,7 +103,7 @@ class Model:
         self.config = config
         self.is_told = False  # of what was assumed
         self._engine = _LazyEngine(checkpoint, config, plain)
-        self.computations = Computations(checkpoint, tokenizer, self._engine)
+        self.computations = Computations(checkpoint, tokenizer, self._engine, row_format(config))
 
     @property
     def engine(self) -> Engine:
@@ -166,8 +181,9 @@ def load_model(
         model, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
     with _shared_lock:
-        plain = _share(folder, name, replace(config, row_cache_bytes=0))
-        loaded = _share(folder, name, config, plain) if config.row_cache_bytes else plain
+        bare = replace(config, row_cache_bytes=0, row_pooling=1, row_dtype="float32")
+        plain = _share(folder, name, bare)
+        loaded = plain if config == bare else _share(folder, name, config, plain)
     _tell_assumptions(plain)
     return loaded
 

@@ -7,13 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
+from polyrank.inference.kept_runs import PART_TOKENS, keeps_small_rows, kept_logits
 from polyrank.progress import Progress
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.types import Float32Array
-
-# 25 MB of rows of 384 values, and as much for their clean form: few enough that glibc hands the
-# same memory out again, where new pages would take longer than the arithmetic on them
-PART_TOKENS = 16_384
 
 Pairs = NDArray[np.intp]
 
@@ -35,6 +32,8 @@ def pair_logits(
     Raises:
         EncoderError: If the encoder fails.
     """
+    if keeps_small_rows(scorer):
+        return kept_logits(engine, scorer, plan, progress)
     parts = [
         (pairs, scorer.logits(part, rows))
         for pairs, part, rows in run_pairs(engine, scorer, plan, progress)

@@ -4,7 +4,7 @@ A document's rows do not depend on the query, so each different text runs once, 
 vectors. From the rows of a pair a few features are made; the head's layers turn them into logits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,18 @@ from numpy.typing import NDArray
 from polyrank.checkpoint.spec import MatchFeature, PromptsSpec
 from polyrank.encoder.pooling import pool
 from polyrank.tasks.heads import Dense, Head, LateInteraction
+from polyrank.tasks.kept_rows import (
+    AS_READ,
+    KeptRows,
+    RowFormat,
+    keep_rows,
+    logits_of_kept,
+    match_pairs,
+)
 from polyrank.tasks.maxsim import choose_matcher
 from polyrank.tasks.scoring import CosineScorer, PairPlan, Pairs, cosines
 from polyrank.text.pairs import SequenceBuilder
-from polyrank.types import Activation, Float32Array, Int32Array, PoolingMode, Spans
+from polyrank.types import Activation, Float32Array, Int32Array, PackedBatch, PoolingMode, Spans
 
 _LEAST_SHARE = 4  # least_match is over one in so many of a query's tokens
 
@@ -45,7 +53,12 @@ class LateInteractionScorer:
     pooling: tuple[PoolingMode, ...] = ()
 
     def __init__(
-        self, builder: SequenceBuilder, head: Head, embed_head: Head, prompts: PromptsSpec
+        self,
+        builder: SequenceBuilder,
+        head: Head,
+        embed_head: Head,
+        prompts: PromptsSpec,
+        row_format: RowFormat = AS_READ,
     ) -> None:
         """Set what scores.
 
@@ -54,6 +67,7 @@ class LateInteractionScorer:
             head: A head of late interaction.
             embed_head: The checkpoint's embed head, whose pooling `vectors` takes.
             prompts: What the checkpoint wants put before queries and documents.
+            row_format: How small documents' rows are made before they are compared.
         """
         assert head.late_interaction is not None
         assert head.spec.late_interaction is not None
@@ -63,6 +77,7 @@ class LateInteractionScorer:
         self._embed_head = embed_head
         self._texts = CosineScorer(builder, embed_head, prompts)
         self._builder = builder
+        self.row_format = row_format
         self._matcher = choose_matcher()
         asked = (self._texts.query_prompt.strip(), self._texts.document_prompt.strip())
         # the space at a prompt's end belongs to the first piece of what follows
@@ -87,7 +102,56 @@ class LateInteractionScorer:
         Returns:
             Before the activation; a pair's values depend on its two texts alone.
         """
+        if not self.row_format.is_plain:
+            return logits_of_kept(self, plan, rows)
         return self.head(self.features(plan, rows))
+
+    def keep(self, batch: PackedBatch, rows: Float32Array) -> list[KeptRows]:
+        """Return the clean rows that count of each document, made small.
+
+        Args:
+            batch: Documents that were run.
+            rows: Their token rows in packed order, shape (total_tokens, hidden_size).
+
+        Returns:
+            One entry a document, which depends on that document alone.
+        """
+        spans = self._kept(batch, np.arange(len(batch)), self._prompt_ids[1])
+        clean = self._clean(batch, rows)
+        return [keep_rows(clean[start:end], self.row_format) for start, end in spans.tolist()]
+
+    def kept_logits(
+        self,
+        batch: PackedBatch,
+        rows: Float32Array,
+        documents: Sequence[KeptRows],
+        members: NDArray[np.intp],
+    ) -> Float32Array:
+        """Return the head's outputs for queries and documents whose rows were made small.
+
+        Args:
+            batch: Queries that were run.
+            rows: Their token rows in packed order, shape (total_tokens, hidden_size).
+            documents: As `keep` returns them.
+            members: Query and document of each pair, by their places, shape (num_pairs, 2).
+
+        Returns:
+            Shape (num_pairs, num_labels).
+        """
+        if not len(members):
+            return self.head(np.empty((0, len(self._features)), np.float32))
+        spans = self._kept(batch, np.arange(len(batch)), self._prompt_ids[0])
+        clean = self._clean(batch, rows)
+        given = ComparedKept(clean, spans[members[:, 0]], [documents[i] for i in members[:, 1]])
+        both_ways = "reverse_match" in self._features
+        best = match_pairs(self._matcher, clean, spans, documents, members, both_ways=both_ways)
+        return self.head(self.features_of(TokenMatches(given, *best, self._interaction.weight)))
+
+    def _clean(self, batch: PackedBatch, rows: Float32Array) -> Float32Array:
+        interaction = self._interaction
+        return self._matcher.clean(
+            rows, batch.cu_seqlens, interaction.center, interaction.directions
+        )
 
     def features(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         """Return what the head's layers are given, in the order that the checkpoint names.
@@ -119,21 +183,24 @@ class LateInteractionScorer:
         Returns:
             The matches; training weighs them anew.
         """
-        interaction, cu_seqlens = self._interaction, plan.batch.cu_seqlens
+        given = self.compared_rows(plan, rows)
+        best = self._matcher.best(given.clean, given.queries, given.documents)
+        return TokenMatches(given, *best, self._interaction.weight)
+
+    def compared_rows(self, plan: PairPlan, rows: Float32Array) -> "ComparedRows":
+        """Return the rows that `compare` compares, and which of them count."""
         spans = [
-            self._kept(plan, plan.members[:, role], prompt)
+            self._kept(plan.batch, plan.members[:, role], prompt)
             for role, prompt in enumerate(self._prompt_ids)
         ]
-        clean = self._matcher.clean(rows, cu_seqlens, interaction.center, interaction.directions)
-        given = ComparedRows(plan, rows, clean, spans[0], spans[1])
-        best = self._matcher.best(clean, spans[0], spans[1])
-        return TokenMatches(given, *best, interaction.weight)
+        clean = self._clean(plan.batch, rows)
+        return ComparedRows(plan, rows, clean, spans[0], spans[1])
 
     def token_vectors(
         self, plan: PairPlan, rows: Float32Array
     ) -> tuple[dict[int, Float32Array], dict[int, Float32Array]]:
         """Return the clean rows that count of each query and of each document, by its sequence."""
-        given = self.compare(plan, rows).given
+        given = self.compared_rows(plan, rows)
         queries, documents = (
             {
                 index: given.clean[start:end]
@@ -164,16 +231,15 @@ class LateInteractionScorer:
             "least_match": matches.least,
             "reverse_match": matches.reverse,
             "clean_cosine": given.clean_cosines,
-            "document_length": lambda: np.log(_lengths(given.documents).astype(np.float32)),
+            "document_length": lambda: np.log(given.document_lengths.astype(np.float32)),
         }
 
     def _pooled(self, plan: PairPlan, rows: Float32Array) -> Float32Array:
         return pool(rows, plan.batch.cu_seqlens, self._embed_head.spec.pooling)
 
-    def _kept(self, plan: PairPlan, sequences: NDArray[np.intp], prompt: Int32Array) -> Spans:
-        """Return the tokens of the texts themselves, shape (num_pairs, 2)."""
+    def _kept(self, batch: PackedBatch, sequences: NDArray[np.intp], prompt: Int32Array) -> Spans:
+        """Return the tokens of the texts themselves, shape (num_sequences, 2)."""
         before, after = (len(part) for part in self._builder.tokenizer.single.parts)
-        batch = plan.batch
         spans = np.stack([batch.cu_seqlens[sequences], batch.cu_seqlens[sequences + 1]], axis=1)
         kept = spans + np.array([before, -after], np.int32)
         kept[:, 0] += len(prompt)
@@ -213,6 +279,16 @@ class ComparedRows:
     queries: Spans
     documents: Spans
 
+    @property
+    def document_lengths(self) -> NDArray[np.intp]:
+        """Rows of each pair's document, shape (num_pairs,)."""
+        return _lengths(self.documents)
+
+    @property
+    def num_compared(self) -> NDArray[np.intp]:
+        """Those of them that were compared, shape (num_pairs,)."""
+        return _lengths(self.documents)
+
     def clean_cosines(self) -> Float32Array:
         """Return the cosine of the mean clean rows of each pair, shape (num_pairs,)."""
         # a text's mean is made once for all pairs; its span hangs on whether it is a query
@@ -221,6 +297,40 @@ class ComparedRows:
         )
         means = np.stack([self.clean[start:end].mean(axis=0) for start, end in spans])
         return cosines(means, owners.reshape(2, -1).T)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedKept:
+    """The rows of some pairs whose documents' rows were made small.
+
+    Attributes:
+        clean: Clean rows of all queries.
+        queries: Those of each pair's query that count, shape (num_pairs, 2).
+        documents: Rows of each pair's document.
+    """
+
+    clean: Float32Array
+    queries: Spans
+    documents: list[KeptRows]
+
+    @property
+    def document_lengths(self) -> NDArray[np.intp]:
+        """Rows of each pair's document before any were joined, shape (num_pairs,)."""
+        return np.array([document.num_rows for document in self.documents], np.intp)
+
+    @property
+    def num_compared(self) -> NDArray[np.intp]:
+        """Rows that are left of them, shape (num_pairs,)."""
+        return np.array([len(document) for document in self.documents], np.intp)
+
+    def clean_cosines(self) -> Float32Array:
+        """Return the cosine of the mean rows of each pair, shape (num_pairs,)."""
+        pairs = zip(self.queries.tolist(), self.documents, strict=True)
+        means = [
+            np.stack([self.clean[start:end].mean(axis=0), document.decoded().mean(axis=0)])
+            for (start, end), document in pairs
+        ]
+        return np.concatenate([cosines(two, np.array([[0, 1]])) for two in means])
 
 
 class TokenMatches:
@@ -234,7 +344,7 @@ class TokenMatches:
 
     def __init__(
         self,
-        given: ComparedRows,
+        given: "ComparedRows | ComparedKept",
         by_query: Float32Array,
         by_document: Float32Array,
         weight: Dense | None,
@@ -266,7 +376,7 @@ class TokenMatches:
 
     def reverse(self) -> Float32Array:
         """Return the mean over the tokens of each document."""
-        return _means(self._by_document, _lengths(self.given.documents))
+        return _means(self._by_document, self.given.num_compared)
 
     def _weighted(self, values: Float32Array) -> Float32Array:
         if self._weight is None:

@@ -13,6 +13,14 @@ from polyrank.checkpoint.spec import PromptsSpec
 from polyrank.config import TruncationConfig
 from polyrank.errors import CheckpointError
 from polyrank.tasks.heads import NONLINEARITIES, Head, normalize
+from polyrank.tasks.kept_rows import (
+    AS_READ,
+    KeptRows,
+    RowFormat,
+    keep_rows,
+    logits_of_kept,
+    match_pairs,
+)
 from polyrank.tasks.maxsim import choose_matcher
 from polyrank.tasks.scoring import PairPlan, Pairs
 from polyrank.text.pairs import SequenceBuilder
@@ -35,19 +43,27 @@ class MultiVectorScorer:
 
     pooling: tuple[PoolingMode, ...] = ()
 
-    def __init__(self, builder: SequenceBuilder, head: Head, prompts: PromptsSpec) -> None:
+    def __init__(
+        self,
+        builder: SequenceBuilder,
+        head: Head,
+        prompts: PromptsSpec,
+        row_format: RowFormat = AS_READ,
+    ) -> None:
         """Set what scores.
 
         Args:
             builder: Makes sequences of texts.
             head: A head with a `MultiVectorSpec`.
             prompts: What the checkpoint wants put before queries and documents.
+            row_format: How small documents' rows are made before they are compared.
 
         Raises:
             CheckpointError: If the tokenizer has no such token as fills queries up.
         """
         spec = head.spec.multi_vector
         assert spec is not None
+        self.row_format = row_format
         self.head, self._spec, self._matcher = head, spec, choose_matcher()
         self._prompts = [prompt_for_input_type(prompts, role) for role in ("query", "document")]
         longest = spec.query_length
@@ -99,6 +115,8 @@ class MultiVectorScorer:
         """Return the sum, or the mean, over the rows of each pair's query, shape (num_pairs, 1)."""
         if not len(plan.members):
             return np.empty((0, 1), np.float32)
+        if not self.row_format.is_plain:
+            return logits_of_kept(self, plan, rows)
         queries, documents = self.token_vectors(plan, rows)
         flat = np.concatenate([*queries.values(), *documents.values()])
         spans = _spans([*queries.values(), *documents.values()])
@@ -106,8 +124,50 @@ class MultiVectorScorer:
         of = [spans[[places[index] for index in column]] for column in plan.members.T.tolist()]
         best, _ = self._matcher.best(flat, *of)
         sizes = of[0][:, 1] - of[0][:, 0]
+        return self._summed(best, sizes)
+
+    def _summed(self, best: Float32Array, sizes: NDArray[np.int32]) -> Float32Array:
         sums = np.add.reduceat(best, np.cumsum(sizes) - sizes)
         return np.asarray(sums / sizes if self._spec.is_mean else sums, np.float32)[:, None]
+
+    def keep(self, batch: PackedBatch, rows: Float32Array) -> list[KeptRows]:
+        """Return the rows that count of each document, made small.
+
+        Args:
+            batch: Documents that were run.
+            rows: Their token rows in packed order, shape (total_tokens, hidden_size).
+
+        Returns:
+            One entry a document, which depends on that document alone.
+        """
+        documents = (self._document(*_sequence(batch, rows, i)) for i in range(len(batch)))
+        return [keep_rows(document, self.row_format) for document in documents]
+
+    def kept_logits(
+        self,
+        batch: PackedBatch,
+        rows: Float32Array,
+        documents: Sequence[KeptRows],
+        members: NDArray[np.intp],
+    ) -> Float32Array:
+        """Return the sum, or the mean, over the rows of each pair's query.
+
+        Args:
+            batch: Queries that were run.
+            rows: Their token rows in packed order, shape (total_tokens, hidden_size).
+            documents: As `keep` returns them.
+            members: Query and document of each pair, by their places, shape (num_pairs, 2).
+
+        Returns:
+            Shape (num_pairs, 1).
+        """
+        if not len(members):
+            return np.empty((0, 1), np.float32)
+        queries = [self._query(*_sequence(batch, rows, i)) for i in range(len(batch))]
+        flat, spans = np.concatenate(queries), _spans(queries)
+        best, _ = match_pairs(self._matcher, flat, spans, documents, members)
+        sizes = (spans[:, 1] - spans[:, 0])[members[:, 0]]
+        return self._summed(best, sizes)
 
     def token_vectors(
         self, plan: PairPlan, rows: Float32Array

@@ -110,7 +110,7 @@ class RowReader:
         scorer = self.scorer(np.zeros(self.width, np.float32), np.empty((0, self.width), "f4"))
         pairs = [(text, "") if are_queries else ("", text) for text in texts]
         plan, rows = self.rows(scorer, pairs)
-        given = scorer.compare(plan, rows).given
+        given = scorer.compared_rows(plan, rows)
         spans = given.queries if are_queries else given.documents
         return [rows[start:end] for start, end in spans]
 
