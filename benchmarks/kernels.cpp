@@ -136,6 +136,37 @@ void profile_f32(const Kernels* k, int hidden, int inner, int heads, int seq_len
   k->end();
 }
 
+// Linear layers with bfloat16 weights, rounding of their inputs included.
+void profile_bf16(const Kernels* k, int hidden, int inner, int tokens, const float* x, float* y,
+                  const float* residual) {
+  total = 0;
+  std::printf("\nbfloat16\n");
+  const int block = k->row_block;
+  char* rounded = memory<char>(static_cast<size_t>(block + 64) * std::max(hidden, inner) * 4);
+  k->begin();
+  auto linear = [&](const char* name, int n, int depth, Activation activation, bool add) {
+    std::vector<float> raw(static_cast<size_t>(n) * depth, 0.01f), bias(n, 0.1f);
+    uint16_t* packed = memory<uint16_t>(panels_bf16_bytes(n, depth) / 2);
+    pack_bf16(raw.data(), n, depth, 0, packed);
+    show(name, seconds([&] {
+      for (int row = 0; row < tokens; row += block) {
+        const int rows = std::min(block, tokens - row);
+        k->round_rows(x + static_cast<size_t>(row) * depth, depth, rows, depth, rounded);
+        k->linear_bf16(rounded, rows, {n, depth, packed, bias.data()},
+                       {y + static_cast<size_t>(row) * n, static_cast<size_t>(n), false, activation,
+                        add ? residual + static_cast<size_t>(row) * n : nullptr,
+                        static_cast<size_t>(n)});
+      }
+    }), 2.0 * tokens * n * depth, tokens);
+  };
+  linear("qkv", 3 * hidden, hidden, Activation::kIdentity, false);
+  linear("out", hidden, hidden, Activation::kIdentity, true);
+  linear("inner with GELU", inner, hidden, Activation::kGelu, false);
+  linear("outer", hidden, inner, Activation::kIdentity, true);
+  k->end();
+  std::printf("%-22s %8.2f us a token and layer, linear layers alone\n", "all", total / tokens * 1e6);
+}
+
 // Linear layers with weights in 4-bit blocks, where the path multiplies them as they are.
 void profile_s4(const Kernels* k, int hidden, int inner, int tokens, const float* x, float* y,
                 const float* residual) {
@@ -179,7 +210,7 @@ void profile_s4(const Kernels* k, int hidden, int inner, int tokens, const float
 }
 
 // Tokens a second of a whole body with random weights on 96 sequences of log-normal length.
-void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, bool is_int8,
+void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, Weights type,
            int num_threads) {
   constexpr int kPieces = 1000, kLongest = 512;
   std::mt19937 random(1);
@@ -189,7 +220,7 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
     for (float& value : found) value = normal(random) * scale;
     return found;
   };
-  const Kernels* table = is_int8 || k->exact == nullptr ? k : k->exact;
+  const Kernels* table = type == Weights::kFloat32 && k->exact != nullptr ? k->exact : k;
   Body body({hidden, num_layers, heads, inner, 1e-12f, Activation::kGelu}, table);
   std::vector<float> words = values(static_cast<size_t>(kPieces) * hidden, 1),
                      positions = values(static_cast<size_t>(kLongest) * hidden, 0.1f),
@@ -205,7 +236,7 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
       std::vector<float> weights = values(static_cast<size_t>(n) * depth, 0.02f);
       const float* parts[] = {weights.data()};
       const float* biases[] = {zeros.data()};
-      body.set_linear(layer, static_cast<Linear>(which), parts, biases, 1, is_int8, nullptr, 2);
+      body.set_linear(layer, static_cast<Linear>(which), parts, biases, 1, type, nullptr, 2);
     }
     body.set_norm(layer, 0, ones.data(), zeros.data());
     body.set_norm(layer, 1, ones.data(), zeros.data());
@@ -228,7 +259,8 @@ void whole(const Kernels* k, int hidden, int inner, int heads, int num_layers, b
   const auto measure = num_threads == 1 ? seconds : wall_time;
   double time = measure([&] { body.run(batch, Pooling::kMean, num_threads, out.data()); });
   std::printf("%-8s %d threads %8.0f tokens/s  %6.1f us a token and thread\n",
-              is_int8 ? "int8" : "float32", num_threads, ids.size() / time,
+              type == Weights::kInt8 ? "int8" : type == Weights::kFloat32 ? "float32" : "bfloat16",
+              num_threads, ids.size() / time,
               time * num_threads / ids.size() * 1e6);
 }
 
@@ -296,14 +328,15 @@ int main(int argc, char** argv) {
   linear("outer", hidden, inner, Activation::kIdentity, false, true);
   std::printf("%-22s %8.2f us a token and layer\n", "all", total / tokens * 1e6);
   k->end();
+  profile_bf16(k, hidden, inner, tokens, x, y, residual);
   profile_f32(k->exact != nullptr ? k->exact : k, hidden, inner, heads, seq_len, tokens, x, y,
               residual, ones.data());
   const int num_layers = argc > 6 ? std::atoi(argv[6]) : 12;
   if (num_layers == 0) return 0;
   std::printf("\n%d layers, 96 sequences of log-normal length\n", num_layers);
-  for (bool is_int8 : {true, false}) {
+  for (Weights type : {Weights::kInt8, Weights::kBfloat16, Weights::kFloat32}) {
     for (int num_threads : {1, 2}) {
-      whole(k, hidden, inner, heads, num_layers, is_int8, num_threads);
+      whole(k, hidden, inner, heads, num_layers, type, num_threads);
     }
   }
 }

@@ -41,7 +41,7 @@ class NativeBody:
         intermediate_size: int,
         layer_norm_eps: float,
         activation: str,
-        is_int8: bool,
+        compute_dtype: str,
         isa: str,
     ) -> None: ...
     def set_tables(
@@ -115,5 +115,7 @@ class NativeBody:
     def record_inputs(self, input_ids: Ints, positions: Ints, cu_seqlens: Ints) -> Floats: ...
     @property
     def isa(self) -> str: ...
+    @property
+    def multiplies_bfloat16(self) -> bool: ...
     @property
     def packed_bytes(self) -> int: ...

@@ -86,7 +86,8 @@ class EngineConfig:
         device: "cpu", or a device of the pytorch encoder such as "cuda".
         compute_dtype: Type of the products in linear layers. "auto" is float32, unless the
             checkpoint carries the record of a passed quality gate for int8 and int8 products are
-            quicker than float32 ones on the kernel path that runs.
+            quicker than float32 ones on the kernel path that runs. "bfloat16" rounds weights and
+            their inputs to bfloat16 and sums in float32.
         row_cache_bytes: Most bytes of token rows to keep, for texts that come again under late
             interaction; 0 keeps none. A row takes hidden_size * 4 bytes.
         row_pooling: Rows of a document that are joined into one, on average, before a ranking

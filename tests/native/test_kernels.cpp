@@ -186,6 +186,44 @@ void test_linear_f32(const Kernels& k, int rows, int n, int depth, Activation ac
   check(worst < 1e-4, "float32 products", worst);
 }
 
+float rounded_to_bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+// Products with bfloat16 weights are float32 sums of exact products.
+void test_linear_bf16(const Kernels& k, int rows, int n, int depth, Activation activation) {
+  std::vector<float> x = normals(static_cast<size_t>(rows) * depth),
+                     weights = normals(static_cast<size_t>(n) * depth, 0.3f), bias = normals(n),
+                     residual = normals(static_cast<size_t>(rows) * n), found(residual.size());
+  Aligned<uint16_t> packed(panels_bf16_bytes(n, depth) / 2);
+  for (int first : {0, n / 2}) {  // in two parts, as query, key and value come
+    pack_bf16(&weights[static_cast<size_t>(first) * depth], n / 2, depth, first, packed.data());
+  }
+  Aligned<float> in((rows + 64) * depth);
+  k.round_rows(x.data(), depth, rows, depth, in.data());
+  k.linear_bf16(in.data(), rows, {n, depth, packed.data(), bias.data()},
+                {found.data(), static_cast<size_t>(n), false, activation, residual.data(),
+                 static_cast<size_t>(n)});
+  double worst = 0;
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < n; ++j) {
+      double sum = bias[j];
+      for (int d = 0; d < depth; ++d) {
+        sum += static_cast<double>(rounded_to_bf16(x[i * depth + d])) *
+               rounded_to_bf16(weights[static_cast<size_t>(j) * depth + d]);
+      }
+      const double wanted = activated(activation, sum) + residual[static_cast<size_t>(i) * n + j];
+      const double error = std::fabs(wanted - found[static_cast<size_t>(i) * n + j]);
+      worst = std::max(worst, error / (1 + std::fabs(sum)));
+    }
+  }
+  check(worst < 1e-4, "bfloat16 products", worst);
+}
+
 void test_attention(const Kernels& k, int seq_len, int head_size) {
   const int heads = 2, hidden = heads * head_size;
   std::vector<float> qkv = normals(static_cast<size_t>(seq_len) * 3 * hidden);
@@ -482,7 +520,6 @@ void set_blocks(Body& body, int layer, Linear which, int parts, int n, int depth
 
 // The same rows whatever the mates and threads, bit for bit.
 void test_body(const char* name, Weights type) {
-  const bool is_int8 = type == Weights::kInt8;
   const Kernels* k = choose_kernels(name);
   if (type == Weights::kFloat32 && k->exact) k = k->exact;
   const Shape shape{64, 2, 4, 96, 1e-5f, Activation::kGelu};
@@ -511,7 +548,7 @@ void test_body(const char* name, Weights type) {
         set_blocks(body, layer, which, parts, n, depth, bias_parts.data());
         continue;
       }
-      body.set_linear(layer, which, weight_parts.data(), bias_parts.data(), parts, is_int8, nullptr, 2);
+      body.set_linear(layer, which, weight_parts.data(), bias_parts.data(), parts, type, nullptr, 2);
     }
     body.set_norm(layer, 0, gamma.data(), beta.data());
     body.set_norm(layer, 1, gamma.data(), beta.data());
@@ -646,7 +683,10 @@ int main(int argc, char** argv) {
   for (int rows : {1, 5, 6, 16, 17, 33, 64}) {
     test_linear_s8(k, rows, 96, 96, false);
     test_linear_f32(k, rows, 96, 64, Activation::kIdentity);
+    test_linear_bf16(k, rows, 96, 96, Activation::kIdentity);
+    if (k.exact) test_linear_bf16(k, rows, 64, 32, Activation::kGelu);
   }
+  test_linear_bf16(k, 19, 160, 1536, Activation::kGelu);
   test_linear_s8(k, 40, 128, 1536, true);
   test_linear_s8(k, 19, 160, 384, false);
   if (k.linear_s4 != nullptr) {
@@ -670,6 +710,7 @@ int main(int argc, char** argv) {
   k.end();
   test_body(k.name, Weights::kInt8);
   test_body(k.name, Weights::kFloat32);
+  test_body(k.name, Weights::kBfloat16);
   if (k.linear_s4 != nullptr) test_body(k.name, Weights::kBlocks);
   test_tables(k.name);
   test_mixed_table(k.name);

@@ -68,7 +68,8 @@ ComputeDtype = Annotated[
     typer.Option(
         "--compute-dtype",
         help="Type of the products in linear layers: auto is float32 unless the checkpoint "
-        "carries a passed quality gate for int8, and int8 is quicker on this processor.",
+        "carries a passed quality gate for int8, and int8 is quicker on this processor. "
+        "bfloat16 is near to float32, and twice as quick where the processor multiplies it.",
     ),
 ]
 MaxBatchTokens = Annotated[int, typer.Option(help="Tokens in one forward pass.", min=1)]

@@ -64,7 +64,9 @@ def serve(
     compute_dtype: Annotated[
         str,
         typer.Option(
-            "--compute-dtype", help="auto, float32 or int8, as elsewhere.", rich_help_panel=MODELS
+            "--compute-dtype",
+            help="auto, float32, int8 or bfloat16, as elsewhere.",
+            rich_help_panel=MODELS,
         ),
     ] = "auto",
     revision: Annotated[

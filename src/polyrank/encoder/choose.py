@@ -44,7 +44,7 @@ class _Backend:
     extra: str
     modules: tuple[str, ...]
     is_cpu_only: bool
-    has_int8: bool  # int8 products; the others run int8 folders on dequantised weights
+    has_narrow: bool  # int8 and bfloat16 products; others run int8 folders on dequantised weights
     make: Callable[[Checkpoint, EngineConfig], Encoder]
     misfit: Callable[[BodySpec], str | None] = lambda body: None
 
@@ -52,8 +52,8 @@ class _Backend:
         """Return why this backend cannot do what is asked, or None where it can."""
         if self.is_cpu_only and config.device != CPU:
             return f"runs on the CPU only, not on {config.device!r}"
-        if config.compute_dtype == "int8" and not self.has_int8:
-            return "has no int8 products"
+        if config.compute_dtype in ("int8", "bfloat16") and not self.has_narrow:
+            return f"has no {config.compute_dtype} products"
         return None
 
 
@@ -158,7 +158,7 @@ def plan_encoder(checkpoint: Checkpoint, config: EngineConfig) -> EncoderPlan:
         because = _misfits(config, body) or "the first one installed that can do what is asked"
     path = running_path() if backend.name == NATIVE else ""
     choice = choose_compute_dtype(checkpoint, config.compute_dtype, path)
-    if not backend.has_int8:
+    if not backend.has_narrow:
         reason = float32_reason(checkpoint, choice, backend.name)
         return EncoderPlan(backend.name, because, "float32", reason)
     return EncoderPlan(backend.name, because, choice.name, choice.reason, path)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from polyrank.checkpoint.reader import Checkpoint
-from polyrank.encoder.paths import is_int8_quicker
-from polyrank.types import ComputeDtype
+from polyrank.encoder.paths import BFLOAT16_PATHS, is_int8_quicker
+from polyrank.types import ComputeDtype, ProductDtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,19 +12,19 @@ class ComputeDtypeChoice:
     """The type of the products in linear layers, and why.
 
     Attributes:
-        is_int8: Whether products are int8; otherwise float32.
+        name: The type as users write it.
         reason: Why, in words.
         is_for_speed: Whether it is float32 though the gate passed, since that is as quick here.
     """
 
-    is_int8: bool
+    name: ProductDtype
     reason: str
     is_for_speed: bool = False
 
     @property
-    def name(self) -> str:
-        """The compute dtype as users write it."""
-        return "int8" if self.is_int8 else "float32"
+    def is_int8(self) -> bool:
+        """Whether products are int8."""
+        return self.name == "int8"
 
 
 def float32_reason(checkpoint: Checkpoint, choice: ComputeDtypeChoice, encoder: str) -> str:
@@ -49,7 +49,7 @@ def float32_reason(checkpoint: Checkpoint, choice: ComputeDtypeChoice, encoder: 
 def choose_compute_dtype(
     checkpoint: Checkpoint, asked: ComputeDtype, path: str = ""
 ) -> ComputeDtypeChoice:
-    """Return which compute dtype an encoder that has int8 products uses.
+    """Return which compute dtype an encoder that has products of every type uses.
 
     Args:
         checkpoint: The opened checkpoint, whose gate record "auto" looks at.
@@ -62,11 +62,25 @@ def choose_compute_dtype(
     Raises:
         CheckpointError: If the folder's gate record cannot be read.
     """
+    if asked == "bfloat16":
+        return ComputeDtypeChoice("bfloat16", _bfloat16_reason(checkpoint, path))
     if asked != "auto":
-        return ComputeDtypeChoice(asked == "int8", "asked for")
+        return ComputeDtypeChoice(asked, "asked for")
     gate, quantization = checkpoint.gate(), checkpoint.spec.quantization
     linears = quantization.linears if quantization else "int8"
     if gate.passed and not is_int8_quicker(path, linears):
         reason = f"{gate.reason}, but float32 products are as quick on path {path}"
-        return ComputeDtypeChoice(False, reason, is_for_speed=True)
-    return ComputeDtypeChoice(gate.passed, gate.reason)
+        return ComputeDtypeChoice("float32", reason, is_for_speed=True)
+    return ComputeDtypeChoice("int8" if gate.passed else "float32", gate.reason)
+
+
+def _bfloat16_reason(checkpoint: Checkpoint, path: str) -> str:
+    reason = "asked for"
+    if path and path not in BFLOAT16_PATHS:
+        reason += (
+            f", though path {path} has no bfloat16 products: float32 ones of the same rounded "
+            "values stand in, which saves memory but no time"
+        )
+    if checkpoint.spec.quantization is not None:
+        reason += "; the folder's int8 weights are rounded to bfloat16"
+    return reason

@@ -23,6 +23,7 @@ from polyrank.encoder.checks import check_batch, check_rows, native_misfit
 from polyrank.encoder.compute_dtype import choose_compute_dtype
 from polyrank.encoder.native_linears import (
     LINEARS,
+    Bfloat16Linears,
     BlockLinears,
     Float32Linears,
     Int4Linears,
@@ -65,9 +66,9 @@ class NativeEncoder:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         self._checkpoint = checkpoint
         self._num_threads = config.num_threads or usable_threads()
-        self._is_int8 = choose_compute_dtype(
+        self._compute_dtype = choose_compute_dtype(
             checkpoint, config.compute_dtype, running_path()
-        ).is_int8
+        ).name
         if misfit := native_misfit(checkpoint.spec.body):
             raise CapabilityError(f'{misfit}. Choose encoder="auto".')
         _check_isa()
@@ -76,7 +77,7 @@ class NativeEncoder:
         self._capabilities = Capabilities(
             name="native",
             is_padding=False,
-            compute_dtype="int8" if self._is_int8 else "float32",
+            compute_dtype=self._compute_dtype,
             device=f"cpu ({self._body.isa})",
             tolerance=0.0,
         )
@@ -161,10 +162,12 @@ class NativeEncoder:
         return self._body
 
     def _linears(self) -> Linears:
-        """Return how linear layers are loaded: as stored, quantised here, or float32."""
+        """Return how linear layers are loaded: as stored, quantised or rounded here, or float32."""
         checkpoint = self._checkpoint
-        if not self._is_int8:
+        if self._compute_dtype == "float32":
             return Float32Linears(checkpoint, self._num_threads)
+        if self._compute_dtype == "bfloat16":
+            return Bfloat16Linears(checkpoint, self._num_threads)
         if checkpoint.spec.quantization is not None:
             if checkpoint.spec.quantization.linears == "int8":
                 return Int8Linears(checkpoint)
@@ -185,7 +188,7 @@ class NativeEncoder:
             intermediate_size=spec.intermediate_size,
             layer_norm_eps=spec.layer_norm_eps,
             activation=spec.activation,
-            is_int8=linears.is_int8,
+            compute_dtype=linears.compute_dtype,
             isa=os.environ.get(ISA_VARIABLE, ""),
         )
         if is_mixed(TABLES[0], self._checkpoint.body_tensors):

@@ -13,7 +13,7 @@ from polyrank.checkpoint.reader import Checkpoint
 from polyrank.encoder.checks import check_weights
 from polyrank.encoder.smoothing import MIGRATION, input_multipliers
 from polyrank.errors import CorruptWeightsError, MissingWeightError
-from polyrank.types import Float32Array
+from polyrank.types import Float32Array, ProductDtype
 
 # Linear layers of the C++ body in its order, and the layers of the checkpoint they consist of.
 LINEARS = {
@@ -28,8 +28,8 @@ class Linears(Protocol):
     """Loads one linear layer of the C++ body after the other."""
 
     @property
-    def is_int8(self) -> bool:
-        """Whether products are int8."""
+    def compute_dtype(self) -> ProductDtype:
+        """Type of the products."""
         ...
 
     def load(self, body: _native.NativeBody, layer: int, number: int, name: str) -> None:
@@ -47,7 +47,7 @@ class Linears(Protocol):
 class Float32Linears:
     """Weights in float32, dequantised where the folder holds steps."""
 
-    is_int8 = False
+    compute_dtype: ProductDtype = "float32"
 
     def __init__(self, checkpoint: Checkpoint, num_threads: int) -> None:
         self.checkpoint = checkpoint
@@ -68,10 +68,16 @@ class Float32Linears:
         return None
 
 
+class Bfloat16Linears(Float32Linears):
+    """Weights rounded to bfloat16, or as they are where the folder holds such."""
+
+    compute_dtype: ProductDtype = "bfloat16"
+
+
 class QuantisedLinears(Float32Linears):
     """Float weights, from which int8 steps are made now, by widths that were measured."""
 
-    is_int8 = True
+    compute_dtype: ProductDtype = "int8"
 
     def __init__(self, checkpoint: Checkpoint, num_threads: int, widths: Float32Array) -> None:
         super().__init__(checkpoint, num_threads)
@@ -89,7 +95,7 @@ class QuantisedLinears(Float32Linears):
 class Int8Linears:
     """int8 steps, used where they are mapped if they lie in panels."""
 
-    is_int8 = True
+    compute_dtype: ProductDtype = "int8"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -121,7 +127,7 @@ class Int8Linears:
 class Int4Linears(Float32Linears):
     """4-bit blocks, from which the int8 steps of quantising at load are made."""
 
-    is_int8 = True
+    compute_dtype: ProductDtype = "int8"
 
     def multipliers(
         self, names: list[str], matrices: list[Float32Array], layer: int, number: int
@@ -140,7 +146,7 @@ class Int4Linears(Float32Linears):
 class BlockLinears:
     """4-bit blocks, multiplied as they are on paths whose sums of 16 bits hold such a block."""
 
-    is_int8 = True
+    compute_dtype: ProductDtype = "int8"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint

@@ -14,6 +14,9 @@ BLOCK_PATHS = frozenset({"avx2", "avx512bw"})
 """Paths that multiply weights in 4-bit blocks as they are: 1.8 to 1.9 times as quick there as int8
 steps, and nearer to float32. Paths with 8-bit dot products are quicker by int8 steps."""
 
+BFLOAT16_PATHS = frozenset({"avx512bf16", "amx", "neoni8mm"})
+"""Paths whose processors multiply bfloat16. The others compute the same by float32 products."""
+
 FLOAT32_IS_QUICKER: frozenset[tuple[str, LinearType]] = frozenset({("avx512bw", "int8")})
 """Paths, and how an int8 folder stores its linear layers, where float32 products are as quick.
 

@@ -61,7 +61,7 @@ def _body(kind: str, rng: np.random.Generator) -> _native.NativeBody:
         intermediate_size=INNER,
         layer_norm_eps=1e-12,
         activation="gelu",
-        is_int8=kind == "int8",
+        compute_dtype=kind,
         isa=running_path(),
     )
     table = rng.standard_normal((LENGTH, HIDDEN), np.float32)

@@ -61,8 +61,9 @@ class Embedder(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
-            compute_dtype: "float32", "int8" (native encoder only), or "auto": float32 unless the
-                checkpoint carries a passed quality gate and int8 is quicker on this processor.
+            compute_dtype: "float32", "int8" or "bfloat16" (both native encoder only), or "auto":
+                float32 unless the checkpoint carries a passed quality gate and int8 is quicker on
+                this processor.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.

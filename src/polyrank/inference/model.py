@@ -273,8 +273,8 @@ class Front:
         checkpoint = self._model.checkpoint
         path = running_path() if encoder.name == "native" else ""
         choice = choose_compute_dtype(checkpoint, self._model.config.compute_dtype, path)
-        if encoder.compute_dtype == "int8":
-            notes += (f"Linear layers run in int8: {choice.reason}.",)
+        if encoder.compute_dtype in ("int8", "bfloat16"):
+            notes += (f"Linear layers run in {encoder.compute_dtype}: {choice.reason}.",)
         elif choice.is_for_speed:
             notes += (f"Linear layers run in float32: {choice.reason}.",)
         elif spec.quantization is not None and encoder.name != "native":

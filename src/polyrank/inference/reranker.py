@@ -99,8 +99,9 @@ class Reranker(Front):
             num_threads: Threads; None takes what this process may use.
             max_batch_tokens: Tokens in one forward pass, padding included.
             device: "cpu", or a device of the pytorch encoder.
-            compute_dtype: "float32", "int8" (native encoder only), or "auto": float32 unless the
-                checkpoint carries a passed quality gate and int8 is quicker on this processor.
+            compute_dtype: "float32", "int8" or "bfloat16" (both native encoder only), or "auto":
+                float32 unless the checkpoint carries a passed quality gate and int8 is quicker on
+                this processor.
             row_cache_bytes: Most bytes of token rows to keep; 0 keeps none. Where a checkpoint
                 compares texts token by token, as the default model does, a document that comes
                 again, with another query too, is then not read again, and the scores are the

@@ -29,6 +29,7 @@ using polyrank::Linear;
 using polyrank::Pooling;
 using polyrank::Table;
 using polyrank::TableType;
+using polyrank::Weights;
 
 template <typename T>
 using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -199,7 +200,7 @@ Choice choose(const std::vector<std::pair<const char*, Choice>>& choices, const 
 class NativeBody {
   public:
     NativeBody(int hidden_size, int num_layers, int num_heads, int intermediate_size,
-               float layer_norm_eps, const std::string& activation, bool is_int8,
+               float layer_norm_eps, const std::string& activation, const std::string& compute_dtype,
                const std::string& isa)
         : shape_{checked_sizes(hidden_size, num_layers, num_heads, intermediate_size), num_layers,
                  num_heads, intermediate_size, layer_norm_eps,
@@ -211,8 +212,11 @@ class NativeBody {
                                      {"tanh", Activation::kTanh},
                                      {"sigmoid", Activation::kSigmoid}},
                                     activation)},
-          is_int8_(is_int8),
-          kernels_(choose_or_throw(isa, is_int8)),
+          type_(choose<Weights>({{"float32", Weights::kFloat32},
+                                 {"int8", Weights::kInt8},
+                                 {"bfloat16", Weights::kBfloat16}},
+                                compute_dtype)),
+          kernels_(choose_or_throw(isa, type_ == Weights::kFloat32)),
           body_(shape_, kernels_) {}
 
     NativeBody(const NativeBody&) = delete;
@@ -307,7 +311,7 @@ class NativeBody {
         const float* scale = multipliers ? data_of(*multipliers) : nullptr;
         nb::gil_scoped_release release;
         body_.set_linear(layer, which, parts.data(), bias_parts.data(),
-                         static_cast<int>(parts.size()), is_int8_, scale, num_threads);
+                         static_cast<int>(parts.size()), type_, scale, num_threads);
     }
 
     // Weights that are int8 already; query, key and value one below the other.
@@ -315,7 +319,7 @@ class NativeBody {
                        Vector<float> scales, Vector<float> bias,
                        std::optional<Vector<float>> multipliers) {
         check_layer(layer);
-        check(is_int8_, "a float32 body takes no int8 weights");
+        check(type_ == Weights::kInt8, "only an int8 body takes int8 weights");
         const Linear which = linear(name);
         const int inputs = which == polyrank::kOuter ? shape_.intermediate_size : shape_.hidden_size;
         const int outputs = which == polyrank::kQkv     ? 3 * shape_.hidden_size
@@ -338,7 +342,7 @@ class NativeBody {
                            const std::vector<Matrix<uint16_t>>& scales,
                            const std::vector<Vector<float>>& biases) {
         check_layer(layer);
-        check(is_int8_ && kernels_->linear_s4 != nullptr, "these kernels take no 4-bit blocks");
+        check(type_ == Weights::kInt8 && kernels_->linear_s4 != nullptr, "these kernels take no 4-bit blocks");
         const Linear which = linear(name);
         check(weights.size() == (which == polyrank::kQkv ? 3u : 1u) &&
                   scales.size() == weights.size() && biases.size() == weights.size(),
@@ -368,7 +372,7 @@ class NativeBody {
                            Vector<float> scales, Vector<float> bias,
                            std::optional<Vector<float>> multipliers) {
         check_layer(layer);
-        check(is_int8_, "a float32 body takes no int8 weights");
+        check(type_ == Weights::kInt8, "only an int8 body takes int8 weights");
         const Linear which = linear(name);
         check(parts.size() == (which == polyrank::kQkv ? 3u : 1u),
               "query, key and value come as three arrays, others as one");
@@ -442,6 +446,7 @@ class NativeBody {
     }
 
     std::string isa() const { return kernels_->name; }
+    bool multiplies_bf16() const { return kernels_->bf16_bytes == 2; }
     size_t packed_bytes() const { return body_.packed_bytes(); }
 
   private:
@@ -459,11 +464,11 @@ class NativeBody {
                           inputs);
     }
 
-    static const polyrank::Kernels* choose_or_throw(const std::string& isa, bool is_int8) {
+    static const polyrank::Kernels* choose_or_throw(const std::string& isa, bool is_exact) {
         const polyrank::Kernels* kernels = polyrank::choose_kernels(isa.c_str());
         check(kernels != nullptr,
               "no such kernels for this processor (isa, or the variable POLYRANK_ISA)");
-        return is_int8 || kernels->exact == nullptr ? kernels : kernels->exact;
+        return is_exact && kernels->exact != nullptr ? kernels->exact : kernels;
     }
 
     // Returns hidden_size where a body of these sizes can be; before memory is taken for one.
@@ -528,7 +533,7 @@ class NativeBody {
     }
 
     polyrank::Shape shape_;
-    bool is_int8_;
+    Weights type_;  // of linear layers
     const polyrank::Kernels* kernels_;
     Body body_;
     std::vector<AnyMatrix> kept_;
@@ -556,10 +561,11 @@ NB_MODULE(_native, m) {
           nb::arg("documents"),
           "Return the largest product of each row of each pair with the rows of the other span.");
     nb::class_<NativeBody>(m, "NativeBody")
-        .def(nb::init<int, int, int, int, float, const std::string&, bool, const std::string&>(),
+        .def(nb::init<int, int, int, int, float, const std::string&, const std::string&,
+                      const std::string&>(),
              nb::kw_only(), nb::arg("hidden_size"), nb::arg("num_layers"), nb::arg("num_heads"),
              nb::arg("intermediate_size"), nb::arg("layer_norm_eps"), nb::arg("activation"),
-             nb::arg("is_int8"), nb::arg("isa"))
+             nb::arg("compute_dtype"), nb::arg("isa"))
         .def("set_tables", &NativeBody::set_tables, nb::arg("words"), nb::arg("positions"),
              nb::arg("types"), nb::arg("word_scales").none(), nb::arg("bits16"))
         .def("set_mixed_tables", &NativeBody::set_mixed_tables, nb::arg("blocks"),
@@ -586,5 +592,6 @@ NB_MODULE(_native, m) {
         .def("record_inputs", &NativeBody::record_inputs, nb::arg("input_ids"),
              nb::arg("positions"), nb::arg("cu_seqlens"))
         .def_prop_ro("isa", &NativeBody::isa)
+        .def_prop_ro("multiplies_bfloat16", &NativeBody::multiplies_bf16)
         .def_prop_ro("packed_bytes", &NativeBody::packed_bytes);
 }

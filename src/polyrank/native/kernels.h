@@ -48,6 +48,17 @@ struct LinearS4 {
   const float* bias;       // (n,)
 };
 
+// A linear layer with bfloat16 weights and inputs rounded to bfloat16: products are exact in float32,
+// and so are sums but for their own rounding. Weights lie in panels of 16 outputs, whatever the
+// instruction set: [n / 16][k / 2][16 outputs][2 inputs]. 32 inputs of a panel are an AMX tile, two
+// are a vector of AVX-512.
+struct LinearBf16 {
+  int n;                    // outputs, a multiple of 32
+  int k;                    // inputs, a multiple of 32
+  const uint16_t* weights;  // in panels, aligned to 64 bytes
+  const float* bias;        // (n,)
+};
+
 // A linear layer with float32 weights, packed for one instruction set.
 struct LinearF32 {
   int n;
@@ -137,6 +148,11 @@ struct Kernels {
   void (*quantize_blocks)(const float* x, size_t ld, int rows, int k, int8_t* q, RowBlock* blocks);
   void (*linear_s4)(const int8_t* q, const RowBlock* blocks, int rows, const LinearS4& linear,
                     const Output& out);
+  // Rows to bfloat16, k elements apart; they take bf16_bytes each: 2, or 4 where the processor has no
+  // products of bfloat16 and float32 ones of the same values stand in for them.
+  int bf16_bytes;
+  void (*round_rows)(const float* x, size_t ld, int rows, int k, void* rounded);
+  void (*linear_bf16)(const void* rounded, int rows, const LinearBf16& linear, const Output& out);
   void (*linear_f32)(const float* x, size_t ld, int rows, const LinearF32& linear,
                      const Output& out);
   size_t (*attention_scratch)(int seq_len, int head_size);
@@ -162,6 +178,9 @@ void pack_panels(const int8_t* weights, int n, int k, int8_t* panels);
 // the outputs from `first` on of LinearS4's weights and scales.
 void pack_blocks(const uint8_t* packed, const uint16_t* scales, int n, int k, int first,
                  uint8_t* weights, float* block_scales);
+// Rounds weights of shape (n, k) to bfloat16, into the outputs from `first` on of LinearBf16's panels.
+void pack_bf16(const float* weights, int n, int k, int first, uint16_t* panels);
+constexpr size_t panels_bf16_bytes(int n, int k) { return static_cast<size_t>(n) * k * 2; }
 // What makes up for an offset of 128 of the inputs: -128 times each output's sum of weights, (n,).
 void offset_corrections(const int8_t* panels, int n, int k, int32_t* corrections);
 

@@ -1,5 +1,5 @@
-// AMX tiles: int8 products for linear layers, bfloat16 products for attention. Everything else is
-// AVX-512, and so are float32 linear layers.
+// AMX tiles: int8 and bfloat16 products for linear layers, bfloat16 products for attention.
+// Everything else is AVX-512, and so are float32 linear layers.
 //
 // Tiles hold 16 rows of 64 bytes. A block of 32 rows by 32 outputs takes four tiles of sums, two
 // of activations and two of weights, of neighbouring panels.
@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
@@ -14,6 +15,9 @@
 namespace polyrank {
 namespace {
 #include "kernels_512.inc"
+#define POLYRANK_OWN_BF16
+#define POLYRANK_OWN_LINEAR_BF16
+#include "kernels_linear_bf16.inc"
 #include "kernels_bf16.inc"
 static_assert(kSide == kPanelOutputs);
 
@@ -36,27 +40,38 @@ void end() { _tile_release(); }
 // the compiler that they read memory.
 inline void settle() { __asm__ volatile("" ::: "memory"); }
 
-// Sums of one block into (32, 32) int32. With 16 rows or fewer the lower tiles are left out.
-// `between` is called after each step of 64 inputs, so that other work can fill the time that the
-// tiles take.
-template <typename Between>
-inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t* panels,
-                     int32_t* sums, Between between) {
+// Sums of one block into (32, 32) int32 or, of bfloat16 values, float. With 16 rows or fewer the lower
+// tiles are left out. `between` is called after each step of 64 bytes of inputs, so that other work
+// can fill the time that the tiles take.
+template <typename Sum, typename Between>
+inline void block_of(const char* rows, size_t row_bytes, bool has_lower, const char* panels,
+                     Sum* sums, Between between) {
+  constexpr bool kIsBf16 = std::is_same_v<Sum, float>;
   settle();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (size_t d = 0; d < depth; d += 64) {
-    _tile_loadd(4, q + d, depth);
+  for (size_t d = 0; d < row_bytes; d += 64) {
+    _tile_loadd(4, rows + d, row_bytes);
     _tile_loadd(6, panels + d * kSide, 64);
-    _tile_loadd(7, panels + (depth + d) * kSide, 64);
-    _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(1, 4, 7);
+    _tile_loadd(7, panels + (row_bytes + d) * kSide, 64);
+    if constexpr (kIsBf16) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+    } else {
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+    }
     if (has_lower) {
-      _tile_loadd(5, q + kSide * depth + d, depth);
-      _tile_dpbssd(2, 5, 6);
-      _tile_dpbssd(3, 5, 7);
+      _tile_loadd(5, rows + kSide * row_bytes + d, row_bytes);
+      if constexpr (kIsBf16) {
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      } else {
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+      }
     }
     between();
   }
@@ -68,14 +83,14 @@ inline void block_s8(const int8_t* q, size_t depth, bool has_lower, const int8_t
   }
 }
 
-// Rows of q beyond `rows` are read up to a multiple of 16, and their sums dropped.
-void linear_s8(const void* steps_of_rows, const float* scales, int rows, const LinearS8& linear,
-               const Output& out) {
-  const int8_t* q = static_cast<const int8_t*>(steps_of_rows);
-  const size_t depth = padded_k(linear.k);
-  const int steps = static_cast<int>(depth / 64);
+// Rows lie row_bytes apart, a multiple of 64; those beyond `rows` are read up to a multiple of 16, and
+// their sums dropped. `make` turns sums of a row and a column on into what write_tile takes.
+template <typename Sum, typename Make, typename MakeFrom>
+inline void linear_in_tiles(const char* in, size_t row_bytes, int rows, const char* weights, int n,
+                            const Output& out, MakeFrom make) {
+  const int steps = static_cast<int>(row_bytes / 64);
   const int rows_a_step = (kBlock + steps - 1) / steps;
-  alignas(64) int32_t sums[2][kBlock * kBlock];
+  alignas(64) Sum sums[2][kBlock * kBlock];
   int turn = 0;
   // The block before the one in the tiles: its sums are written out between their steps, since
   // the two blocks lie too far apart in the program for the processor to overlap them by itself.
@@ -83,18 +98,16 @@ void linear_s8(const void* steps_of_rows, const float* scales, int rows, const L
   auto write = [&](int count) {
     count = last_count - written < count ? last_count - written : count;
     if (count <= 0) return;
-    int row = last_row + written;
-    write_tile<MakeS8, true>(count, kBlock, row, last_column, out,
-                             MakeS8{sums[turn ^ 1] + written * kBlock, kBlock, scales + row,
-                                    linear.scales + last_column, linear.bias + last_column,
-                                    nullptr});
+    const int row = last_row + written;
+    write_tile<Make, true>(count, kBlock, row, last_column, out,
+                           make(sums[turn ^ 1] + written * kBlock, row, last_column));
     written += count;
   };
-  for (int column = 0; column < linear.n; column += kBlock) {
-    const int8_t* panels = linear.weights + static_cast<size_t>(column) * depth;
+  for (int column = 0; column < n; column += kBlock) {
+    const char* panels = weights + static_cast<size_t>(column) * row_bytes;
     for (int row = 0; row < rows; row += kBlock) {
       int count = rows - row < kBlock ? rows - row : kBlock;
-      block_s8(q + row * depth, depth, count > kSide, panels, sums[turn],
+      block_of(in + row * row_bytes, row_bytes, count > kSide, panels, sums[turn],
                [&] { write(rows_a_step); });
       turn ^= 1;
       last_row = row;
@@ -104,6 +117,27 @@ void linear_s8(const void* steps_of_rows, const float* scales, int rows, const L
     }
   }
   write(kBlock);
+}
+
+void linear_s8(const void* q, const float* scales, int rows, const LinearS8& linear,
+               const Output& out) {
+  linear_in_tiles<int32_t, MakeS8>(
+      static_cast<const char*>(q), padded_k(linear.k), rows,
+      reinterpret_cast<const char*>(linear.weights), linear.n, out,
+      [&](const int32_t* sums, int row, int column) {
+        return MakeS8{sums, kBlock, scales + row, linear.scales + column, linear.bias + column,
+                      nullptr};
+      });
+}
+
+// Compiled, but not yet run on a processor with tiles.
+void linear_bf16(const void* rounded, int rows, const LinearBf16& linear, const Output& out) {
+  linear_in_tiles<float, MakeF32>(
+      static_cast<const char*>(rounded), static_cast<size_t>(linear.k) * 2, rows,
+      reinterpret_cast<const char*>(linear.weights), linear.n, out,
+      [&](const float* sums, int, int column) {
+        return MakeF32{sums, kBlock, linear.bias + column};
+      });
 }
 
 // --- attention ------------------------------------------------------------------------------
@@ -195,6 +229,9 @@ constexpr Kernels table(const Kernels* exact) {
       .linear_s8 = linear_s8,
       .quantize_blocks = nullptr,
       .linear_s4 = nullptr,
+      .bf16_bytes = sizeof(Rounded),
+      .round_rows = round_rows,
+      .linear_bf16 = linear_bf16,
       .linear_f32 = linear_f32,
       .attention_scratch = is_narrow ? attention_scratch_bf16 : attention_scratch_f32,
       .attention = is_narrow ? attention_bf16 : attention_f32,

@@ -12,6 +12,7 @@
 namespace polyrank {
 namespace {
 #include "kernels_256.inc"
+#include "kernels_linear_bf16.inc"
 
 constexpr int kPanelsS4 = 1;
 constexpr int kRowsS4 = 6;

@@ -10,6 +10,7 @@
 namespace polyrank {
 namespace {
 #include "kernels_512.inc"
+#include "kernels_linear_bf16.inc"
 #include "kernels_vnni512.inc"
 
 constexpr Kernels kTable = table("avx512", 96);

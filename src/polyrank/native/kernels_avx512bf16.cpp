@@ -1,4 +1,4 @@
-// AVX-512 with VNNI, and bfloat16 products for attention. Only for processors that do these at twice
+// AVX-512 with VNNI, and bfloat16 products for attention and bfloat16 weights. Only for processors that do these at twice
 // the rate of float32 (cpu.h): on others vdpbf16ps is no quicker than two fused products.
 #include <immintrin.h>
 
@@ -11,10 +11,6 @@
 namespace polyrank {
 namespace {
 #include "kernels_512.inc"
-#include "kernels_vnni512.inc"
-#include "kernels_bf16.inc"
-
-constexpr int kRowsBf16 = 8;
 
 // Sums over pairs of bfloat16 values, (kRows, 16 * kVectors): pair by pair of each row with a vector
 // of each of kVectors columns, which lie `ld_column` bytes apart and hold tiles of `num_pairs`.
@@ -53,7 +49,7 @@ __attribute__((noinline)) void tile_bf16(const uint16_t* rows, size_t ld, const 
   }
 }
 
-template <int kVectors, int kRows = kRowsBf16>
+template <int kVectors, int kRows>
 inline void any_tile_bf16(int count, const uint16_t* rows, size_t ld, const char* columns,
                           size_t ld_column, size_t num_pairs, float* out, size_t ld_out) {
   if constexpr (kRows > 0) {
@@ -64,16 +60,32 @@ inline void any_tile_bf16(int count, const uint16_t* rows, size_t ld, const char
   }
 }
 
+constexpr int kRowsBf16 = 6;
+constexpr int kMostVectorsBf16 = 4;
+
+template <int kVectors>
+inline void product_bf16(int count, const uint16_t* rows, size_t k, const char* panels,
+                         float* sums) {
+  any_tile_bf16<kVectors, kRowsBf16>(count, rows, k, panels, k * 32, k / 2, sums, kVectors * 16);
+}
+
+#define POLYRANK_OWN_BF16
+#include "kernels_linear_bf16.inc"
+#include "kernels_vnni512.inc"
+#include "kernels_bf16.inc"
+
+constexpr int kRowsAttention = 8;
+
 inline int rows_left(int rows, int row) {
-  return rows - row < kRowsBf16 ? rows - row : kRowsBf16;
+  return rows - row < kRowsAttention ? rows - row : kRowsAttention;
 }
 
 void score_block(const uint16_t* queries, size_t ld, int rows, const char* keys, size_t length,
                  size_t depth, float* scores) {
   const size_t column_bytes = depth / 32 * kTileBytes;  // of 16 keys
   for (size_t j = 0; j < length; j += kBlock) {
-    for (int i = 0; i < rows; i += kRowsBf16) {
-      any_tile_bf16<2>(rows_left(rows, i), queries + i * ld, ld, keys + j / kSide * column_bytes,
+    for (int i = 0; i < rows; i += kRowsAttention) {
+      any_tile_bf16<2, kRowsAttention>(rows_left(rows, i), queries + i * ld, ld, keys + j / kSide * column_bytes,
                        column_bytes, depth / 2, scores + i * length + j, length);
     }
   }
@@ -82,17 +94,17 @@ void score_block(const uint16_t* queries, size_t ld, int rows, const char* keys,
 void mix_block(const uint16_t* weights, int rows, const char* values, size_t length, int head_size,
                float* mixed) {
   const size_t column_bytes = length / 32 * kTileBytes;  // of 16 values of all tokens
-  for (int i = 0; i < rows; i += kRowsBf16) {
+  for (int i = 0; i < rows; i += kRowsAttention) {
     const uint16_t* row = weights + i * length;
     float* out = mixed + i * head_size;
     const int count = rows_left(rows, i);
     int d = 0;
     for (; d + 32 <= head_size; d += 32) {
-      any_tile_bf16<2>(count, row, length, values + d / 16 * column_bytes, column_bytes, length / 2,
+      any_tile_bf16<2, kRowsAttention>(count, row, length, values + d / 16 * column_bytes, column_bytes, length / 2,
                        out + d, head_size);
     }
     if (d < head_size) {
-      any_tile_bf16<1>(count, row, length, values + d / 16 * column_bytes, column_bytes, length / 2,
+      any_tile_bf16<1, kRowsAttention>(count, row, length, values + d / 16 * column_bytes, column_bytes, length / 2,
                        out + d, head_size);
     }
   }

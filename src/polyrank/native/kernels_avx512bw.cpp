@@ -11,6 +11,7 @@
 namespace polyrank {
 namespace {
 #include "kernels_512.inc"
+#include "kernels_linear_bf16.inc"
 
 constexpr int kPanelsS4 = 2;
 constexpr int kRowsS4 = 4;

@@ -10,6 +10,7 @@
 namespace polyrank {
 namespace {
 #include "kernels_256.inc"
+#include "kernels_linear_bf16.inc"
 
 using Step = int8_t;
 constexpr int kMostPanels = 1;

@@ -13,6 +13,7 @@ constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 4;
 #include "kernels.inc"
+#include "kernels_linear_bf16.inc"
 
 using Step = int8_t;
 constexpr int kMostPanels = 1;

@@ -18,6 +18,7 @@ constexpr int kLanes = 4;
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
 #include "kernels.inc"
+#include "kernels_linear_bf16.inc"
 
 constexpr int kMostPanels = 1;
 constexpr bool kIsUnsigned = false;

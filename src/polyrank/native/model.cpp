@@ -84,16 +84,16 @@ void Body::set_norm(int layer, int which, const float* gamma, const float* beta)
 }
 
 void Body::set_linear(int layer, Linear which, const float* const* parts,
-                      const float* const* biases, int num_parts, bool is_int8,
+                      const float* const* biases, int num_parts, Weights type,
                       const float* multipliers, int num_threads) {
-  PackedLinear& linear = prepare(layer, which, Weights::kFloat32);
+  PackedLinear& linear = prepare(layer, which, type);
   const int n = linear.n, k = linear.k;
   const int part_rows = n / num_parts;
   std::vector<float> bias(n);
   for (int p = 0; p < num_parts; ++p) {
     std::copy(biases[p], biases[p] + part_rows, bias.begin() + p * part_rows);
   }
-  if (is_int8) {
+  if (type == Weights::kInt8) {
     std::vector<int8_t> steps(static_cast<size_t>(n) * k);
     std::vector<float> scales(n);
     std::atomic<int> next{0};
@@ -120,6 +120,13 @@ void Body::set_linear(int layer, Linear which, const float* const* parts,
     return;
   }
   linear.bias = std::move(bias);
+  if (type == Weights::kBfloat16) {
+    linear.weights.reserve(panels_bf16_bytes(n, k));
+    for (int p = 0; p < num_parts; ++p) {
+      pack_bf16(parts[p], part_rows, k, p * part_rows, linear.weights.as<uint16_t>());
+    }
+    return;
+  }
   const float* weights = parts[0];
   std::vector<float> joined;
   if (num_parts > 1) {
@@ -138,6 +145,7 @@ PackedLinear& Body::prepare(int layer, Linear which, Weights type) {
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   PackedLinear& linear = layers_[layer].linears[which];
   linear.type = type;
+  is_bf16_ = is_bf16_ || type == Weights::kBfloat16;
   linear.n = which == kQkv ? 3 * hidden : which == kInner ? inner : hidden;
   linear.k = which == kOuter ? inner : hidden;
   return linear;
@@ -240,6 +248,11 @@ void Body::apply(const Pack& pack, int layer, Linear which, int row, const float
     return;
   }
   void* q = scratch.quantised.as<char>();
+  if (linear.type == Weights::kBfloat16) {
+    kernels_->round_rows(x, ld, rows, linear.k, q);
+    multiply_bf16(linear, q, rows, out);
+    return;
+  }
   float* scales = scratch.scales.as<float>();
   kernels_->quantize(x, ld, rows, linear.k,
                      linear.multipliers.empty() ? nullptr : linear.multipliers.data(), q, scales);
@@ -256,6 +269,12 @@ void Body::apply(const Pack& pack, int layer, Linear which, int row, const float
          kernels_->is_unsigned ? linear.corrections.data() + at : nullptr},
         part_out);
   }
+}
+
+void Body::multiply_bf16(const PackedLinear& linear, const void* rounded, int rows,
+                         const Output& out) const {
+  kernels_->linear_bf16(
+      rounded, rows, {linear.n, linear.k, linear.weights.as<uint16_t>(), linear.bias.data()}, out);
 }
 
 void Body::note(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
@@ -324,6 +343,10 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
   const Layer& layer = layers_[number];
   const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
   const int step = rows_at_once();
+  // bfloat16 inputs of the last layer are written as such by the one before
+  const bool is_narrow = layer.linears[kInner].type == Weights::kBfloat16 &&
+                         layer.linears[kOuter].type == Weights::kBfloat16 &&
+                         kernels_->bf16_bytes == 2 && pack.inputs == nullptr;
   float* wide = scratch.inner.as<float>();
   for (int row = begin; row < end; row += step) {
     const int rows = std::min(step, end - row);
@@ -335,9 +358,13 @@ void Body::feed_forward(const Pack& pack, int number, int begin, int end,
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[0].gamma.data(),
                          layer.norms[0].beta.data(), shape_.layer_norm_eps);
     apply(pack, number, kInner, row, x, ld, rows, scratch,
-          {wide, static_cast<size_t>(inner), false, shape_.activation, nullptr, 0});
-    apply(pack, number, kOuter, row, wide, inner, rows, scratch,
-          {x, ld, false, Activation::kIdentity, x, ld});
+          {wide, static_cast<size_t>(inner), is_narrow, shape_.activation, nullptr, 0});
+    const Output out{x, ld, false, Activation::kIdentity, x, ld};
+    if (is_narrow) {
+      multiply_bf16(layer.linears[kOuter], wide, rows, out);
+    } else {
+      apply(pack, number, kOuter, row, wide, inner, rows, scratch, out);
+    }
     kernels_->layer_norm(x, ld, rows, hidden, layer.norms[1].gamma.data(),
                          layer.norms[1].beta.data(), shape_.layer_norm_eps);
   }
@@ -352,8 +379,7 @@ int Body::rows_at_once() const {
 // Takes all memory that a member will need, so that nothing can fail between barriers.
 void Body::reserve(const Pack& pack, Scratch& scratch) const {
   const size_t rows = (static_cast<size_t>(rows_at_once()) + 63) / 64 * 64;
-  scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())) *
-                            kernels_->step_bytes);
+  scratch.quantised.reserve(rows * padded_k(static_cast<int>(width_stride())) * input_bytes());
   const size_t blocks = (width_stride() + kBlockInputs - 1) / kBlockInputs;
   scratch.scales.reserve(rows * (kernels_->linear_s4 ? blocks * sizeof(RowBlock) : sizeof(float)));
   scratch.inner.reserve(rows * shape_.intermediate_size * sizeof(float));
@@ -364,6 +390,12 @@ void Body::reserve(const Pack& pack, Scratch& scratch) const {
   }
   scratch.attention.reserve(
       kernels_->attention_scratch(longest, shape_.hidden_size / shape_.num_heads));
+}
+
+// Of a value of the widest type that inputs of linear layers are turned into.
+size_t Body::input_bytes() const {
+  const int bytes = kernels_->step_bytes;
+  return static_cast<size_t>(is_bf16_ ? std::max(bytes, kernels_->bf16_bytes) : bytes);
 }
 
 void Body::run_pack(const Pack& pack, int member) const {

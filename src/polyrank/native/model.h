@@ -44,7 +44,7 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-enum class Weights { kFloat32, kInt8, kBlocks };
+enum class Weights { kFloat32, kInt8, kBlocks, kBfloat16 };
 
 struct PackedLinear {
   Weights type = Weights::kFloat32;
@@ -83,10 +83,10 @@ class Body {
 
   void set_tables(Table words, Table positions, Table types);
   void set_embedding_norm(const float* gamma, const float* beta);
-  // Quantises and packs (n, k) float weights given in `parts` equal parts, one below the other.
-  // With int8, `multipliers` (k,) scale the inputs and their inverses the weights.
+  // Packs (n, k) float weights given in `parts` equal parts, one below the other, as float32, int8 or
+  // bfloat16. With int8, `multipliers` (k,) scale the inputs and their inverses the weights.
   void set_linear(int layer, Linear which, const float* const* parts, const float* const* biases,
-                  int num_parts, bool is_int8, const float* multipliers, int num_threads);
+                  int num_parts, Weights type, const float* multipliers, int num_threads);
   // Takes weights that are int8 already, with the value of a step of each output, (n, k).
   void set_linear_s8(int layer, Linear which, const int8_t* weights, const float* scales,
                      const float* bias, const float* multipliers);
@@ -137,11 +137,14 @@ class Body {
   void feed_forward(const Pack& pack, int layer, int begin, int end, Scratch& scratch) const;
   void apply(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
              int rows, Scratch& scratch, const Output& out) const;
+  void multiply_bf16(const PackedLinear& linear, const void* rounded, int rows,
+                     const Output& out) const;
   void note(const Pack& pack, int layer, Linear which, int row, const float* x, size_t ld,
             int rows) const;
   void run_packs(const Batch& batch, Pooling pooling, int num_threads, float* out,
                  const Inputs* inputs) const;
   size_t width_stride() const;
+  size_t input_bytes() const;
   void pool(const Pack& pack, int sequence, Pooling pooling, float* out) const;
 
   Shape shape_;
@@ -149,6 +152,7 @@ class Body {
   Table words_, positions_, types_;
   Norm embedding_norm_;
   std::vector<Layer> layers_;
+  bool is_bf16_ = false;  // whether there are linear layers of bfloat16
 };
 
 }  // namespace polyrank

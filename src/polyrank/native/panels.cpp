@@ -39,6 +39,22 @@ void pack_blocks(const uint8_t* packed, const uint16_t* scales, int n, int k, in
   }
 }
 
+void pack_bf16(const float* weights, int n, int k, int first, uint16_t* panels) {
+  for (int j = 0; j < n; ++j) {
+    const int output = first + j;
+    uint16_t* out = panels + static_cast<size_t>(output / kPanelOutputs) * kPanelOutputs * k +
+                    output % kPanelOutputs * 2;
+    const float* in = weights + static_cast<size_t>(j) * k;
+    for (int i = 0; i < k; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, in + i, 4);
+      const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+      out[static_cast<size_t>(i / 2) * 2 * kPanelOutputs + i % 2] =
+          static_cast<uint16_t>(in[i] == in[i] ? rounded : 0x7fc0);
+    }
+  }
+}
+
 void offset_corrections(const int8_t* panels, int n, int k, int32_t* corrections) {
   const size_t depth = padded_k(k);
   for (int first = 0; first < n; first += kPanelOutputs) {

@@ -1,4 +1,4 @@
-"""The native encoder: every path of this processor, both compute dtypes, bits and faults."""
+"""The native encoder: every path of this processor, all compute dtypes, bits and faults."""
 
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ def test_int8_agrees_between_paths_and_with_float32(path: str, opened: Checkpoin
     assert cosines.min() > 0.99
 
 
-@pytest.mark.parametrize("compute_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("compute_dtype", ["float32", "int8", "bfloat16"])
 def test_bits_depend_on_the_sequence_alone(
     path: str, compute_dtype: str, opened: Checkpoint
 ) -> None:
@@ -81,7 +81,7 @@ def test_bits_depend_on_the_sequence_alone(
     np.testing.assert_array_equal(pooled[order], shuffled)
 
 
-@pytest.mark.parametrize("compute_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("compute_dtype", ["float32", "int8", "bfloat16"])
 def test_threads_change_no_bit(compute_dtype: str, opened: Checkpoint) -> None:
     batches = (batch_of(opened, LENGTHS), batch_of(opened, (300,)), batch_of(opened, (40,) * 64))
     results = []
@@ -94,12 +94,12 @@ def test_threads_change_no_bit(compute_dtype: str, opened: Checkpoint) -> None:
             np.testing.assert_array_equal(rows, expected)
 
 
-def test_scores_of_both_compute_dtypes_have_the_same_bits_in_any_batch(
+def test_scores_of_all_compute_dtypes_have_the_same_bits_in_any_batch(
     checkpoint: Callable[[str], Path],
 ) -> None:
     folder = checkpoint("bge-reranker-base")
     pairs = [(SENTENCES["en"], text) for text in SENTENCES.values()]
-    for compute_dtype in ("float32", "int8"):
+    for compute_dtype in ("float32", "int8", "bfloat16"):
         reference = Reranker(folder, encoder="native", compute_dtype=compute_dtype)  # type: ignore[arg-type]
         expected = np.concatenate([reference.score([pair]) for pair in pairs])
         for budget in (1, 100, 10_000):
@@ -201,7 +201,9 @@ def test_sizes_that_the_kernels_do_not_take(
 def a_body(**sizes: int) -> object:
     """A body of one layer, 9 words, 5 positions and 2 segments, as C++ has it."""
     shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, **sizes}
-    body = native.NativeBody(**shape, layer_norm_eps=1e-5, activation="gelu", is_int8=False, isa="")
+    body = native.NativeBody(
+        **shape, layer_norm_eps=1e-5, activation="gelu", compute_dtype="float32", isa=""
+    )
     words, positions, types = (np.full((rows, 32), 0.5, np.float32) for rows in (9, 5, 2))
     body.set_tables(words, positions, types, None, "F16")
     row, matrix = np.ones(32, np.float32), np.eye(32, dtype=np.float32)

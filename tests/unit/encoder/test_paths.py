@@ -96,7 +96,7 @@ def test_only_paths_of_the_table_take_blocks(monkeypatch, path):
             intermediate_size=32,
             layer_norm_eps=1e-5,
             activation="gelu",
-            is_int8=True,
+            compute_dtype="int8",
             isa=name,
         )
         blocks = np.zeros((32, 16), np.uint8), np.zeros((32, 1), np.uint16)

@@ -65,7 +65,7 @@ def body(path: str, kind: str) -> "native.NativeBody":
         intermediate_size=INPUTS,
         layer_norm_eps=1e-12,
         activation="relu",
-        is_int8=kind != "float32",
+        compute_dtype="float32" if kind == "float32" else "int8",
         isa=path,
     )
     ones, zeros = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
