@@ -36,6 +36,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "mteb": ("mteb",),
     "lancedb": ("lancedb",),
     "chroma": ("chromadb",),
+    "faiss": ("faiss",),
+    "sqlite": ("sqlite_vec",),
     "train": ("torch", "sentence_transformers", "accelerate", "datasets", "peft", *_EVAL),
 }
 """Modules that each extra brings."""

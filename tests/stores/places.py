@@ -59,8 +59,11 @@ def in_folder(scheme: str) -> Callable[[Path], str]:
     return lambda folder: f"{scheme}://{folder / 'a store'}"
 
 
+IN_JSON = "metadata ->> 'page' < 5 AND metadata ->> 'lang' = 'de'"
 PLACES = [
     Place("lancedb", "lancedb", in_folder("lancedb"), lambda: "page < 5 AND lang = 'de'"),
+    Place("faiss", "faiss", in_folder("faiss"), lambda: IN_JSON),
+    Place("sqlite", "sqlite_vec", in_folder("sqlite"), lambda: IN_JSON),
 ]
 
 

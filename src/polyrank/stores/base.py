@@ -158,14 +158,18 @@ class Store(ABC):
             StoreError: If the store cannot take it.
         """
         done, source = 0, iter(entries)
-        while batch := list(islice(source, BATCH_SIZE)):
-            # of equal names in a batch the last one stays, as it does across batches
-            unique = list({entry.id: self._checked(entry) for entry in batch}.values())
+        try:
+            while batch := list(islice(source, BATCH_SIZE)):
+                # of equal names in a batch the last one stays, as it does across batches
+                unique = list({entry.id: self._checked(entry) for entry in batch}.values())
+                with self._translating():
+                    self._upsert(unique)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, max(total, done))
+        finally:
             with self._translating():
-                self._upsert(unique)
-            done += len(batch)
-            if progress is not None:
-                progress(done, max(total, done))
+                self._flush()
         return done
 
     def query(
@@ -271,6 +275,9 @@ class Store(ABC):
     @abstractmethod
     def _upsert(self, entries: Sequence[Entry]) -> None:
         """Write checked entries, all or none of them."""
+
+    def _flush(self) -> None:
+        """Write what the last batches have left open, where a store leaves some."""
 
     @abstractmethod
     def _search(

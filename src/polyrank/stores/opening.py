@@ -27,6 +27,8 @@ class StoreKind:
 
 KINDS = {
     "lancedb": StoreKind("lancedb", "LanceStore", "lancedb", "lancedb://FOLDER"),
+    "faiss": StoreKind("faiss", "FaissStore", "faiss", "faiss://FOLDER"),
+    "sqlite": StoreKind("sqlite", "SqliteStore", "sqlite", "sqlite://FILE"),
 }
 """Kinds by the scheme of their URLs."""
 
