@@ -1,0 +1,1 @@
+"""How stores of vectors and forms of storage find, and what they cost."""

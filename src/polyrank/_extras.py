@@ -38,6 +38,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "chroma": ("chromadb",),
     "faiss": ("faiss",),
     "sqlite": ("sqlite_vec",),
+    "qdrant": ("qdrant_client",),
+    "milvus": ("pymilvus",),
+    "pgvector": ("pgvector", "psycopg"),
     "train": ("torch", "sentence_transformers", "accelerate", "datasets", "peft", *_EVAL),
 }
 """Modules that each extra brings."""

@@ -1,7 +1,8 @@
 """The stores that the conformance suite runs on, and the entries it gives them."""
 
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from polyrank.stores import Entry, Store, open_store
 from polyrank.stores.opening import KINDS
+from tests.stores import servers
 
 DIMENSIONS, ROW_DIMENSIONS = 24, 6
 DTYPES = ("float32", "float16", "int8", "binary")
@@ -26,7 +28,9 @@ class Place:
         module: What has to be installed.
         url: Makes the URL of a fresh place in a folder.
         native: A filter of its own for entries of pages below 5 in German; None if it has none.
-        is_embedded: Whether it lives in this process and on this disk.
+        is_embedded: Whether it lives in this process and on this disk, and writes batches whole.
+        count: How many entries the test of many gives it.
+        only: Dtypes that this way of opening it keeps; all of its store's if empty.
     """
 
     scheme: str
@@ -34,15 +38,16 @@ class Place:
     url: Callable[[Path], str]
     native: Callable[[], Any] | None = None
     is_embedded: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
+    count: int = 10_000
+    only: tuple[str, ...] = ()
 
     def open(self, folder: Path, **options: Any) -> Store:
-        settings = {"dimensions": DIMENSIONS, **self.options, **options}
+        settings = {"dimensions": DIMENSIONS, **options}
         return open_store(self.url(folder), **settings)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        return self._class.dtypes
+        return self.only or self._class.dtypes
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -59,11 +64,43 @@ def in_folder(scheme: str) -> Callable[[Path], str]:
     return lambda folder: f"{scheme}://{folder / 'a store'}"
 
 
+def postgres_url(folder: Path) -> str:
+    """Start a server for this run and make a database in it for a folder."""
+    uri = servers.postgres()
+    name = f"test_{zlib.crc32(str(folder).encode())}"
+    import psycopg
+
+    with psycopg.connect(uri, autocommit=True) as connection:
+        known = "SELECT 1 FROM pg_database WHERE datname = %s"
+        if not connection.execute(known, (name,)).fetchone():
+            connection.execute(f"CREATE DATABASE {name}")
+    return uri.replace("/postgres?", f"/{name}?")
+
+
+def qdrant_filter() -> Any:
+    from qdrant_client import models
+
+    return models.Filter(
+        must=[
+            models.FieldCondition(key="page", range=models.Range(lt=5)),
+            models.FieldCondition(key="lang", match=models.MatchValue(value="de")),
+        ]
+    )
+
+
+CHROMA_FILTER = {"$and": [{"page": {"$lt": 5}}, {"lang": {"$eq": "de"}}]}
+MILVUS_FILTER = 'metadata["page"] < 5 and metadata["lang"] == "de"'
+IN_JSONB = "(metadata ->> 'page')::int < 5 AND metadata ->> 'lang' = 'de'"
 IN_JSON = "metadata ->> 'page' < 5 AND metadata ->> 'lang' = 'de'"
 PLACES = [
     Place("lancedb", "lancedb", in_folder("lancedb"), lambda: "page < 5 AND lang = 'de'"),
     Place("faiss", "faiss", in_folder("faiss"), lambda: IN_JSON),
     Place("sqlite", "sqlite_vec", in_folder("sqlite"), lambda: IN_JSON),
+    Place("postgresql", "psycopg", postgres_url, lambda: IN_JSONB, is_embedded=False),
+    Place("chroma", "chromadb", in_folder("chroma"), lambda: CHROMA_FILTER),
+    Place("milvus", "pymilvus", in_folder("milvus"), lambda: MILVUS_FILTER),
+    # its local mode writes point by point, each with a commit of its own
+    Place("qdrant", "qdrant_client", in_folder("qdrant"), qdrant_filter, False, 300, ("float32",)),
 ]
 
 

@@ -7,6 +7,7 @@ here, once for all stores.
 """
 
 import re
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ Capability = Literal["rows", "scan", "text", "index"]
 BATCH_SIZE = 1_000  # entries written at a time: 1.5 MB of 384 float32 values
 OVERSAMPLING = 8  # candidates by bits for each result wanted, of which finer vectors choose
 RESERVED = frozenset({"id", "text", "vector", "rows", "fine", "bits"})
+_NAMES = uuid.UUID("5f0c8c1e-3b0a-4f0e-9c39-6d0f3f9d9a52")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _NO_METADATA: Metadata = MappingProxyType({})
 
@@ -116,6 +118,8 @@ class Store(ABC):
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
     dtypes: ClassVar[tuple[StoreDtype, ...]] = ("float32",)
+    has_mapping_filters: ClassVar[bool] = False
+    """Whether the store's own filters are mappings too, whose values are not all scalars."""
     foreign_errors: ClassVar[tuple[type[BaseException], ...]] = (OSError,)
     """What the client raises; translated by `polyrank.stores.failures`."""
 
@@ -194,10 +198,8 @@ class Store(ABC):
         """
         check_whole("top_k", top_k)
         checked = _unit(self._fitting(vector, "the query's vector"))
-        if isinstance(filter, Mapping):
-            filter = {self._key(key): _scalar(key, value) for key, value in filter.items()}
         with self._translating():
-            return self._search(checked, top_k, filter, return_rows)
+            return self._search(checked, top_k, self._passed(filter), return_rows)
 
     def query_text(self, text: str, top_k: int, *, filter: Any = None) -> list[Found]:
         """Return the entries whose words match a text best, best first.
@@ -219,7 +221,7 @@ class Store(ABC):
         if not text.strip():
             return []
         with self._translating():
-            return self._search_text(text, top_k, filter)
+            return self._search_text(text, top_k, self._passed(filter))
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove entries by their names; names that are not there are passed over."""
@@ -278,6 +280,7 @@ class Store(ABC):
 
     def _flush(self) -> None:
         """Write what the last batches have left open, where a store leaves some."""
+        return
 
     @abstractmethod
     def _search(
@@ -376,6 +379,14 @@ class Store(ABC):
             )
         return np.ascontiguousarray(entry.rows, np.float32)
 
+    def _passed(self, filter: Any) -> Any:
+        """Return a filter of equalities checked, and one of the store's own as it is."""
+        if not isinstance(filter, Mapping):
+            return filter
+        if self.has_mapping_filters and not all(map(_is_scalar, filter.values())):
+            return filter
+        return {self._key(key): _scalar(key, value) for key, value in filter.items()}
+
     def _key(self, key: str) -> str:
         if not _is_text(key) or not _KEY.fullmatch(key) or key in RESERVED:
             raise InputError(
@@ -416,8 +427,22 @@ def _unit(vector: Float32Array) -> Float32Array:
     return normalize(vector[None, :])[0]
 
 
+def is_equalities(filter: Any) -> bool:
+    """Return whether a filter is a mapping of metadata keys to the values wanted."""
+    return isinstance(filter, Mapping) and all(map(_is_scalar, filter.values()))
+
+
+def uuid_of(name: str) -> str:
+    """Return the UUID of an entry's name, for stores that take no other, or not all, names."""
+    return str(uuid.uuid5(_NAMES, name))
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
 def _scalar(key: str, value: Scalar) -> Scalar:
-    if isinstance(value, bool | int | float | str):
+    if _is_scalar(value):
         return value
     raise InputError(
         f"metadata {key!r:.80} must be a text, a number or a truth value, not "

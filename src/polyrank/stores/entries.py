@@ -118,9 +118,7 @@ class EntryTable:
     ) -> list[Found]:
         """Return the entries of some numbers with their scores, those that are there."""
         rows = "rows" if return_rows else "NULL"
-        select = (
-            f"SELECT id, text, metadata, {rows} FROM {self._name}_entries WHERE number = ?"
-        )
+        select = f"SELECT id, text, metadata, {rows} FROM {self._name}_entries WHERE number = ?"
         hits = []
         for number, score in zip(numbers, scores, strict=True):
             row = self.connection.execute(select, (int(number),)).fetchone()

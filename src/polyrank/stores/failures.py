@@ -11,7 +11,9 @@ from polyrank.errors import StoreError, StoreFullError, StoreMismatchError, Stor
 
 _FULL = re.compile(r"no space left|disk (is )?full|disk quota|database or disk is full", re.I)
 _LOCKED = re.compile(
-    r"locked|already accessed|already open|resource temporarily unavailable|another process", re.I
+    r"locked|already accessed|already open|resource temporarily unavailable|another process"
+    r"|open local milvus failed",
+    re.I,
 )
 _MISSING = re.compile(
     r"connection refused|connect(ion)? (call )?fail|could not connect|timed? ?out|unreachable"

@@ -70,12 +70,10 @@ class FaissStore(Store):
 
     def _read(self) -> Any:
         """Return the index of the file, without vectors that no entry names."""
-        if not self._path.exists():
-            index = None
-        elif self._is_binary:
-            index = faiss.read_index_binary(str(self._path))
-        else:
-            index = faiss.read_index(str(self._path))
+        index: Any = None
+        if self._path.exists():
+            read = faiss.read_index_binary if self._is_binary else faiss.read_index
+            index = read(str(self._path))
         numbers = self._entries.numbers()
         known = np.empty(0, np.int64) if index is None else faiss.vector_to_array(index.id_map)
         if len(np.setdiff1d(numbers, known)):

@@ -29,6 +29,12 @@ KINDS = {
     "lancedb": StoreKind("lancedb", "LanceStore", "lancedb", "lancedb://FOLDER"),
     "faiss": StoreKind("faiss", "FaissStore", "faiss", "faiss://FOLDER"),
     "sqlite": StoreKind("sqlite", "SqliteStore", "sqlite", "sqlite://FILE"),
+    "qdrant": StoreKind("qdrant", "QdrantStore", "qdrant", "qdrant://HOST:PORT or FOLDER"),
+    "chroma": StoreKind("chroma", "ChromaStore", "chroma", "chroma://HOST:PORT or FOLDER"),
+    "milvus": StoreKind("milvus", "MilvusStore", "milvus", "milvus://HOST:PORT or FILE.db"),
+    "postgresql": StoreKind(
+        "postgresql", "PostgresStore", "pgvector", "postgresql://USER@HOST/DATABASE"
+    ),
 }
 """Kinds by the scheme of their URLs."""
 

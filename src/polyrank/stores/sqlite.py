@@ -6,6 +6,7 @@ Where this Python's own SQLite loads no extensions, as on macOS, pysqlite3 takes
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ from polyrank.stores.base import (
 from polyrank.stores.entries import BUSY_S, EntryTable, where
 from polyrank.types import Float32Array
 
-if hasattr(sqlite3.Connection, "enable_load_extension"):
-    database = sqlite3
-else:
+database: Any = sqlite3
+if not hasattr(sqlite3.Connection, "enable_load_extension"):
     _extras.require("sqlite", "pysqlite3", purpose="SQLite of a Python that loads no extensions")
-    import pysqlite3 as database
+    database = import_module("pysqlite3")
 
 _COLUMNS = {
     "float32": "vector float[{size}] distance_metric=cosine",
@@ -90,7 +90,9 @@ class SqliteStore(Store):
                 add = f"INSERT INTO {self._name}_vectors (rowid, vector) VALUES (?, {given})"
                 self._connection.executemany(add, zip(numbers, data, strict=True))
             else:
-                add = f"INSERT INTO {self._name}_vectors (rowid, vector, fine) VALUES (?, {given}, ?)"
+                add = (
+                    f"INSERT INTO {self._name}_vectors (rowid, vector, fine) VALUES (?, {given}, ?)"
+                )
                 kept = (row.tobytes() for row in fine)
                 self._connection.executemany(add, zip(numbers, data, kept, strict=True))
 

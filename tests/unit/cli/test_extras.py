@@ -153,8 +153,9 @@ def test_pip_is_that_of_the_environment(elsewhere: Path, monkeypatch: pytest.Mon
     assert install_command("onnx").startswith(f"uv pip install --python {sys.executable} ")
 
 
-# tested in environments of their own, by make test-integrations
+# tested in environments of their own, by make test-integrations and make test-stores
 FRAMEWORKS = {"langchain", "llama-index", "haystack", "dspy", "txtai", "mteb", "lancedb", "chroma"}
+FRAMEWORKS |= {"faiss", "qdrant", "milvus", "pgvector"}
 
 
 def test_the_modules_of_extras_are_those_of_pyproject() -> None:
