@@ -1,0 +1,81 @@
+"""How far probabilities are from frequencies: log loss, Brier score, calibration error. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float64Array = NDArray[np.float64]
+
+NUM_BINS = 15
+_LEAST = 1e-12  # a probability of 0 that comes true would cost infinitely much
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Pairs of like probability.
+
+    Attributes:
+        count: How many.
+        probability: Their mean probability.
+        frequency: Share of them that came true.
+    """
+
+    count: int
+    probability: float
+    frequency: float
+
+
+def reliability(
+    probabilities: ArrayLike, came_true: ArrayLike, num_bins: int = NUM_BINS
+) -> tuple[Bin, ...]:
+    """Return bins of equally many pairs, by rising probability.
+
+    Args:
+        probabilities: Shape (num_pairs,).
+        came_true: 0 or 1, shape (num_pairs,).
+        num_bins: How many; fewer where there are fewer pairs.
+
+    Returns:
+        The bins, none where there are no pairs.
+    """
+    values, truths = np.asarray(probabilities, np.float64), np.asarray(came_true, np.float64)
+    order = np.argsort(values, kind="stable")
+    parts = np.array_split(order, num_bins)
+    return tuple(
+        Bin(len(part), float(values[part].mean()), float(truths[part].mean()))
+        for part in parts
+        if len(part)
+    )
+
+
+def calibration_error(
+    probabilities: ArrayLike, came_true: ArrayLike, num_bins: int = NUM_BINS
+) -> float:
+    """Return the expected calibration error (ECE) over bins of equally many pairs.
+
+    Args:
+        probabilities: Shape (num_pairs,).
+        came_true: 0 or 1, shape (num_pairs,).
+        num_bins: How many bins.
+
+    Returns:
+        The mean distance of probability and frequency, 0 to 1; 0 where there are no pairs.
+
+    Reference: Nguyen and O'Connor, EMNLP 2015, arXiv:1508.05154 (bins of equal mass).
+    """
+    bins = reliability(probabilities, came_true, num_bins)
+    total = sum(each.count for each in bins)
+    return sum(each.count * abs(each.probability - each.frequency) for each in bins) / max(1, total)
+
+
+def brier_score(probabilities: ArrayLike, came_true: ArrayLike) -> float:
+    """Return the mean squared distance of probabilities and what came true, 0 to 1."""
+    return float(np.mean((np.asarray(probabilities) - np.asarray(came_true)) ** 2))
+
+
+def log_loss(probabilities: ArrayLike, came_true: ArrayLike) -> float:
+    """Return the mean negative logarithm of the probability of what came true, in nats."""
+    truths = np.asarray(came_true, np.float64)
+    values = np.clip(np.asarray(probabilities, np.float64), _LEAST, 1 - _LEAST)
+    return float(-np.mean(truths * np.log(values) + (1 - truths) * np.log1p(-values)))
