@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from polyrank import errors
 from polyrank._extras import require
+from polyrank.calibration.thresholds import parse_threshold
 from polyrank.config import check_choice, check_whole
 from polyrank.errors import (
     ConfigError,
@@ -59,6 +60,8 @@ class RankedHit:
         logit: The raw value before it.
         document: The document as it was given.
         is_truncated: Whether tokens of the query or the document were cut off.
+        probability: How probable it is that the document answers; None where the model is not
+            calibrated.
     """
 
     index: int
@@ -66,6 +69,7 @@ class RankedHit:
     logit: float
     document: Document
     is_truncated: bool
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ def _rank(
     top_n: int | None,
     found: Sequence[float] | None,
     first_stage: FirstStageKind | float,
+    least: float | str | None,
     model: str | None,
 ) -> _Call:
     fields: dict[str, Any] = {
@@ -88,6 +93,9 @@ def _rank(
         "top_n": None if top_n is None else check_whole("top_n", top_n),
         "model": model,
     }
+    if least is not None:
+        parse_threshold(least)
+        fields["min_probability"] = least
     if found is not None:
         scores = check_first_stage_scores(found, len(documents)).tolist()
         fields |= {"first_stage_scores": scores, "first_stage": first_stage}
@@ -102,6 +110,7 @@ def _hits(reply: Any, documents: Sequence[Document]) -> list[RankedHit]:
             row["logit"],
             documents[row["index"]],
             row["is_truncated"],
+            row.get("probability"),  # servers before this one send none
         )
         for row in reply["results"]
     ]
@@ -150,10 +159,17 @@ def _classify(inputs: Iterable[str | tuple[str, str]], model: str | None) -> _Ca
 def _classifications(reply: Any) -> list[Classification]:
     labels = reply["labels"]
     found = []
-    for row, is_truncated in zip(reply["probabilities"], reply["is_truncated"], strict=True):
+    calibrated = reply.get("calibrated_probabilities") or [None] * len(reply["probabilities"])
+    for row, is_truncated, own in zip(
+        reply["probabilities"], reply["is_truncated"], calibrated, strict=True
+    ):
         best = max(range(len(row)), key=row.__getitem__)
         named = dict(zip(labels, row, strict=True))
-        found.append(Classification(labels[best], row[best], named, is_truncated))
+        likely = None if own is None else own[best]
+        all_likely = None if own is None else dict(zip(labels, own, strict=True))
+        found.append(
+            Classification(labels[best], row[best], named, is_truncated, likely, all_likely)
+        )
     return found
 
 
@@ -266,6 +282,7 @@ class Client:
         top_n: int | None = None,
         first_stage_scores: Sequence[float] | None = None,
         first_stage: FirstStageKind | float = "lexical",
+        min_probability: float | str | None = None,
         model: str | None = None,
     ) -> list[RankedHit]:
         """Return documents by relevance to a query, best first.
@@ -279,6 +296,8 @@ class Client:
                 standardised, to the logits; None leaves them out.
             first_stage: "lexical" or "dense", for the weight that the model has learnt; or a
                 weight, in logits for a standard deviation.
+            min_probability: Leave out documents that answer with less probability: 0 to 1, or
+                "precision:0.9" or "recall:0.9".
             model: Name of a served model; None takes the first that ranks.
 
         Returns:
@@ -288,7 +307,7 @@ class Client:
             PolyrankError: Of the class that the library would raise, or ServingError.
         """
         members = as_list(documents, "documents", "strings, mappings or objects with a text")
-        call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
+        call = _rank(query, members, top_n, first_stage_scores, first_stage, min_probability, model)
         return _checked(_hits, self._send(call), members)
 
     def embed(
@@ -391,11 +410,12 @@ class AsyncClient:
         top_n: int | None = None,
         first_stage_scores: Sequence[float] | None = None,
         first_stage: FirstStageKind | float = "lexical",
+        min_probability: float | str | None = None,
         model: str | None = None,
     ) -> list[RankedHit]:
         """Return documents by relevance to a query, best first; see `Client.rank`."""
         members = as_list(documents, "documents", "strings, mappings or objects with a text")
-        call = _rank(query, members, top_n, first_stage_scores, first_stage, model)
+        call = _rank(query, members, top_n, first_stage_scores, first_stage, min_probability, model)
         return _checked(_hits, await self._send(call), members)
 
     async def embed(

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from polyrank.cli import screen
+from polyrank.cli.calibrate import calibrate_command
 from polyrank.cli.classify import classify
 from polyrank.cli.compress import compress_app
 from polyrank.cli.doctor import doctor
@@ -47,6 +48,7 @@ app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX}
 app.command("info")(info)
 app.add_typer(compress_app)
 app.add_typer(train_app)
+app.command("calibrate")(calibrate_command)
 app.command("doctor")(doctor)
 needing(app, EXTRA_OF_COMMAND)
 

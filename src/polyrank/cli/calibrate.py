@@ -1,5 +1,6 @@
 """`polyrank calibrate`: probabilities for a checkpoint's scores, from labelled data."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from polyrank.cli import options, screen
-from polyrank.cli.json_rows import dumps
 from polyrank.cli.progress import steps
 
 if TYPE_CHECKING:
-    from polyrank.training.calibration.learn import CalibrateJob, Outcome
+    from polyrank.training.calibration.learn import Outcome
 
 
 class CalibrationTask(StrEnum):
@@ -132,12 +132,10 @@ def calibrate_command(
         outcome = calibrate(job, progress=progress)
     if report is not None:
         write_report(outcome.record, report)
-    _show(outcome, job, report, as_json=as_json, quiet=quiet)
+    _show(outcome, report, as_json=as_json, quiet=quiet)
 
 
-def _show(
-    outcome: "Outcome", job: "CalibrateJob", report: Path | None, *, as_json: bool, quiet: bool
-) -> None:
+def _show(outcome: "Outcome", report: Path | None, *, as_json: bool, quiet: bool) -> None:
     from polyrank.training.calibration.report import table
 
     console = Console()
@@ -150,9 +148,9 @@ def _show(
             shown.add_row(*row)
         console.print(shown)
     else:
-        typer.echo(dumps(outcome.record))
+        typer.echo(json.dumps(outcome.record, ensure_ascii=False))
     for note in outcome.notes:
-        screen.note(note, quiet=quiet)
+        screen.remark(note, quiet=quiet)
     written = [str(path) for path in (outcome.path, report) if path is not None]
     if written:
-        screen.note(f"written: {', '.join(written)}", quiet=quiet)
+        screen.remark(f"written: {', '.join(written)}", quiet=quiet)

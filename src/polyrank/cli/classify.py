@@ -50,7 +50,8 @@ def classify(
     """Label texts, or pairs of query and text, with a probability for each label.
 
     Rows with a "query" beside their text are labelled as pairs. A pipe gets every field of the text
-    with "label", "label_score" and "probabilities" added. With --output the name's ending decides:
+    with "label", "label_score" and "probabilities" added, and where the model is calibrated
+    "probability" and "calibrated_probabilities". With --output the name's ending decides:
     .jsonl, .ndjson, .json, .csv, .tsv or .parquet.
 
     For example:
@@ -126,10 +127,18 @@ def _rows(results: Sequence[Classification], records: Sequence[Record]) -> list[
             "label": result.label,
             "label_score": result.score,
             "probabilities": dict(result.probabilities),
+            **_calibrated(result),
             **({"is_truncated": True} if result.is_truncated else {}),
         }
         for record, result in zip(records, results, strict=True)
     ]
+
+
+def _calibrated(result: Classification) -> dict[str, Any]:
+    if result.calibrated_probabilities is None:
+        return {}
+    named = dict(result.calibrated_probabilities)
+    return {"probability": result.probability, "calibrated_probabilities": named}
 
 
 def _table(results: Sequence[Classification], records: Sequence[Record], width: int) -> Table:
@@ -137,9 +146,13 @@ def _table(results: Sequence[Classification], records: Sequence[Record], width: 
     table.add_column("label", style="bold")
     table.add_column("", justify="right", min_width=6)
     table.add_column("", min_width=screen.BAR_WIDTH)
+    is_calibrated = any(result.probability is not None for result in results)
+    if is_calibrated:
+        table.add_column("probability", justify="right", min_width=6)
     table.add_column("text")
     longest = max((len(result.label) for result in results), default=0)
     for result, record in zip(results, records, strict=True):
-        shown = screen.one_line(record.text, width - longest - 30)
-        table.add_row(result.label, f"{result.score:.4f}", screen.bar(result.score), shown)
+        shown = screen.one_line(record.text, width - longest - (43 if is_calibrated else 30))
+        likely = [] if result.probability is None else [f"{result.probability:.3f}"]
+        table.add_row(result.label, f"{result.score:.4f}", screen.bar(result.score), *likely, shown)
     return table

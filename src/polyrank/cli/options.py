@@ -39,6 +39,14 @@ FirstStage = Annotated[
         "weight that the model has learnt; or a weight, in logits for a standard deviation."
     ),
 ]
+MinProbability = Annotated[
+    str | None,
+    typer.Option(
+        help="Leave out documents that answer with less probability: 0 to 1, or precision:0.9 or "
+        "recall:0.9 for what reached that on the calibration data.",
+        show_default=False,
+    ),
+]
 TextField = Annotated[
     str,
     typer.Option(

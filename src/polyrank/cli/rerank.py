@@ -37,6 +37,7 @@ def rerank(
         ),
     ] = None,
     first_stage: options.FirstStage = "lexical",
+    min_probability: options.MinProbability = None,
     max_length: options.MaxLength = None,
     truncation: Annotated[
         TruncationStrategy,
@@ -58,7 +59,8 @@ def rerank(
     """Rank documents by relevance to a query.
 
     A terminal gets a table; a pipe gets one JSON object a line, best first, with "rank",
-    "index", "score" and every field of the document. With --output the name's ending decides:
+    "index", "score", "probability" (where the model is calibrated) and every field of the document.
+    With --output the name's ending decides:
     .jsonl, .ndjson, .json, .csv, .tsv or .parquet.
 
     For example:
@@ -67,6 +69,7 @@ def rerank(
         cat answers.jsonl | polyrank rerank "猫の寿命" -m BAAI/bge-reranker-v2-m3 > best.jsonl
         polyrank rerank "capital of France" pages.csv --text-field body --output best.csv
         polyrank rerank "cats" hits.jsonl --first-stage-field bm25 --first-stage lexical
+        polyrank rerank "Who painted it?" pages.txt --min-probability 0.5
     """
     source = Source(file, input_format, text_field)
     source.check()
@@ -101,6 +104,7 @@ def rerank(
             top_n=top_n,
             first_stage_scores=found,
             first_stage=kind,
+            min_probability=min_probability,
             progress=progress,
         )
     timer.lap()
@@ -142,6 +146,7 @@ def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[d
             "rank": rank,
             "index": hit.index,
             "score": hit.score,
+            **({} if hit.probability is None else {"probability": hit.probability}),
             **({"is_truncated": True} if hit.is_truncated else {}),
         }
         for rank, hit in enumerate(ranked, start=1)
@@ -153,9 +158,13 @@ def _table(ranked: Sequence[RankedDocument], width: int, *, is_probability: bool
     table.add_column("rank", justify="right", min_width=4)
     table.add_column("score", justify="right", style="bold", min_width=7)
     table.add_column("", min_width=screen.BAR_WIDTH)
+    is_calibrated = any(hit.probability is not None for hit in ranked)
+    if is_calibrated:
+        table.add_column("probability", justify="right", min_width=6)
     table.add_column("document")
     bars = screen.shares([hit.score for hit in ranked], is_probability=is_probability)
     for rank, (hit, share) in enumerate(zip(ranked, bars, strict=True), start=1):
-        shown = screen.one_line(str(hit.document), width - 30)
-        table.add_row(str(rank), f"{hit.score:.4f}", screen.bar(share), shown)
+        shown = screen.one_line(str(hit.document), width - (43 if is_calibrated else 30))
+        likely = [] if hit.probability is None else [f"{hit.probability:.3f}"]
+        table.add_row(str(rank), f"{hit.score:.4f}", screen.bar(share), *likely, shown)
     return table

@@ -91,6 +91,15 @@ def serve(
             rich_help_panel=MODELS,
         ),
     ] = True,
+    min_probability: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave documents out of rankings that answer with less probability, where a "
+            "request does not say: 0 to 1, precision:0.9 or recall:0.9.",
+            rich_help_panel=MODELS,
+            show_default=False,
+        ),
+    ] = None,
     max_batch_tokens: Annotated[
         int,
         typer.Option(help="Most tokens of a forward pass.", min=1, rich_help_panel=LIMITS),
@@ -295,6 +304,7 @@ def serve(
         device=device,
         compute_dtype=compute_dtype,
         revision=revision,
+        min_probability=min_probability,
     )
     keys = read_keys(api_key_file, API_KEYS_VARIABLE)
     admin_keys = read_keys(admin_key_file, ADMIN_KEYS_VARIABLE)

@@ -24,6 +24,7 @@ from polyrank.errors import (
 )
 from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
 from polyrank.inference.model import Model, load_tokenizer
+from polyrank.inference.probabilities import least_probability
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
 from polyrank.server.logs import log
 from polyrank.server.settings import ModelSource, ServerSettings
@@ -50,6 +51,7 @@ class ServedModel:
         self._model = model
         for task in model.spec.tasks:
             model.computations.head(task)  # a head that cannot be used must not wait for a request
+        model.calibration  # noqa: B018  # nor must a broken file
         self.engine = model.engine
         self.fingerprint = self._fingerprint()
 
@@ -62,6 +64,11 @@ class ServedModel:
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
         return self._model.tokenizer
+
+    @property
+    def model(self) -> Model:
+        """Checkpoint, tokenizer and calibration."""
+        return self._model
 
     @property
     def max_length(self) -> int:
@@ -395,7 +402,10 @@ class Registry:
         for assumption in checkpoint.spec.assumptions:
             log(logging.WARNING, assumption, model=source.name)
         model = Model(checkpoint, load_tokenizer(checkpoint), config)
-        return ServedModel(source.name, model, is_truncating=settings.auto_truncate)
+        served = ServedModel(source.name, model, is_truncating=settings.auto_truncate)
+        if "rerank" in served.tasks:
+            least_probability(model, settings.min_probability)  # or no ranking could be answered
+        return served
 
 
 def _requestable(served: ServedModel) -> tuple[Any, ...]:

@@ -15,10 +15,16 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.calibration.thresholds import Threshold
 from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.inference.computations import Computation, Item, Prepared
+from polyrank.inference.probabilities import (
+    label_probabilities,
+    least_probability,
+    probable,
+)
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.context import RequestContext
@@ -27,6 +33,7 @@ from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
 from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.tasks.first_stage import first_stage_adder
+from polyrank.tasks.rerank import Probable, best_first
 from polyrank.text.inputs import check_text
 from polyrank.text.windows import window_of
 from polyrank.types import FirstStageKind, Float32Array, InputType, OutputDtype
@@ -63,6 +70,7 @@ class Scored:
         scores: Activated values, shape (num_pairs,).
         is_truncated: Whether a pair lost tokens, one a pair.
         num_tokens: Tokens of all pairs.
+        probable: Their probabilities, where the model is calibrated and the query is one.
     """
 
     model: str
@@ -70,6 +78,11 @@ class Scored:
     scores: Float32Array
     is_truncated: list[bool]
     num_tokens: int
+    probable: Probable | None = None
+
+    def best_first(self, top_n: int | None = None) -> list[int]:
+        """Return the documents of one query to show, best first; see `tasks.rerank`."""
+        return best_first(self.logits, self.probable, top_n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,7 @@ class Classified:
         probabilities: Activated values, same shape.
         is_truncated: Whether an item lost tokens, one an item.
         num_tokens: Tokens of all items.
+        calibrated: Calibrated probabilities, same shape, where the model has them.
     """
 
     model: str
@@ -91,6 +105,7 @@ class Classified:
     probabilities: Float32Array
     is_truncated: list[bool]
     num_tokens: int
+    calibrated: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +175,11 @@ class Service:
         model: str | None,
         cut: Cut,
         first_stage: FirstStage | None = None,
+        min_probability: Threshold | None = None,
     ) -> Scored:
-        """Return the relevance of (query, document) pairs, of one query with `first_stage`."""
+        """Return the relevance of pairs; of one query with `first_stage` or `min_probability`."""
         served = self.registry.find(model, "rerank")
+        least_probability(served.model, min_probability)  # fails before the work
         context.task = "rerank"
         add = None
         if first_stage is not None:
@@ -170,11 +187,13 @@ class Service:
         computation = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
         logits = np.stack(work.rows)
+        # of the model's own logits: what a search found is no part of the calibration
+        likely = _probable(served, pairs, logits[:, 0], min_probability)
         if add is not None:
             logits = add(logits)
         scores = computation.scorer.activate(logits, None)
         return Scored(
-            served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens
+            served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens, likely
         )
 
     async def classify(
@@ -194,6 +213,7 @@ class Service:
             head.activate(logits),
             work.is_truncated,
             context.num_tokens,
+            label_probabilities(served.model, logits),
         )
 
     async def embed(
@@ -500,6 +520,19 @@ def _sizes(items: Sequence[Item], longest: int) -> tuple[list[int], int]:
             total += lengths[id(text)]
         sizes.append(size)
     return sizes, total
+
+
+def _probable(
+    served: ServedModel,
+    pairs: Sequence[tuple[str, str]],
+    logits: Float32Array,
+    least: Threshold | None,
+) -> Probable | None:
+    """Return the probabilities of one query's documents; of pairs of several queries none."""
+    query = pairs[0][0]
+    if any(other != query for other, _ in pairs):
+        return None
+    return probable(served.model, query, [text for _, text in pairs], logits, least)
 
 
 def _prompted(before: str, texts: Sequence[str]) -> list[str]:

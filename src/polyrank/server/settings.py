@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polyrank.calibration.thresholds import parse_threshold
 from polyrank.errors import ConfigError
 
 MAX_NAME_LENGTH = 200
@@ -116,6 +117,9 @@ class ServerSettings:
         device: Where it runs.
         compute_dtype: Type of the products.
         revision: Branch, tag or commit of Hub ids.
+        min_probability: Documents that answer with less probability are left out of rankings,
+            where a request does not say: 0 to 1, "precision:0.9" or "recall:0.9". Models that
+            rank must then be calibrated.
 
     Raises:
         ConfigError: If a value is out of range or contradicts another.
@@ -140,8 +144,11 @@ class ServerSettings:
     device: str = "cpu"
     compute_dtype: str = "auto"
     revision: str | None = None
+    min_probability: str | None = None
 
     def __post_init__(self) -> None:
+        if self.min_probability is not None:
+            parse_threshold(self.min_probability)
         names = [source.name for source in self.models]
         if len(set(names)) < len(names):
             raise ConfigError(f"two models have the same name: {', '.join(names)}. Use NAME=MODEL.")

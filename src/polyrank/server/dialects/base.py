@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
+from polyrank.calibration.thresholds import Threshold
 from polyrank.server.context import RequestContext
 from polyrank.server.cutting import Cut
 from polyrank.server.failures import STATUSES, Failure, Kind
@@ -98,11 +99,21 @@ class Api:
         model: str | None = None,
         cut: Cut | None = None,
         first_stage: FirstStage | None = None,
+        min_probability: Threshold | None = None,
     ) -> Scored:
         """Return the relevance of (query, document) pairs, in input order."""
         return await self.service.score(
-            self.context, pairs, model=model, cut=cut or Cut(), first_stage=first_stage
+            self.context,
+            pairs,
+            model=model,
+            cut=cut or Cut(),
+            first_stage=first_stage,
+            min_probability=min_probability,
         )
+
+    def least(self, asked: Threshold | None) -> Threshold | None:
+        """Return the threshold of a ranking: the request's, else the server's."""
+        return self.settings.min_probability if asked is None else asked
 
     async def classify(
         self,

@@ -23,7 +23,7 @@ from polyrank.server.dialects.fields import (
     to_base64,
 )
 from polyrank.server.dialects.openai import INPUT_TYPES
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.failures import Failure
 from polyrank.server.service import Embedded, Vectors
 from polyrank.tasks.embed import quantize_vectors
@@ -40,7 +40,7 @@ Truncate = Literal["NONE", "START", "END"]
 LIKELY = 0.5  # from here on a label of its own probability is a prediction
 
 
-class RerankV1Body(Body):
+class RerankV1Body(ProbabilityFields):
     """Documents to rank: texts, or objects of which ``rank_fields`` are read."""
 
     query: str
@@ -52,7 +52,7 @@ class RerankV1Body(Body):
     max_chunks_per_doc: Annotated[int, Field(ge=1)] | None = None
 
 
-class RerankV2Body(Body):
+class RerankV2Body(ProbabilityFields):
     """Documents to rank."""
 
     query: str
@@ -152,9 +152,9 @@ async def rerank_v2(body: RerankV2Body, api: Api) -> dict[str, Any]:
 async def _rerank(
     body: RerankV1Body | RerankV2Body, texts: list[str], api: Api, version: str, cut: Cut
 ) -> dict[str, Any]:
-    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut)
+    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut, asked=body)
     results: list[dict[str, Any]] = [
-        {"index": i, "relevance_score": score} for i, score in found.hits
+        {"index": i, "relevance_score": score, **found.more(i)} for i, score in found.hits
     ]
     if body.return_documents:
         for result in results:

@@ -6,7 +6,7 @@ from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
 from polyrank.server.dialects.fields import Documents, Texts, TopN, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error, list_models
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.dialects.tei import labelled
 from polyrank.server.failures import Failure
 
@@ -21,7 +21,7 @@ def _error(failure: Failure, status: int) -> dict[str, Any]:
 INFINITY = Dialect("infinity", _error, {"unknown_model": 400})
 
 
-class RerankBody(Body):
+class RerankBody(ProbabilityFields):
     """Documents to rank."""
 
     query: str
@@ -50,7 +50,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first; each as its plain text where they are asked for."""
     texts = texts_of(body.documents, body.rank_fields)
     found = await ranked(
-        api, body.query, texts, named(body.model), body.top_n, is_raw=body.raw_scores
+        api, body.query, texts, named(body.model), body.top_n, is_raw=body.raw_scores, asked=body
     )
     return {
         "object": "rerank",
@@ -59,6 +59,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
                 "relevance_score": score,
                 "index": i,
                 "document": texts[i] if body.return_documents else None,
+                **found.more(i),
             }
             for i, score in found.hits
         ],

@@ -7,10 +7,10 @@ and errors hold what each of their clients looks for.
 from typing import Any
 
 from polyrank.server.cutting import Cut
-from polyrank.server.dialects.base import Api, Body, Dialect, Operation
+from polyrank.server.dialects.base import Api, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
 from polyrank.server.dialects.fields import Documents, TopN, as_object, new_id, now_s, texts_of
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.failures import Failure
 
 
@@ -22,7 +22,7 @@ def _error(failure: Failure, status: int) -> dict[str, str]:
 JINA = Dialect("jina", _error)
 
 
-class RerankBody(Body):
+class RerankBody(ProbabilityFields):
     """Documents to rank: texts, or objects whose ``text`` (or ``rank_fields``) is read."""
 
     query: str
@@ -37,9 +37,11 @@ class RerankBody(Body):
 async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, each as an object where they are asked for."""
     texts = texts_of(body.documents, body.rank_fields)
-    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=Cut(body.truncation))
+    found = await ranked(
+        api, body.query, texts, body.model, body.top_n, cut=Cut(body.truncation), asked=body
+    )
     results: list[dict[str, Any]] = [
-        {"index": i, "relevance_score": score} for i, score in found.hits
+        {"index": i, "relevance_score": score, **found.more(i)} for i, score in found.hits
     ]
     if body.return_documents:
         for result in results:

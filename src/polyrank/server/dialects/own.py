@@ -22,7 +22,7 @@ from polyrank.server.dialects.fields import (
 )
 from polyrank.server.failures import Failure
 from polyrank.server.service import FirstStage, Vectors
-from polyrank.tasks.rerank import check_top_n, order_by_logit
+from polyrank.tasks.rerank import check_top_n
 from polyrank.types import FirstStageKind, InputType, OutputDtype
 
 
@@ -41,6 +41,7 @@ class RankBody(Body):
     top_n: TopN | None = None
     first_stage_scores: list[float] | None = None
     first_stage: FirstStageKind | float = "lexical"
+    min_probability: float | str | None = None
     model: str | None = None
     truncate: bool | None = None
 
@@ -67,13 +68,20 @@ class ClassifyBody(Body):
 
 
 async def rank(body: RankBody, api: Api) -> dict[str, Any]:
-    """Return the documents, best first, with scores and logits."""
+    """Return the documents, best first, with scores, logits and probabilities."""
     check_top_n(body.top_n)
     pairs = [(body.query, text) for text in texts_of(body.documents)]
     found = None
     if body.first_stage_scores is not None:
         found = FirstStage(body.first_stage_scores, body.first_stage)
-    scored = await api.score(pairs, model=body.model, cut=Cut(body.truncate), first_stage=found)
+    scored = await api.score(
+        pairs,
+        model=body.model,
+        cut=Cut(body.truncate),
+        first_stage=found,
+        min_probability=api.least(body.min_probability),
+    )
+    likely = scored.probable
     return {
         "model": scored.model,
         "results": [
@@ -82,8 +90,9 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
                 "score": float(scored.scores[i]),
                 "logit": float(scored.logits[i]),
                 "is_truncated": bool(scored.is_truncated[i]),
+                "probability": None if likely is None else float(likely.values[i]),
             }
-            for i in order_by_logit(scored.logits)[: body.top_n]
+            for i in scored.best_first(body.top_n)
         ],
         "num_tokens": scored.num_tokens,
     }
@@ -116,6 +125,7 @@ async def classify(body: ClassifyBody, api: Api) -> dict[str, Any]:
         "model": found.model,
         "labels": list(found.labels),
         "probabilities": found.probabilities,
+        "calibrated_probabilities": found.calibrated,
         "is_truncated": [bool(each) for each in found.is_truncated],
         "num_tokens": found.num_tokens,
     }

@@ -8,7 +8,7 @@ from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Dimensions, Documents, TopN, as_object, texts_of
 from polyrank.server.dialects.openai import INPUT_TYPES
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.failures import Failure
 from polyrank.server.service import Vectors
 
@@ -46,7 +46,7 @@ class Parameters(Body):
         return Cut(self.truncate != "NONE", "left" if self.truncate == "START" else "right")
 
 
-class RerankBody(Body):
+class RerankBody(ProbabilityFields):
     """Documents to rank, of which the fields in ``rank_fields`` are read."""
 
     query: str
@@ -76,8 +76,10 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, as objects unless they are not wanted."""
     texts = texts_of(body.documents, body.rank_fields)
     cut = body.parameters.cut()
-    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut)
-    data: list[dict[str, Any]] = [{"index": i, "score": score} for i, score in found.hits]
+    found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut, asked=body)
+    data: list[dict[str, Any]] = [
+        {"index": i, "score": score, **found.more(i)} for i, score in found.hits
+    ]
     if body.return_documents:
         for row in data:
             row["document"] = as_object(body.documents[row["index"]])

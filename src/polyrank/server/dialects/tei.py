@@ -15,10 +15,10 @@ from polyrank.errors import RequestError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Dimensions, Inputs, Name, OneOrTwo, Texts
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.failures import Failure
 from polyrank.server.models import Registry, ServedModel
 from polyrank.server.service import Classified, Vectors
-from polyrank.tasks.rerank import order_by_logit
 from polyrank.text.tokenizer import Token
 from polyrank.types import TaskName
 
@@ -54,7 +54,7 @@ class _Cutting(Body):
         return Cut(self.truncate, self.truncation_direction)
 
 
-class RerankBody(_Cutting):
+class RerankBody(_Cutting, ProbabilityFields):
     """Texts to rank by relevance to a query."""
 
     query: str
@@ -133,12 +133,19 @@ class VertexBody(Body):
 
 async def rerank(body: RerankBody, api: Api) -> list[dict[str, Any]]:
     """Return all texts, best first; equal logits keep their order."""
-    pairs = [(body.query, text) for text in body.texts]
-    scored = await api.score(pairs, model=body.model, cut=body.cut())
-    values = scored.logits if body.raw_scores else scored.scores
+    found = await ranked(
+        api,
+        body.query,
+        body.texts,
+        body.model,
+        None,
+        is_raw=body.raw_scores,
+        cut=body.cut(),
+        asked=body,
+    )
     ranks: list[dict[str, Any]] = []
-    for i in order_by_logit(scored.logits):
-        rank: dict[str, Any] = {"index": i, "score": float(values[i])}
+    for i, score in found.hits:
+        rank: dict[str, Any] = {"index": i, "score": score, **found.more(i)}
         if body.return_text:
             rank["text"] = body.texts[i]
         ranks.append(rank)

@@ -9,7 +9,7 @@ from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, document_text, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.types import Side
 
 VLLM = Dialect("vllm", error, {"invalid": 400})
@@ -45,7 +45,7 @@ class _Cutting(Body):
         return Cut(True, side, None if length == -1 else length)
 
 
-class RerankBody(_Cutting):
+class RerankBody(_Cutting, ProbabilityFields):
     """Documents to rank."""
 
     query: str
@@ -82,6 +82,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
         _limit(body.top_n),
         is_raw=body.use_activation is False,
         cut=body.cut(),
+        asked=body,
     )
     return {
         "id": new_id("rerank"),
@@ -92,6 +93,7 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
                 "index": i,
                 "document": {"text": texts[i], "multi_modal": None},
                 "relevance_score": score,
+                **found.more(i),
             }
             for i, score in found.hits
         ],

@@ -3,10 +3,10 @@
 from typing import Any
 
 from polyrank.server.cutting import Cut
-from polyrank.server.dialects.base import Api, Body, Dialect, Operation
+from polyrank.server.dialects.base import Api, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, TopN, texts_of
 from polyrank.server.dialects.openai import EmbeddingsBody, embeddings
-from polyrank.server.dialects.ranking import ranked
+from polyrank.server.dialects.ranking import ProbabilityFields, ranked
 from polyrank.server.failures import Failure
 
 
@@ -17,7 +17,7 @@ def _error(failure: Failure, status: int) -> dict[str, str]:
 VOYAGE = Dialect("voyage", _error, {"invalid": 400})
 
 
-class RerankBody(Body):
+class RerankBody(ProbabilityFields):
     """Documents to rank."""
 
     query: str
@@ -32,8 +32,10 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first."""
     texts = texts_of(body.documents)
     cut = Cut(body.truncation)
-    found = await ranked(api, body.query, texts, body.model, body.top_k, cut=cut)
-    data: list[dict[str, Any]] = [{"index": i, "relevance_score": score} for i, score in found.hits]
+    found = await ranked(api, body.query, texts, body.model, body.top_k, cut=cut, asked=body)
+    data: list[dict[str, Any]] = [
+        {"index": i, "relevance_score": score, **found.more(i)} for i, score in found.hits
+    ]
     if body.return_documents:
         for row in data:
             row["document"] = texts[row["index"]]
