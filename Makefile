@@ -264,6 +264,12 @@ soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTION
 bench-rows: $(VENV)/.test ## pairs a second where documents come again, their rows kept or not
 	PYTHONPATH=. $(BIN)/python benchmarks/kept_rows.py
 
+bench-calibration: $(VENV)/.test ## how good the default model's probabilities are, by language (OPTIONS="--queries 50")
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/calibration.py --data $(DATA) $(OPTIONS)
+
+calibrate: $(VENV)/.test ## fit polyrank-small's probabilities to training data, into the package (OPTIONS="--only rerank")
+	$(BIN)/python recipes/polyrank-small/calibrate.py --data $(DATA) --work build/calibration $(OPTIONS)
+
 bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
 	$(CMAKE) --build build/native --target bench_kernels
 	build/native/bench_kernels $(OPTIONS)
