@@ -14,7 +14,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20

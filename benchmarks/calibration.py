@@ -1,6 +1,6 @@
 """How good polyrank-small's probabilities are on evaluation sets that nothing was fitted on.
 
-``make bench-calibration`` writes benchmarks/results/calibration.md and .json, and a diagram each for
+``make bench-calibration`` writes benchmarks/results/calibration.md and .json, and diagrams for
 rankings and labels. At most 150 queries of each language of a set are ranked, each with the 50
 passages nearest by the model's own vectors; PQuAD's unanswerable questions have none that answers.
 Passages whose article is in the training data are left out with their queries.

@@ -62,12 +62,12 @@ def best_first(
         top_n: How many to keep; None keeps all.
 
     Returns:
-        Indices; equal logits, or probabilities where those order, keep input order.
+        Indices; documents with equal logits keep input order.
     """
     if probable is None:
         return order_by_logit(logits)[:top_n]
-    is_own_order = probable.is_order
-    order = np.argsort(-(probable.values if is_own_order else logits), kind="stable")
+    keys = (-logits, -probable.values) if probable.is_order else (-logits,)
+    order = np.lexsort(keys)
     if probable.least is not None:
         order = order[probable.values[order] >= probable.least]
     return [int(i) for i in order[:top_n]]

@@ -81,11 +81,11 @@ def test_other_thresholds_are_refused(value: Any) -> None:
 
 def test_thresholds_reach_what_they_promise() -> None:
     generator = np.random.default_rng(0)
-    values = 0.95 * generator.random(4_000)
+    values = 0.85 * generator.random(4_000)
     truths = generator.random(4_000) < values
     rows = threshold_table(values, truths)
     assert [row.probability for row in rows] == sorted(row.probability for row in rows)
-    for wanted in (0.6, 0.8, 0.9):
+    for wanted in (0.5, 0.6, 0.7):
         least = choose_threshold(rows, "precision", wanted)
         assert truths[values >= least].mean() >= wanted - 0.001
         most = choose_threshold(rows, "recall", wanted)
@@ -253,7 +253,7 @@ def test_first_stage_scores_are_no_part_of_a_probability(reranker_folder: Path) 
 
 
 def test_documents_change_places_only_where_that_was_asked_for(reranker_folder: Path) -> None:
-    lengths = Offset("log_document_length", 50.0, 0.0, 6.0)
+    lengths = Offset("log_document_length", 2.0, 0.0, 6.0)
     reranker = calibrate(reranker_folder, RankCalibration(1.0, 0.0, (lengths,)))
     hits = reranker.rank("How long?", DOCUMENTS)
     assert hits[0].index == 2  # the longest
