@@ -24,6 +24,7 @@ from polyrank.tasks.heads import Head
 from polyrank.tasks.kept_rows import AS_READ, RowFormat
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
+from polyrank.text.token_cache import TokenCache
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import Float32Array, Int32Array, PackedBatch, PoolingMode, Side, TaskName
 
@@ -222,6 +223,7 @@ class Computations:
         tokenizer: Tokenizer,
         engine: Callable[[], Engine],
         row_format: RowFormat = AS_READ,
+        token_cache: TokenCache | None = None,
     ) -> None:
         """Take a model's parts.
 
@@ -231,11 +233,13 @@ class Computations:
             engine: Gives the engine; called when heads are known to be sound.
             row_format: How small rankings make documents' rows; labels are always given by rows
                 as they were read.
+            token_cache: Where ids of texts are kept; None keeps none.
         """
         self._checkpoint = checkpoint
         self._tokenizer = tokenizer
         self._engine = engine
         self._row_format = row_format
+        self._token_cache = token_cache
         self._heads: dict[TaskName, Head] = {}
         self._made: dict[tuple[str, TaskName, Window], ScorePairs | RunHead] = {}
         self._lock = threading.Lock()
@@ -268,6 +272,7 @@ class Computations:
             has_segments=spec.body.type_vocab_size > 1,
             side=window.side,
             max_characters=window.max_characters,
+            token_cache=self._token_cache,
         )
 
     def ranking(self, window: Window) -> "ScorePairs":

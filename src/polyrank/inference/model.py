@@ -31,6 +31,7 @@ from polyrank.errors import CheckpointWarning
 from polyrank.inference.computations import Computations, Prepared, RunHead, ScorePairs
 from polyrank.tasks.heads import Head
 from polyrank.tasks.kept_rows import KeptRows, RowFormat
+from polyrank.text.token_cache import TokenCache
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import TaskName
 
@@ -103,7 +104,11 @@ class Model:
         self.config = config
         self.is_told = False  # of what was assumed
         self._engine = _LazyEngine(checkpoint, config, plain)
-        self.computations = Computations(checkpoint, tokenizer, self._engine, row_format(config))
+        # beside the rows: who keeps no rows has more to do than tokens
+        tokens = TokenCache(config.row_cache_bytes // 16) if config.row_cache_bytes else None
+        self.computations = Computations(
+            checkpoint, tokenizer, self._engine, row_format(config), tokens
+        )
 
     @property
     def engine(self) -> Engine:

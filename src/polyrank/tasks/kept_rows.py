@@ -4,8 +4,9 @@ Rows that late interaction compares take four bytes a value. `keep_rows` joins r
 and rounds what is left; documents are compared by what it returns whether that was kept from an
 earlier call or made a moment ago, so a score never depends on a cache.
 
-Products of 8-bit codes are whole numbers below 2^24, which float32 holds exactly, so a matrix
-product of any shape, on any number of threads, gives the same bits.
+A text's codes share one scale, so that the largest product of codes is that of the rows they stand
+for. Up to 1,040 values a row such products are whole numbers below 2^24, which float32 holds
+exactly: every kernel gives the same bits.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,7 @@ from polyrank.types import Float32Array, PackedBatch, RowDtype, Spans
 
 _LARGEST_CODE = 127
 _LEAST = np.float32(1e-12)
-_EXACT_WIDTH = 1024  # 1024 * 127^2 is below 2^24, up to which float32 holds every whole number
-_BLOCK_ROWS = 2048  # of codes made float32 at a time: 3 MB of 384 values stay in the cache
+_BLOCK_ROWS = 2048  # made float32 at a time: 3 MB of 384 values
 
 Codes = NDArray[np.int8]
 
@@ -35,7 +35,7 @@ class RowFormat:
 
     Attributes:
         pooling: Rows that are joined into one on average; 1 joins none.
-        dtype: "float32", or "int8" for eight bits a value and a scale for each row.
+        dtype: "float32", or "int8" for eight bits a value.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -68,13 +68,12 @@ class KeptRows:
 
     Attributes:
         values: Rows of unit length, shape (num_kept, width): float32, or codes in int8.
-        scales: What a code of each row counts for, shape (num_kept,); None where values are
-            float32.
+        scale: What a code counts for; None where values are float32.
         num_rows: Rows before any were joined.
     """
 
     values: Float32Array | Codes
-    scales: Float32Array | None
+    scale: np.float32 | None
     num_rows: int
 
     def __len__(self) -> int:
@@ -82,27 +81,27 @@ class KeptRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        """Bytes of the values."""
+        return self.values.nbytes
 
     def decoded(self) -> Float32Array:
         """Return the rows in float32, shape (num_kept, width)."""
-        if self.scales is None:
-            return np.asarray(self.values, np.float32)
-        return self.values * self.scales[:, None]
+        values = np.asarray(self.values, np.float32)
+        return values if self.scale is None else values * self.scale
 
 
-def keep_rows(rows: Float32Array, row_format: RowFormat) -> KeptRows:
+def keep_rows(rows: Float32Array, row_format: RowFormat, matcher: Matcher) -> KeptRows:
     """Return a text's rows made small. Depends on these rows alone.
 
     Args:
         rows: Of unit length, shape (num_rows, width), one at least.
         row_format: How small.
+        matcher: Compares rows.
 
     Returns:
         Their own copies, read-only.
     """
-    joined = pool_rows(rows, row_format.pooling)
+    joined = pool_rows(rows, row_format.pooling, matcher)
     kept = KeptRows(np.array(joined, np.float32), None, len(rows))
     if row_format.dtype == "int8":
         kept = KeptRows(*coded(joined), len(rows))
@@ -110,23 +109,23 @@ def keep_rows(rows: Float32Array, row_format: RowFormat) -> KeptRows:
     return kept
 
 
-def coded(rows: Float32Array) -> tuple[Codes, Float32Array]:
-    """Return rows as codes from -127 to 127, and what a code of each row counts for.
+def coded(rows: Float32Array) -> tuple[Codes, np.float32]:
+    """Return rows as codes from -127 to 127, and what a code counts for.
 
     Args:
         rows: Finite, shape (num_rows, width).
 
     Returns:
-        Codes of the same shape, and scales of shape (num_rows,); a row of zeros has scale 1.
+        Codes of the same shape; their scale is 1 where all values are 0.
     """
-    largest = np.abs(rows).max(axis=1)
-    scales = np.where(largest > 0, largest / np.float32(_LARGEST_CODE), np.float32(1))
+    largest = np.abs(rows).max(initial=0)
+    scale = np.float32(largest) / np.float32(_LARGEST_CODE) if largest > 0 else np.float32(1)
     # a quotient of the smallest numbers can come out above 127
-    codes = np.clip(np.rint(rows / scales[:, None]), -_LARGEST_CODE, _LARGEST_CODE)
-    return codes.astype(np.int8), scales.astype(np.float32)
+    codes = np.clip(np.rint(rows / scale), -_LARGEST_CODE, _LARGEST_CODE)
+    return codes.astype(np.int8), scale
 
 
-def pool_rows(rows: Float32Array, pooling: int) -> Float32Array:
+def pool_rows(rows: Float32Array, pooling: int, matcher: Matcher) -> Float32Array:
     """Return rows with those that are most alike joined until one in `pooling` is left.
 
     In rounds, rows that are each other's nearest are joined, the nearest first. A joined row
@@ -136,6 +135,7 @@ def pool_rows(rows: Float32Array, pooling: int) -> Float32Array:
     Args:
         rows: Of unit length, shape (num_rows, width).
         pooling: Rows that are joined into one on average; 1 joins none.
+        matcher: Compares rows.
 
     Returns:
         Of unit length, shape (ceil(num_rows / pooling), width).
@@ -146,8 +146,8 @@ def pool_rows(rows: Float32Array, pooling: int) -> Float32Array:
     target = -(-len(rows) // pooling)
     if len(rows) <= target:
         return rows
-    sums, codes = np.array(rows, np.float32), coded(rows)
-    clusters = _Clusters(codes[0], codes[1])
+    sums = np.array(rows, np.float32)
+    clusters = _Clusters(_products(coded(rows)[0], matcher))
     stays = np.ones(len(rows), bool)
     for _ in range(len(rows)):  # at least one pair a round
         left = int(stays.sum()) - target
@@ -163,8 +163,8 @@ def pool_rows(rows: Float32Array, pooling: int) -> Float32Array:
 class _Clusters:
     """Products and likeness of sums of rows, kept up as rows are joined."""
 
-    def __init__(self, codes: Codes, scales: Float32Array) -> None:
-        self._products = _code_products(codes, codes) * (scales[:, None] * scales)
+    def __init__(self, products: Float32Array) -> None:
+        self._products = products
         self._lengths = np.sqrt(np.maximum(self._products.diagonal(), _LEAST))
         self._likeness = self._products / (self._lengths[:, None] * self._lengths)
         np.fill_diagonal(self._likeness, -np.inf)
@@ -198,15 +198,14 @@ class _Clusters:
         self._likeness[first], self._likeness[:, first] = own, own.T
 
 
-def _code_products(first: Codes, second: Codes) -> Float32Array:
-    """Return all products of two lots of codes, exact up to 1,024 values a row."""
-    products = first[:, :_EXACT_WIDTH].astype(np.float32) @ second[:, :_EXACT_WIDTH].T.astype(
-        np.float32
-    )
-    for start in range(_EXACT_WIDTH, first.shape[1], _EXACT_WIDTH):
-        part = slice(start, start + _EXACT_WIDTH)
-        products += first[:, part].astype(np.float32) @ second[:, part].T.astype(np.float32)
-    return products
+def _products(codes: Codes, matcher: Matcher) -> Float32Array:
+    """Return the product of each row with each other."""
+    number = len(codes)
+    ends = np.arange(1, number + 1, dtype=np.int32)
+    whole = np.tile(np.array([[0, number]], np.int32), (number, 1))
+    # the best of one row is that row
+    products, _ = matcher.best(codes.astype(np.float32), whole, np.stack([ends - 1, ends], axis=1))
+    return products.reshape(number, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,36 +242,36 @@ def match_kept(
     Returns:
         Largest products.
     """
-    if documents[0].scales is not None:
-        return _match_codes(*coded(query), documents, both_ways)
-    sizes = np.array([len(query), *map(len, documents)])
-    ends = np.cumsum(sizes)
-    spans = np.stack([ends - sizes, ends], axis=1).astype(np.int32)
-    rows = np.concatenate([query, *(document.values for document in documents)])
-    queries = np.repeat(spans[:1], len(documents), axis=0)
-    by_query, by_document = matcher.best(rows, queries, spans[1:])
-    split = np.split(by_document, (ends - len(query))[1:-1]) if both_ways else []
-    return KeptMatches(by_query.reshape(len(documents), len(query)), split)
-
-
-def _match_codes(
-    asked: Codes, asked_scales: Float32Array, documents: Sequence[KeptRows], both_ways: bool
-) -> KeptMatches:
-    by_query = np.empty((len(documents), len(asked)), np.float32)
+    asked, scale = query, np.float32(1)
+    if documents[0].scale is not None:
+        codes, scale = coded(query)
+        asked = codes.astype(np.float32)
+    by_query = np.empty((len(documents), len(query)), np.float32)
     by_document: list[Float32Array] = []
     for start, end in _blocks([len(document) for document in documents]):
         part = documents[start:end]
-        codes = np.concatenate([document.values for document in part])
-        scales = np.concatenate([d.scales for d in part if d.scales is not None])
-        products = _code_products(asked, codes)  # (num_query_rows, rows of the part)
-        products *= scales
-        products *= asked_scales[:, None]
-        sizes = np.array([len(document) for document in part])
-        starts = np.cumsum(sizes) - sizes
-        by_query[start:end] = np.maximum.reduceat(products, starts, axis=1).T
+        best, best_of_rows = _best(matcher, asked, part)
+        counts = np.array([d.scale or 1 for d in part], np.float32) * scale
+        by_query[start:end] = best * counts[:, None]
         if both_ways:
-            by_document += np.split(products.max(axis=0), starts[1:])
+            by_document += [own * by for own, by in zip(best_of_rows, counts, strict=True)]
     return KeptMatches(by_query, by_document)
+
+
+def _best(
+    matcher: Matcher, query: Float32Array, documents: Sequence[KeptRows]
+) -> tuple[Float32Array, list[Float32Array]]:
+    ends = len(query) + np.cumsum([len(document) for document in documents], dtype=np.int32)
+    bounds = np.concatenate([[len(query)], ends]).astype(np.int32)
+    rows = np.empty((bounds[-1], query.shape[1]), np.float32)
+    rows[: len(query)] = query
+    for document, start, end in zip(documents, bounds[:-1], ends, strict=True):
+        rows[start:end] = document.values  # from codes too
+    queries = np.tile(np.array([[0, len(query)]], np.int32), (len(documents), 1))
+    spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
+    by_query, by_document = matcher.best(rows, queries, spans)
+    by_query = by_query.reshape(len(documents), len(query))
+    return by_query, np.split(by_document, ends[:-1] - len(query))
 
 
 def match_pairs(

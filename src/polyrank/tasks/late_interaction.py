@@ -118,7 +118,10 @@ class LateInteractionScorer:
         """
         spans = self._kept(batch, np.arange(len(batch)), self._prompt_ids[1])
         clean = self._clean(batch, rows)
-        return [keep_rows(clean[start:end], self.row_format) for start, end in spans.tolist()]
+        return [
+            keep_rows(clean[start:end], self.row_format, self._matcher)
+            for start, end in spans.tolist()
+        ]
 
     def kept_logits(
         self,

@@ -141,7 +141,7 @@ class MultiVectorScorer:
             One entry a document, which depends on that document alone.
         """
         documents = (self._document(*_sequence(batch, rows, i)) for i in range(len(batch)))
-        return [keep_rows(document, self.row_format) for document in documents]
+        return [keep_rows(document, self.row_format, self._matcher) for document in documents]
 
     def kept_logits(
         self,
@@ -243,6 +243,7 @@ def _shortened(builder: SequenceBuilder, length: int | None) -> SequenceBuilder:
         model_limit=builder.model_limit,
         has_segments=builder.has_segments,
         max_characters=builder.max_characters,
+        token_cache=builder.token_cache,
     )
 
 

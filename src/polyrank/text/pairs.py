@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.config import TruncationConfig
+from polyrank.text.token_cache import TokenCache
 from polyrank.text.tokenizer import Template, Tokenizer
 from polyrank.text.truncation import longest_first, only_second, room_for_texts
 from polyrank.types import Int32Array, PackedBatch, Side
@@ -40,6 +41,7 @@ class SequenceBuilder:
         has_segments: bool,
         side: Side = "right",
         max_characters: int | None = None,
+        token_cache: TokenCache | None = None,
     ) -> None:
         """Set the limits.
 
@@ -50,6 +52,7 @@ class SequenceBuilder:
             has_segments: Whether the body tells segments apart (type_vocab_size above 1).
             side: Where a text that is too long is cut: "right" at its end, "left" at its start.
             max_characters: As for `Tokenizer.encode_ends`.
+            token_cache: Where ids of texts are kept; None keeps none. Of one tokenizer alone.
 
         Raises:
             ConfigError: If the truncation setting does not fit the checkpoint.
@@ -60,6 +63,7 @@ class SequenceBuilder:
         self.has_segments = has_segments
         self.side: Side = side
         self.max_characters = max_characters
+        self.token_cache = token_cache
         self.max_length = min(truncation.max_length or model_limit, model_limit)
         room_for_texts(truncation, model_limit, tokenizer.single.num_special_tokens)
 
@@ -99,9 +103,17 @@ class SequenceBuilder:
 
     def _encode_unique(self, texts: Sequence[str], room: int) -> list[Int32Array]:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        encoded = self.tokenizer.encode_ends(
-            list(index), room, side=self.side, max_characters=self.max_characters
-        )
+
+        def encode(fresh: list[str]) -> Sequence[Int32Array]:
+            return self.tokenizer.encode_ends(
+                fresh, room, side=self.side, max_characters=self.max_characters
+            )
+
+        if self.token_cache is None:
+            encoded = encode(list(index))
+        else:
+            setting = (room, self.side, self.max_characters)
+            encoded = self.token_cache.encode(list(index), setting, encode)
         return [encoded[index[text]] for text in texts]
 
     def _pack(

@@ -7,8 +7,10 @@ from polyrank import Reranker
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.tasks.heads import normalize
 from polyrank.tasks.kept_rows import RowFormat, coded, keep_rows, match_kept, pool_rows
-from polyrank.tasks.maxsim import choose_matcher
+from polyrank.tasks.maxsim import NumpyMatcher, choose_matcher
 from tests import checkpoints
+
+MATCHER = choose_matcher()
 
 
 def unit_rows(number, width=48, seed=0):
@@ -19,7 +21,7 @@ def unit_rows(number, width=48, seed=0):
 @pytest.mark.parametrize("pooling", [1, 2, 3, 8])
 @pytest.mark.parametrize("number", [1, 2, 3, 17, 60])
 def test_one_row_in_so_many_is_left_and_each_has_unit_length(number, pooling):
-    pooled = pool_rows(unit_rows(number), pooling)
+    pooled = pool_rows(unit_rows(number), pooling, MATCHER)
     assert len(pooled) == -(-number // pooling)
     np.testing.assert_allclose(np.linalg.norm(pooled, axis=1), 1, atol=1e-5)
 
@@ -27,49 +29,62 @@ def test_one_row_in_so_many_is_left_and_each_has_unit_length(number, pooling):
 def test_rows_that_are_alike_are_joined():
     rows = unit_rows(4)
     near = normalize(rows + 0.01 * unit_rows(4, seed=1))
-    pooled = pool_rows(np.concatenate([rows, near]), 2)
+    pooled = pool_rows(np.concatenate([rows, near]), 2, MATCHER)
     best = (pooled @ rows.T).max(axis=0)
     np.testing.assert_allclose(best, 1, atol=1e-3)
     assert len(pooled) == 4
 
 
 def test_equal_rows_and_rows_that_are_no_numbers_end():
-    assert len(pool_rows(np.ones((9, 4), np.float32) / 2, 2)) == 5
-    assert len(pool_rows(np.zeros((9, 4), np.float32), 3)) == 3
+    assert len(pool_rows(np.ones((9, 4), np.float32) / 2, 2, MATCHER)) == 5
+    assert len(pool_rows(np.zeros((9, 4), np.float32), 3, MATCHER)) == 3
     with np.errstate(invalid="ignore"):
-        assert len(pool_rows(np.full((5, 4), np.nan, np.float32), 2)) == 3
+        assert len(pool_rows(np.full((5, 4), np.nan, np.float32), 2, MATCHER)) == 3
 
 
 def test_codes_stand_for_their_rows():
     rows = unit_rows(20)
-    codes, scales = coded(rows)
+    codes, scale = coded(rows)
     assert codes.dtype == np.int8
     assert np.abs(codes).max() == 127
-    np.testing.assert_allclose(codes * scales[:, None], rows, atol=float(scales.max()) / 2 + 1e-7)
-    codes, scales = coded(np.zeros((2, 3), np.float32))
+    np.testing.assert_allclose(codes * scale, rows, atol=float(scale) / 2 + 1e-7)
+    codes, scale = coded(np.zeros((2, 3), np.float32))
     assert not codes.any()
-    assert (scales == 1).all()
+    assert scale == 1
 
 
-@pytest.mark.parametrize("width", [48, 1024, 1500])
+@pytest.mark.parametrize("width", [48, 1040, 1500])
 def test_products_of_codes_are_exact_whatever_else_is_compared(width):
     query = unit_rows(7, width)
-    documents = [keep_rows(unit_rows(n, width, n), RowFormat(1, "int8")) for n in (3, 90, 2500, 1)]
-    together = match_kept(choose_matcher(), query, documents, both_ways=True)
-    asked, asked_scales = coded(query)
+    lots = [unit_rows(number, width, number) for number in (3, 90, 2500, 1)]
+    documents = [keep_rows(rows, RowFormat(1, "int8"), MATCHER) for rows in lots]
+    together = match_kept(MATCHER, query, documents, both_ways=True)
+    asked, asked_scale = coded(query)
     for place, document in enumerate(documents):
-        alone = match_kept(choose_matcher(), query, [document], both_ways=True)
+        alone = match_kept(MATCHER, query, [document], both_ways=True)
         np.testing.assert_array_equal(together.by_query[place], alone.by_query[0])
         np.testing.assert_array_equal(together.by_document[place], alone.by_document[0])
         products = asked.astype(np.int64) @ document.values.astype(np.int64).T
-        wanted = (products * document.scales).max(axis=1) * asked_scales
+        wanted = products.max(axis=1).astype(np.float32) * (document.scale * asked_scale)
+        if width <= 1040:
+            np.testing.assert_array_equal(together.by_query[place], wanted)
         np.testing.assert_allclose(together.by_query[place], wanted, rtol=1e-6)
+
+
+def test_codes_compare_with_the_same_bits_with_and_without_the_native_library():
+    query, rows = unit_rows(7, 384), unit_rows(120, 384, 5)
+    plain = NumpyMatcher()
+    made = [keep_rows(rows, RowFormat(2, "int8"), matcher) for matcher in (plain, MATCHER)]
+    np.testing.assert_array_equal(made[0].values, made[1].values)
+    found = [match_kept(m, query, [made[0]], both_ways=True) for m in (plain, MATCHER)]
+    np.testing.assert_array_equal(found[0].by_query, found[1].by_query)
+    np.testing.assert_array_equal(found[0].by_document[0], found[1].by_document[0])
 
 
 @pytest.mark.parametrize("row_format", [RowFormat(2), RowFormat(1, "int8"), RowFormat(2, "int8")])
 def test_small_rows_match_nearly_as_the_rows_themselves(row_format):
     query, rows = unit_rows(5), unit_rows(40, seed=3)
-    found = match_kept(choose_matcher(), query, [keep_rows(rows, row_format)], both_ways=True)
+    found = match_kept(MATCHER, query, [keep_rows(rows, row_format, MATCHER)], both_ways=True)
     exact = (query @ rows.T).max(axis=1)
     slack = 0.01 if row_format.pooling == 1 else 0.5
     np.testing.assert_allclose(found.by_query[0], exact, atol=slack)
