@@ -6,7 +6,6 @@ are not kept in the repository, so that they cannot go stale.
 
 import dataclasses
 import inspect
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,11 +16,18 @@ import typer.main
 
 from polyrank import errors
 from polyrank.cli.app import app
+from polyrank.cli.compress.quantize import QuantizeSettings
+from polyrank.cli.compress.trim import TrimSettings
+from polyrank.cli.fields import sentences
+from polyrank.cli.train.first_stage_weight import FirstStageWeightRun
+from polyrank.cli.train.late_interaction import LateInteractionRun
+from polyrank.cli.train.options import RunSettings
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.server.dialects.routes import ROUTES
 from polyrank.server.failures import KINDS, STATUSES
 from polyrank.server.settings import Limits, ServerSettings
 from polyrank.training.config import TrainingConfig
+from polyrank.training.first_stage.settings import FirstStageWeightConfig
 from polyrank.training.late_interaction.settings import LateInteractionConfig
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +38,14 @@ SETTINGS: dict[type, str] = {
     TruncationConfig: "What is cut when a text is longer than the model reads.",
     ServerSettings: "What `polyrank serve` is told.",
     Limits: "What a server takes before it refuses.",
-    TrainingConfig: "`polyrank train reranker`, `classifier` and `embedder`.",
+    TrainingConfig: "`polyrank train reranker`, `classifier` and `embedder`: `--config`, `--set`.",
+    RunSettings: "The same commands: what they read and make.",
     LateInteractionConfig: "`polyrank train late-interaction`.",
+    LateInteractionRun: "The same command: what it reads and makes.",
+    FirstStageWeightConfig: "`polyrank train first-stage-weight`.",
+    FirstStageWeightRun: "The same command: what it reads.",
+    QuantizeSettings: "`polyrank compress quantize`.",
+    TrimSettings: "`polyrank compress trim`.",
 }
 
 
@@ -136,7 +148,7 @@ def settings() -> str:
     """Return the fields of the settings classes."""
     parts = ["# Settings\n"]
     for cls, text in SETTINGS.items():
-        described = dict(_attributes(cls.__doc__ or ""))
+        described = sentences(cls)
         parts += [f"## {cls.__name__}\n", f"{text}\n", "| field | default | |", "|---|---|---|"]
         for field in dataclasses.fields(cls):
             has_default = field.default is not dataclasses.MISSING
@@ -155,12 +167,6 @@ def settings() -> str:
         "",
     ]
     return "\n".join(parts)
-
-
-def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
-    body = inspect.cleandoc(docstring).partition("Attributes:\n")[2].partition("\n\n")[0]
-    for match in re.finditer(r"^    (\w+): (.*(?:\n {8}.*)*)", body, flags=re.MULTILINE):
-        yield match[1], " ".join(match[2].split())
 
 
 def error_tree() -> str:

@@ -100,15 +100,16 @@ def train(given: argparse.Namespace, table: Path, output: Path) -> None:
     arguments += ["--compute-dtype", "int8"]
     for source in mixture(given.data / "train", given.work):
         arguments += ["--data", source]
-    arguments += ["--lists", given.lists, "--seed", given.seed, "--miner", str(base_model_folder())]
-    arguments += ["--cache-dir", str(given.work / "vectors")]
+    arguments += ["--seed", given.seed, "--set", f"lists={given.lists}"]
+    arguments += ["--set", f"miner={base_model_folder()}"]
+    arguments += ["--set", f"cache_dir={given.work / 'vectors'}"]
     run(arguments, given.threads)
 
 
 def first_stage_weight(given: argparse.Namespace, trained: Path) -> None:
     """Learn what first-stage scores count for, on questions: one number, for which few do."""
     arguments = ["train", "first-stage-weight", str(trained), "--compute-dtype", "int8"]
-    arguments += ["--seed", given.seed, "--queries", "60", "--passages", "600"]
+    arguments += ["--queries", "60", "--set", "passages=600", "--set", f"seed={given.seed}"]
     for name in QUESTIONS:
         arguments += ["--data", str(given.data / "train" / "qa" / f"{name}.jsonl.gz")]
     run(arguments, given.threads)
@@ -122,8 +123,8 @@ def quantize(given: argparse.Namespace, table: Path, trained: Path, output: Path
     arguments = ["compress", "quantize", str(trained), "--output", str(output)]
     arguments += ["--data", str(evaluation / "xquad"), "--data", str(evaluation / "relevance3")]
     arguments += ["--weights", "int4", "--embeddings", "mixed", "--table", str(table)]
-    arguments += ["--compress-tokenizer", "--calibration", str(texts)]
-    arguments += ["--retriever", str(trained), "--top-k", "20"]
+    arguments += ["--set", "compress_tokenizer=true", "--calibration", str(texts)]
+    arguments += ["--set", f"retriever={trained}", "--set", "top_k=20"]
     arguments += ["--max-queries", given.max_queries]
     run(arguments, given.threads)
 

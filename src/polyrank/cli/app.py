@@ -27,6 +27,7 @@ from polyrank.cli.info import info
 from polyrank.cli.needs import EXTRA_OF_COMMAND, needing
 from polyrank.cli.rerank import rerank
 from polyrank.cli.serve import ENVIRONMENT_PREFIX, ignore_service_links, serve
+from polyrank.cli.settings import settings
 from polyrank.cli.train import train_app
 from polyrank.errors import ConfigError, PolyrankError
 
@@ -49,6 +50,7 @@ app.command("info")(info)
 app.add_typer(compress_app)
 app.add_typer(train_app)
 app.command("calibrate")(calibrate_command)
+app.command("settings")(settings)
 app.command("doctor")(doctor)
 needing(app, EXTRA_OF_COMMAND)
 

@@ -88,25 +88,37 @@ class TrainingConfig:
 
     Attributes:
         task: What is trained.
-        loss: One of `LOSSES`.
-        second_weight: Weight of the second loss: BCE beside a reranker's main loss, contrastive
-            beside an embedder's. 0 leaves it out.
+        loss: What is minimised. A reranker's listnet and lambda look at whole lists, bce at each
+            pair. An embedder's contrastive ranks each answer above all others of the batch.
+            margin-mse and distill (a list's distribution), and mse for rerankers, learn a
+            teacher's scores, or those of the rows. Left out: listnet, contrastive, and a
+            classifier's cross-entropy.
+        second_weight: Weight of the second loss: BCE beside a reranker's, which makes scores
+            comparable across queries (0.3 beside listnet and lambda), contrastive beside an
+            embedder's margin-mse or distill. 0 leaves it out.
         teacher_scale: The teacher's raw values are multiplied by this; cosines need about 20.
         steps: Updates at most.
-        epochs: Passes over the examples at most.
+        epochs: Passes over the queries at most. Without any limit: one.
         minutes: Wall time at most, evaluations included.
-        batch_size: Lists an update.
+        batch_size: Lists an update. Left out: 8 for a reranker, 16 for a classifier, 64 for an
+            embedder; from 128 on, an embedder's contrastive loss keeps gradients instead of
+            activations.
         max_batch_tokens: Tokens, padding included, in one forward pass of a cross-encoder.
         max_length: Tokens of a text or pair while training; the checkpoint keeps its own limit.
         learning_rate: Highest rate; it rises over the first tenth of the run, then falls to 0.
-        head_learning_rate: Rate of a cross-encoder's head.
-        lora_rank: Rank of low-rank adapters; 0 trains the weights themselves.
-        freeze_embeddings: Whether the embedding tables stay as they are.
+            Left out: 5e-5 for cross-encoders, 3e-5 for embedders, 3e-4 with low-rank adapters.
+        head_learning_rate: Rate of a cross-encoder's head. Left out: 1e-3 for a new head, else
+            the same as the body's.
+        lora_rank: Rank of low-rank adapters, merged at the end; 0 trains the weights themselves.
+        freeze_embeddings: Whether the embedding tables stay as they are: languages without
+            training data keep theirs.
         compute_dtype: Type of the products while training; the weights stay float32. "auto" takes
             bfloat16 on GPUs that have it and on processors with AMX, where it is about twice as
             fast.
         dropout: Dropout while training, from 0 up to 1.
-        head: What a new head reads, where the checkpoint has none for the task.
+        head: What a new head reads, where the checkpoint has none for the task: auto is the
+            checkpoint's own pooling; mean or cls; transformers makes the class for sequence
+            classification, which transformers alone runs too.
         neutrals: Passages of the answer's own group in a list, at most.
         hard_negatives: Mined or given negatives in a list, at most.
         random_negatives: Random negatives in a list.
@@ -116,10 +128,12 @@ class TrainingConfig:
         mine_pool: Passages of a source and language that are searched, a random sample.
         cross_language: Share of lists whose query and passages are in different languages,
             where the data allow both.
-        mixed_languages: Share of lists whose negatives are in several languages.
+        mixed_languages: Share of lists whose negatives are in several languages, where passages
+            have several.
         evaluations: Evaluations after the first, spread evenly over the run.
-        save_minutes: Minutes between checkpoints, besides those at evaluations.
-        device: Where to train; None takes a GPU where there is one.
+        save_minutes: Minutes between checkpoints, besides those at evaluations; 0 saves at
+            evaluations alone.
+        device: Where to train: cpu, or cuda. Left out: a GPU where there is one.
         seed: Of the draws, of new heads and of dropout.
 
     Raises:
@@ -237,6 +251,19 @@ class TrainingConfig:
     def lists_per_step(self) -> int:
         """Lists an update."""
         return self.batch_size or _BATCHES[self.task]
+
+    @property
+    def settled(self) -> Mapping[str, object]:
+        """What the task takes for settings that are None."""
+        neutrals, hard, random = self.num_negatives
+        return {
+            "loss": self.main_loss,
+            "batch_size": self.lists_per_step,
+            "learning_rate": self.body_rate,
+            "neutrals": neutrals,
+            "hard_negatives": hard,
+            "random_negatives": random,
+        }
 
     @property
     def body_rate(self) -> float:

@@ -41,17 +41,7 @@ def versions() -> dict[str, str]:
 
 def settled(config: TrainingConfig) -> dict[str, Any]:
     """Return the settings with every default of the task filled in."""
-    neutrals, hard, random = config.num_negatives
-    return {
-        **asdict(config),
-        "loss": config.main_loss,
-        "losses": dict(config.losses),
-        "batch_size": config.lists_per_step,
-        "learning_rate": config.body_rate,
-        "neutrals": neutrals,
-        "hard_negatives": hard,
-        "random_negatives": random,
-    }
+    return {**asdict(config), **config.settled, "losses": dict(config.losses)}
 
 
 def describe_sources(

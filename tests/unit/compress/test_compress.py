@@ -832,7 +832,7 @@ def test_a_checkpoint_with_two_heads_is_measured_on_both(checkpoint, data, label
         },
     }
     change_json(folder / "config.json", polyrank_heads=heads)
-    call = ["compress", "quantize", folder, "--tolerance", 1, "--top-k", 10]
+    call = ["compress", "quantize", folder, "--tolerance", 1, "--set", "top_k=10"]
     output = ["--output", tmp_path / "out"]
     done = polyrank(*call, "--data", data, "--data", labelled, *output)
     assert done.returncode == 0, done.stderr
@@ -930,7 +930,7 @@ def polyrank(*arguments):
 
 
 def test_the_command_from_end_to_end(checkpoint, data, tmp_path):
-    call = ["compress", "quantize", checkpoint(EMBEDDER), "--data", data, "--top-k", 20]
+    call = ["compress", "quantize", checkpoint(EMBEDDER), "--data", data, "--set", "top_k=20"]
     output = ["--output", tmp_path / "out"]
     refused = polyrank(*call, *output, "--tolerance", 0)
     assert refused.returncode == 3

@@ -25,11 +25,10 @@ from polyrank.training.finetune.start import load_start
 from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
 from polyrank.training.first_stage.learn import (
     WEIGHTS_RECORD_FILE,
-    FirstStageWeightConfig,
-    FirstStageWeightJob,
     draw_pools,
     learn_first_stage_weights,
 )
+from polyrank.training.first_stage.settings import FirstStageWeightConfig, FirstStageWeightJob
 from tests.checkpoints import late_interaction
 from tests.toys import WORDS, marked_beir, write_lines
 
@@ -308,7 +307,7 @@ def test_a_first_stage_that_finds_no_answer_keeps_its_weight(checkpoint, folder,
     for row in found:
         row["query"] = row["query"].replace(" ", "")  # no word that BM25 could look up
     glued = write_lines(tmp_path / "glued.jsonl", found)
-    done = call(folder, "-d", glued, "--queries", 40, "--candidates", 20)
+    done = call(folder, "-d", glued, "--queries", 40, "--set", "candidates=20")
     record = json.loads(done.stdout)
     assert set(record["first_stages"]) == {"dense"}
     assert "none of 40 questions has its answer" in record["not_learnt"]["lexical"]
@@ -320,7 +319,8 @@ def test_a_first_stage_that_finds_no_answer_keeps_its_weight(checkpoint, folder,
 
 
 def test_the_command_learns_and_tells(folder, rows):
-    options = ["-d", f"{rows}:2", "--queries", 20, "--candidates", 10, "--passages", 150]
+    options = ["-d", f"{rows}:2", "--queries", 20]
+    options += ["--set", "candidates=10", "--set", "passages=150"]
     looked = call(folder, *options, "--dry-run")
     assert "nothing was written" in looked.stderr
     assert FIRST_STAGE_KEY not in json.loads((folder / "config.json").read_text())

@@ -340,10 +340,10 @@ def test_the_command_trains(checkpoint, toys, tmp_path):
         start,
         "-d",
         str(toys / "rows.jsonl"),
-        "--lists",
-        "40",
+        "--set",
+        "lists=40",
     ]
-    arguments += ["-o", str(tmp_path / "out"), "--miner", start, "--epochs", "1", "--json"]
+    arguments += ["-o", str(tmp_path / "out"), "--set", f"miner={start}", "--epochs", "1"]
     command = [sys.executable, "-m", "polyrank", *arguments]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(found.stdout)

@@ -474,19 +474,29 @@ def call(*arguments):
 def test_the_command_trains_and_tells(checkpoint, toys, tmp_path):
     start, output = checkpoint("multilingual-e5-small"), tmp_path / "out"
     options = [
-        "--threads",
-        1,
         "--steps",
         4,
         "--batch-size",
         8,
-        "--max-length",
-        24,
-        "--evaluations",
-        1,
+        "--set",
+        "max_length=24",
+        "--set",
+        "threads=1",
     ]
-    mining = ["--miner", start, "--cache-dir", tmp_path / "cache", "--hard-negatives", 2]
-    measuring = ["--eval-data", toys / "dev", "--eval-retriever", start, "--eval-mode", "all"]
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f"""steps = 1000
+evaluations = 1
+miner = {json.dumps(str(start))}
+cache_dir = {json.dumps(str(tmp_path / "cache"))}
+hard_negatives = 2
+eval_retriever = {json.dumps(str(start))}
+eval_mode = "all"
+""",
+        "utf8",
+    )
+    mining = ["--config", file]
+    measuring = ["--eval-data", toys / "dev"]
     data = ["--data", f"{toys / 'rows.jsonl'}:2", "-o", output]
     result = call("reranker", start, *data, *options, *mining, *measuring)
     assert result.exit_code == 0
@@ -500,10 +510,11 @@ def test_the_command_trains_and_tells(checkpoint, toys, tmp_path):
 
 def test_wrong_calls_of_the_command(checkpoint, toys, tmp_path):
     start = checkpoint("bge-reranker-base")
-    assert call("reranker", start, "--output", tmp_path / "o").exit_code == 2
-    assert (
-        call("reranker", start, "-d", "x", "-o", tmp_path / "o", "--loss", "hinge").exit_code == 2
-    )
+    with pytest.raises(ConfigError, match="--data"):
+        call("reranker", start, "--output", tmp_path / "o")
+    with pytest.raises(ConfigError, match="cannot be trained with the loss 'hinge'"):
+        call("reranker", start, "-d", "x", "-o", tmp_path / "o", "--loss", "hinge")
+    assert call("reranker", start, "-d", "x", "--steps", "many").exit_code == 2
     with pytest.raises(DataError, match="neither a file nor a folder"):
         call("reranker", start, "-d", tmp_path / "none", "-o", tmp_path / "o")
     assert "teacher" not in call("classifier", "--help").stdout

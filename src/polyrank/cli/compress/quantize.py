@@ -2,10 +2,11 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,7 +15,9 @@ from rich.table import Table
 from polyrank.checkpoint.hub import resolve_float
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
-from polyrank.cli.compress.table import MEGABYTES, TableMegabytes, mixed_table
+from polyrank.cli.compress.table import MEGABYTES, mixed_table
+from polyrank.cli.config_file import read_settings, settings_options, split
+from polyrank.cli.fields import settings_of, takes
 from polyrank.cli.inputs import Source
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
@@ -22,137 +25,106 @@ from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.checkpoint.reader import Checkpoint
-    from polyrank.checkpoint.spec import LinearType, TableType
     from polyrank.compress.gate.record import Figures, GateRecord
-    from polyrank.compress.quantize.run import Data, Outcome
+    from polyrank.compress.quantize.run import Data, GateConfig, Outcome
+    from polyrank.progress import StepProgress
 
 MAX_CALIBRATION_TEXTS = 256
 
 
-class Linears(StrEnum):
-    """Types of the linear layers in the file."""
-
-    INT8 = "int8"
-    INT4 = "int4"
+COMMAND = "compress quantize"
 
 
-class Embeddings(StrEnum):
-    """Types of the table of word embeddings."""
+@dataclass(frozen=True, slots=True)
+class QuantizeSettings:
+    """What `polyrank compress quantize` is told.
 
-    MIXED = "mixed"
-    INT4 = "int4"
-    INT8 = "int8"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
+    Attributes:
+        model: Folder or Hub id of a float checkpoint. Left out: the base model (`make model`).
+        data: Evaluation set: a folder in BEIR form (see `polyrank eval --help`), or for a
+            classifier one of labelled pairs, JSON lines with "query", "passage", "label" and
+            "lang". Give it twice for a checkpoint with both kinds of head.
+        output: Folder to make.
+        tolerance: How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages; a
+            single language may fall five times as much.
+        weights: What linear layers are stored as; products are int8 either way. int4: 4-bit
+            blocks, half the size; costs nothing where the checkpoint was 4-bit before.
+        embeddings: Type of the table of word embeddings. mixed: the more a piece is used, the
+            more bits it gets; needs --text or --table.
+        text: For mixed embeddings: texts to count pieces in, a file (one text a line, or .jsonl;
+            also .gz) or a folder of such files. Repeat for several.
+        table: For mixed embeddings: what `polyrank compress table` wrote before training.
+        table_mb: What the table may take, in millions of bytes.
+        compress_tokenizer: Store tokenizer.json.gz in place of tokenizer.json. polyrank reads it;
+            transformers does not.
+        calibration: Texts that int8 is fitted to, some 100 as the model will read, in any form
+            that `polyrank embed` reads. Left out: some queries and documents of the data.
+        retriever: What finds the documents that a cross-encoder orders: bm25, or an embedding
+            checkpoint (folder or Hub id).
+        top_k: Documents a query that are scored, 10 at least.
+        languages: Only these languages, such as ["en", "de"].
+        max_queries: A random sample of N queries, or 10 N labelled pairs, a language. Left out:
+            all.
+        seed: Of the samples.
+        max_length: Tokens that the model reads of a text or pair. Left out: the checkpoint's
+            limit.
+        threads: Threads. Left out: all that this process may use.
+        revision: Branch, tag or commit of a Hub id.
+    """
+
+    model: str | None = field(default=None, metadata={"is_argument": True})
+    data: tuple[str, ...] = ()
+    output: Path | None = field(default=None, metadata={"flags": ("--output", "-o")})
+    tolerance: float = field(default=0.002, metadata={"least": 0.0})
+    weights: Literal["int8", "int4"] = "int8"
+    embeddings: Literal["mixed", "int4", "int8", "float16", "float32"] = "float16"
+    text: tuple[str, ...] = ()
+    table: Path | None = field(default=None, metadata={"metavar": "FOLDER"})
+    table_mb: float = MEGABYTES
+    compress_tokenizer: bool = False
+    calibration: str | None = field(default=None, metadata={"metavar": "FILE"})
+    retriever: str = measuring.BM25
+    top_k: int = 100
+    languages: tuple[str, ...] = ()
+    max_queries: int | None = field(default=None, metadata={"least": 1})
+    seed: int = 0
+    max_length: int | None = None
+    threads: int | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= 1:
+            raise ConfigError(f"tolerance must be from 0 to 1, not {self.tolerance}")
+        for name, least in (("top_k", 10), ("max_queries", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be {least} or more, not {value}")
 
 
-def quantize(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder or Hub id of a float checkpoint. Left out: the base model (`make model`).",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            help="Evaluation set: a folder in BEIR form (see `polyrank eval --help`), or for a "
-            'classifier one of labelled pairs, JSON lines with "query", "passage", "label" and '
-            '"lang". Give it twice for a checkpoint with both kinds of head.'
-        ),
-    ] = cast("list[Path]", ...),
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder to make.", show_default=False),
-    ] = None,
-    record_only: Annotated[
-        bool,
-        typer.Option(
-            "--record-only",
-            help="Measure int8 as it is made at load, and write the record alone into MODEL.",
-        ),
-    ] = False,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            help="How much nDCG@10, accuracy and macro-F1 may fall, mean over the languages; a "
-            "single language may fall five times as much.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = 0.002,
-    weights: Annotated[
-        Linears,
-        typer.Option(
-            help="What linear layers are stored as; products are int8 either way. int4: 4-bit "
-            "blocks, half the size; costs nothing where the checkpoint was 4-bit before."
-        ),
-    ] = Linears.INT8,
-    embeddings: Annotated[
-        Embeddings,
-        typer.Option(
-            help="Type of the table of word embeddings. mixed: the more a piece is used, the more "
-            "bits it gets; needs --text or --table."
-        ),
-    ] = Embeddings.FLOAT16,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="For mixed embeddings: texts to count pieces in, a file (one text a line, or "
-            ".jsonl; also .gz) or a folder of such files. Repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
-    table_folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--table",
-            metavar="FOLDER",
-            help="For mixed embeddings: what `polyrank compress table` wrote before training.",
-            show_default=False,
-        ),
-    ] = None,
-    megabytes: TableMegabytes = MEGABYTES,
-    compress_tokenizer: Annotated[
-        bool,
-        typer.Option(
-            "--compress-tokenizer",
-            help="Store tokenizer.json.gz in place of tokenizer.json. polyrank reads it; "
-            "transformers does not.",
-        ),
-    ] = False,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Texts that int8 is fitted to, some 100 as the model will read, in any form that "
-            "`polyrank embed` reads. "
-            "Left out: some queries and documents of the data.",
-            show_default=False,
-        ),
-    ] = None,
-    retriever: measuring.RetrieverName = measuring.BM25,
-    top_k: Annotated[int, typer.Option(help="Documents a query that are scored.", min=10)] = 100,
-    languages: Annotated[
-        str | None,
-        typer.Option(help="Only these, as in en,de,th. Left out: all.", show_default=False),
-    ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            help="A random sample of N queries, or 10 N labelled pairs, a language. Left out: all.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.", min=0)] = 0,
-    max_length: options.MaxLength = None,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+KNOWN = settings_of(QuantizeSettings)
+FLAGS = (
+    "model",
+    "data",
+    "output",
+    "tolerance",
+    "weights",
+    "embeddings",
+    "text",
+    "table",
+    "calibration",
+    "max_queries",
+)
+RecordOnly = Annotated[
+    bool,
+    typer.Option(
+        "--record-only",
+        help="Measure int8 as it is made at load, and write the record alone into MODEL.",
+    ),
+]
+
+
+@takes(*settings_options(KNOWN, FLAGS, COMMAND))
+def quantize(record_only: RecordOnly = False, as_json: options.Json = False, **typed: Any) -> None:
     """Write an int8 checkpoint, unless it ranks worse than the float one.
 
     Linear layers become int8 with a scale for each output. The quality gate then compares int8
@@ -171,61 +143,74 @@ def quantize(
         polyrank compress quantize --data data/xquad -o small --embeddings mixed --text texts/
         polyrank compress quantize --data data/xquad -o smaller --weights int4 --embeddings int4
     """
-    from polyrank.compress.quantize.run import GateConfig, judge_folder, quantize_folder
-    from polyrank.evaluation import EvaluationConfig
-
-    _check_target(model, output, record_only=record_only)
-    folder, name = resolve_float(model, revision=revision)
+    (asked,) = split(read_settings(KNOWN, typed, COMMAND), QuantizeSettings)
+    quiet = typed["quiet"]
+    _check_target(asked, record_only=record_only)
+    folder, name = resolve_float(asked.model, revision=asked.revision)
     checkpoint = read_checkpoint(folder, name)
-    config = GateConfig(
-        evaluation=EvaluationConfig(
-            top_k=top_k,
-            query_languages=measuring.codes(languages),
-            document_languages=measuring.codes(languages),
-            max_queries=max_queries,
-            seed=seed,
-        ),
-        retriever=measuring.retriever(retriever, threads),
-        retriever_name=Path(retriever).name,
-        created=datetime.now(UTC).date().isoformat(),
-        tolerance=tolerance,
-        max_length=max_length,
-        num_threads=threads,
-    )
-    texts = None if calibration is None else _texts(calibration)
-    linears: LinearType = weights.value
-    kind: TableType = embeddings.value
     with steps(quiet=quiet) as progress:
-        if output is None:
-            outcome = judge_folder(checkpoint, _load(data), config, progress=progress)
-        else:
-            outcome = quantize_folder(
-                checkpoint,
-                _load(data),
-                output,
-                config,
-                linears=linears,
-                embeddings=kind,
-                mixed=mixed_table(
-                    checkpoint,
-                    is_mixed=kind == "mixed",
-                    texts=text,
-                    folder=table_folder,
-                    megabytes=megabytes,
-                    seed=seed,
-                    progress=progress,
-                ),
-                is_tokenizer_compressed=compress_tokenizer,
-                calibration=texts,
-                progress=progress,
-            )
+        outcome = _outcome(checkpoint, asked, progress)
     _say_unmeasured(checkpoint, outcome.record, quiet=quiet)
     _show(outcome, as_json=as_json, quiet=quiet)
     if outcome.folder is None:
         raise typer.Exit(measuring.REFUSED)
 
 
-def _check_target(model: str | None, output: Path | None, *, record_only: bool) -> None:
+def _outcome(
+    checkpoint: "Checkpoint", asked: QuantizeSettings, progress: "StepProgress | None"
+) -> "Outcome":
+    from polyrank.compress.quantize.run import judge_folder, quantize_folder
+
+    config = _gate_config(asked)
+    if asked.output is None:
+        return judge_folder(checkpoint, _load(asked.data), config, progress=progress)
+    return quantize_folder(
+        checkpoint,
+        _load(asked.data),
+        asked.output,
+        config,
+        linears=asked.weights,
+        embeddings=asked.embeddings,
+        mixed=mixed_table(
+            checkpoint,
+            is_mixed=asked.embeddings == "mixed",
+            texts=[Path(text) for text in asked.text],
+            folder=asked.table,
+            megabytes=asked.table_mb,
+            seed=asked.seed,
+            progress=progress,
+        ),
+        is_tokenizer_compressed=asked.compress_tokenizer,
+        calibration=None if asked.calibration is None else _texts(asked.calibration),
+        progress=progress,
+    )
+
+
+def _gate_config(asked: QuantizeSettings) -> "GateConfig":
+    from polyrank.compress.quantize.run import GateConfig
+    from polyrank.evaluation import EvaluationConfig
+
+    return GateConfig(
+        evaluation=EvaluationConfig(
+            top_k=asked.top_k,
+            query_languages=asked.languages or None,
+            document_languages=asked.languages or None,
+            max_queries=asked.max_queries,
+            seed=asked.seed,
+        ),
+        retriever=measuring.retriever(asked.retriever, asked.threads),
+        retriever_name=Path(asked.retriever).name,
+        created=datetime.now(UTC).date().isoformat(),
+        tolerance=asked.tolerance,
+        max_length=asked.max_length,
+        num_threads=asked.threads,
+    )
+
+
+def _check_target(asked: QuantizeSettings, *, record_only: bool) -> None:
+    model, output = asked.model, asked.output
+    if not asked.data:
+        raise ConfigError("nothing to measure on: name an evaluation set with --data.")
     if (output is None) != record_only:
         raise ConfigError(
             "name the folder to make with --output, or give --record-only: one of them."
@@ -242,25 +227,26 @@ def _check_target(model: str | None, output: Path | None, *, record_only: bool) 
         check_free(output)
 
 
-def _load(folders: list[Path]) -> "Data":
+def _load(folders: Sequence[str]) -> "Data":
     from polyrank.evaluation.beir import load_dataset
     from polyrank.evaluation.labelled import is_labelled, load_labelled
 
     return [
-        load_labelled(folder) if is_labelled(folder) else load_dataset(folder) for folder in folders
+        load_labelled(folder) if is_labelled(folder) else load_dataset(folder)
+        for folder in map(Path, folders)
     ]
 
 
 def _texts(name: str) -> list[str]:
-    found: list[str] = []
+    texts: list[str] = []
     for record in Source(name).records():
         if record.text.strip():
-            found.append(record.text)
-        if len(found) == MAX_CALIBRATION_TEXTS:
+            texts.append(record.text)
+        if len(texts) == MAX_CALIBRATION_TEXTS:
             break
-    if not found:
+    if not texts:
         raise ConfigError(f"{name} holds no text to calibrate with.")
-    return found
+    return texts
 
 
 def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:

@@ -47,7 +47,7 @@ def table(
 
     Pieces that texts use most stay in 4-bit blocks; others get 2, 1 or half a bit a value. OUTPUT
     is a float32 checkpoint with the values that the compressed table has, to train on with
-    --freeze-embeddings, and that table, which `polyrank compress quantize TRAINED --embeddings
+    frozen embeddings, and that table, which `polyrank compress quantize TRAINED --embeddings
     mixed --table OUTPUT` then stores as it is. To quantise without training in between, give
     --text to `polyrank compress quantize` instead.
 

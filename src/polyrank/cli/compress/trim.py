@@ -2,10 +2,10 @@
 
 import json
 import sys
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,81 +15,83 @@ from polyrank._files import replacing
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.cli import measuring, options, screen
+from polyrank.cli.config_file import read_settings, settings_options, split
+from polyrank.cli.fields import settings_of, takes
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
+from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.compress.trim.check import TrimCheck
     from polyrank.compress.trim.record import CheckRecord, TrimRecord
-    from polyrank.compress.trim.run import TrimOutcome
+    from polyrank.compress.trim.run import TrimConfig, TrimOutcome
     from polyrank.progress import StepProgress
 
 _MOST_ROWS = 30
 
 
-class Balance(StrEnum):
-    """Rules by which languages share the room."""
-
-    BALANCED = "balanced"
-    MEAN = "mean"
-    POOLED = "pooled"
+COMMAND = "compress trim"
 
 
+@dataclass(frozen=True, slots=True)
+class TrimSettings:
+    """What `polyrank compress trim` is told beside what it reads and makes.
+
+    Attributes:
+        keep: Pieces to keep, special tokens included.
+        coverage: Or: the fewest pieces that make this share of the tokens of every language.
+        data: Evaluation set in BEIR form: measure nDCG@10 before and after, and refuse a loss
+            beyond the tolerance.
+        tolerance: How much nDCG@10 of any language may fall.
+        text_fields: Fields of JSON objects that hold texts. Left out: text, title, query, src,
+            tgt and other usual ones.
+        balance: balanced spares the languages that lose most; mean minimises the mean loss;
+            pooled counts all texts alike.
+        held_out: Share of the texts kept for measuring, 0.5 at most.
+        retriever: What finds the documents that a cross-encoder orders: bm25, or an embedding
+            checkpoint (folder or Hub id).
+        languages: Evaluate only these languages, such as ["en", "de"].
+        max_queries: Evaluate a random sample of N queries a language.
+        seed: Of the samples.
+        threads: Threads. Left out: all that this process may use.
+        revision: Branch, tag or commit of a Hub id.
+    """
+
+    keep: int | None = field(default=None, metadata={"least": 1})
+    coverage: float | None = None
+    data: Path | None = None
+    tolerance: float = 0.003
+    text_fields: tuple[str, ...] = ()
+    balance: Literal["balanced", "mean", "pooled"] = "balanced"
+    held_out: float = 0.1
+    retriever: str = measuring.BM25
+    languages: tuple[str, ...] = ()
+    max_queries: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("coverage", 1), ("tolerance", 1), ("held_out", 0.5)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise ConfigError(f"{name} must be from 0 to {most}, not {value}")
+        for name, least in (("max_queries", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be {least} or more, not {value}")
+
+
+KNOWN = settings_of(TrimSettings)
+
+
+@takes(*settings_options(KNOWN, ("keep", "coverage", "data", "tolerance"), COMMAND))
 def trim(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a float checkpoint.")],
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
     text: measuring.Texts,
-    keep: Annotated[
-        int | None,
-        typer.Option(help="Pieces to keep, special tokens included.", min=1, show_default=False),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            help="Or: the fewest pieces that make this share of the tokens of every language.",
-            min=0.0,
-            max=1.0,
-            show_default=False,
-        ),
-    ] = None,
-    text_field: measuring.TextFields = None,
-    balance: Annotated[
-        Balance,
-        typer.Option(
-            help="balanced spares the languages that lose most; mean minimises the mean loss; "
-            "pooled counts all texts alike."
-        ),
-    ] = Balance.BALANCED,
-    held_out: Annotated[
-        float, typer.Option(help="Share of the texts kept for measuring.", min=0.0, max=0.5)
-    ] = 0.1,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Evaluation set in BEIR form: measure nDCG@10 before and after, and refuse a "
-            "loss beyond the tolerance.",
-            show_default=False,
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="How much nDCG@10 of any language may fall.", min=0.0, max=1.0)
-    ] = 0.003,
-    retriever: measuring.RetrieverName = measuring.BM25,
-    languages: Annotated[
-        str | None,
-        typer.Option(help="Evaluate only these, as in en,de,th.", show_default=False),
-    ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            help="Evaluate a random sample of N queries a language.", min=1, show_default=False
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.", min=0)] = 0,
-    threads: options.Threads = None,
-    revision: options.Revision = None,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    **typed: Any,
 ) -> None:
     """Keep the pieces of the vocabulary that texts use.
 
@@ -105,53 +107,55 @@ def trim(
         polyrank compress trim FOLDER trimmed --text a.jsonl.gz --coverage 0.99 --data data/mine
     """
     check_folder(output)
-    from polyrank.compress.trim.run import TrimConfig, trim_vocabulary
-    from polyrank.compress.vocabulary.choice import ChoiceConfig
-    from polyrank.compress.vocabulary.corpus import TEXT_FIELDS, CorpusConfig
+    from polyrank.compress.trim.run import trim_vocabulary
 
-    config = TrimConfig(
-        ChoiceConfig(keep, coverage, balance.value),
-        CorpusConfig(tuple(text_field or TEXT_FIELDS), held_out, seed),
-        datetime.now(UTC).date().isoformat(),
-    )
-    folder, name = resolve(model, revision=revision)
-    with steps(quiet=quiet) as progress:
-        check = None
-        if data is not None:
-            asked = (measuring.codes(languages), max_queries, seed, threads)
-            check = _check(folder, data, tolerance, retriever, asked, progress)
+    (asked,) = split(read_settings(KNOWN, typed, COMMAND), TrimSettings)
+    folder, name = resolve(model, revision=asked.revision)
+    with steps(quiet=typed["quiet"]) as progress:
+        check = None if asked.data is None else _check(folder, asked.data, asked, progress)
         outcome = trim_vocabulary(
-            read_checkpoint(folder, name), output, text, config, check=check, progress=progress
+            read_checkpoint(folder, name),
+            output,
+            text,
+            _config(asked),
+            check=check,
+            progress=progress,
         )
-    _show(outcome, as_json=as_json, quiet=quiet)
+    _show(outcome, as_json=as_json, quiet=typed["quiet"])
     if outcome.folder is None:
         raise typer.Exit(measuring.REFUSED)
 
 
+def _config(asked: TrimSettings) -> "TrimConfig":
+    from polyrank.compress.trim.run import TrimConfig
+    from polyrank.compress.vocabulary.choice import ChoiceConfig
+    from polyrank.compress.vocabulary.corpus import TEXT_FIELDS, CorpusConfig
+
+    return TrimConfig(
+        ChoiceConfig(asked.keep, asked.coverage, asked.balance),
+        CorpusConfig(asked.text_fields or TEXT_FIELDS, asked.held_out, asked.seed),
+        datetime.now(UTC).date().isoformat(),
+    )
+
+
 def _check(
-    folder: Path,
-    data: Path,
-    tolerance: float,
-    stage: str,
-    asked: tuple[tuple[str, ...] | None, int | None, int, int | None],
-    progress: "StepProgress | None",
+    folder: Path, data: Path, asked: TrimSettings, progress: "StepProgress | None"
 ) -> "TrimCheck":
     from polyrank.compress.trim.check import TrimCheck
     from polyrank.evaluation import EvaluationConfig, load_dataset
 
-    languages, max_queries, seed, threads = asked
     return TrimCheck(
         folder,
         load_dataset(data),
         EvaluationConfig(
-            query_languages=languages,
-            document_languages=languages,
-            max_queries=max_queries,
-            seed=seed,
+            query_languages=asked.languages or None,
+            document_languages=asked.languages or None,
+            max_queries=asked.max_queries,
+            seed=asked.seed,
         ),
-        measuring.retriever(stage, threads),
-        tolerance,
-        threads,
+        measuring.retriever(asked.retriever, asked.threads),
+        asked.tolerance,
+        asked.threads,
         progress,
     )
 

@@ -1,10 +1,14 @@
 """`polyrank train classifier`: a cross-encoder that tells passages apart."""
 
-from polyrank.cli.train.finetuning import finetuning
-from polyrank.cli.train.options import CLASSIFIER_LACKS
+from typing import Any
 
-classifier = finetuning(
-    "classifier",
+from polyrank.cli.fields import takes
+from polyrank.cli.train.finetuning import finetune
+from polyrank.cli.train.options import Resume, finetuning_options
+
+
+@takes(*finetuning_options("classifier"))
+def classifier(resume: Resume = False, **options: Any) -> None:
     """Train a cross-encoder to tell relevant, neutral and irrelevant passages apart.
 
     Labels come from structure: the passage that answers is relevant, others of its article or
@@ -14,7 +18,5 @@ classifier = finetuning(
     For example:
 
         polyrank train classifier intfloat/multilingual-e5-small -d qa -o three --minutes 60
-    """,
-    {},
-    CLASSIFIER_LACKS,
-)
+    """
+    finetune("classifier", options, resume=resume)

@@ -1,10 +1,9 @@
-"""What the commands share that fine-tune: options, the run, what is shown of it."""
+"""What the commands share that fine-tune: the run, and what is shown of it."""
 
-import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
-from enum import StrEnum
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,45 +11,43 @@ from rich.console import Console
 from rich.table import Table
 
 from polyrank.cli import screen
-from polyrank.cli.evaluate import ModeName
+from polyrank.cli.config_file import read_settings, split
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
-from polyrank.cli.train.options import DEFAULT, NONE, SETTINGS, parameters
+from polyrank.cli.train.options import DEFAULT, NONE, RunSettings, finetuning_settings
+from polyrank.errors import ConfigError
+from polyrank.training.config import DataSource, TrainingConfig, TrainTask
 
 if TYPE_CHECKING:
-    from polyrank.training.config import TrainTask
     from polyrank.training.finetune.monitor import MonitorConfig
     from polyrank.training.finetune.run import Job, Outcome
 
 INTERRUPTED = 130
 
 
-def finetuning(
-    task: "TrainTask",
-    summary: str,
-    own: Mapping[str, tuple[Any, Any]],
-    lacking: frozenset[str] = frozenset(),
-) -> Callable[..., None]:
-    """Return a command whose options come from the shared table and its own."""
+def finetune(
+    task: TrainTask,
+    options: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> None:
+    """Fine-tune as options and files say, and tell how it went.
 
-    def command(**given: Any) -> None:
-        _run(task, given)
+    Args:
+        task: What is trained.
+        options: What was typed, by name.
+        resume: Whether to go on from the last checkpoint.
 
-    found = parameters(own, lacking)
-    command.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]  # typer reads it
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
-    command.__name__ = task
-    command.__doc__ = summary
-    return command
-
-
-def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
+    Raises:
+        Exit: If the run was stopped.
+    """
     from polyrank.training.finetune.run import train
 
-    quiet = given["quiet"]
+    quiet = options["quiet"]
+    job = _job(task, options, resume=resume)
     with steps(quiet=quiet) as progress:
-        outcome = train(_job(task, given), progress=progress)
-    _show(outcome, as_json=given["as_json"], quiet=quiet)
+        outcome = train(job, progress=progress)
+    _show(outcome, quiet=quiet)
     if not outcome.is_complete:
         sys.stderr.write(
             f"stopped after {outcome.record['num_steps']:,} steps; what was learnt is in "
@@ -59,52 +56,80 @@ def _run(task: "TrainTask", given: Mapping[str, Any]) -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-def _job(task: "TrainTask", given: Mapping[str, Any]) -> "Job":
-    from polyrank.training.config import DataSource, TrainingConfig
+def _job(task: TrainTask, options: Mapping[str, Any], *, resume: bool) -> "Job":
     from polyrank.training.finetune.run import Job
 
-    settings = {name: _plain(value) for name, value in given.items() if name in SETTINGS}
-    miner = given["miner"]
-    check_folder(given["output"])
+    values = read_settings(finetuning_settings(task), options, f"train {task}")
+    (run,) = split(values, RunSettings)
+    (config,) = split({"task": task, **values}, TrainingConfig)
     return Job(
-        model=given["model"],
-        data=tuple(DataSource.parse(text) for text in given["data"]),
-        output=given["output"].absolute(),
-        config=TrainingConfig(task, **settings),
-        monitor=_monitor(given),
-        retriever=given.get("eval_retriever", "bm25"),
-        use_miner=miner != NONE,
-        miner=None if miner in (NONE, DEFAULT) else miner,
-        teacher=given.get("teacher"),
-        cache_dir=given["cache_dir"],
-        resume=given["resume"],
-        revision=given["revision"],
-        num_threads=given["threads"],
+        model=run.model,
+        data=sources(run.data),
+        output=named_output(run.output).absolute(),
+        config=config,
+        monitor=_monitor(run),
+        retriever=run.eval_retriever,
+        use_miner=run.miner != NONE,
+        miner=None if run.miner in (NONE, DEFAULT) else run.miner,
+        teacher=run.teacher,
+        cache_dir=run.cache_dir,
+        resume=resume,
+        revision=run.revision,
+        num_threads=run.threads,
     )
 
 
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, StrEnum) else value
+def sources(data: tuple[str, ...]) -> tuple[DataSource, ...]:
+    """Return training data as they were named.
+
+    Args:
+        data: What was typed.
+
+    Returns:
+        The sources.
+
+    Raises:
+        ConfigError: If there are none, or a weight is not above 0.
+    """
+    if not data:
+        raise ConfigError("nothing to train on: name files or folders with --data.")
+    return tuple(DataSource.parse(text) for text in data)
 
 
-def _monitor(given: Mapping[str, Any]) -> "MonitorConfig | None":
-    if given["eval_data"] is None:
+def named_output(output: Path | None) -> Path:
+    """Return the folder to make.
+
+    Args:
+        output: What was named.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If none was named, or a name is no folder's.
+    """
+    if output is None:
+        raise ConfigError("name the folder to make with --output.")
+    check_folder(output)
+    return output
+
+
+def _monitor(run: RunSettings) -> "MonitorConfig | None":
+    if run.eval_data is None:
         return None
     from polyrank.training.finetune.monitor import MonitorConfig
 
-    mode = given["eval_mode"]
-    languages = (code.strip() for code in (given["eval_languages"] or "").split(","))
     return MonitorConfig(
-        given["eval_data"],
-        mode=None if mode == ModeName.AUTO else mode.value,
-        languages=tuple(code for code in languages if code) or None,
-        max_queries=given["eval_queries"],
-        top_k=given.get("eval_top_k", 30),
+        run.eval_data,
+        mode=None if run.eval_mode == "auto" else run.eval_mode,
+        languages=run.eval_languages or None,
+        max_queries=run.eval_queries,
+        top_k=run.eval_top_k,
     )
 
 
-def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
-    if screen.is_table_wanted(as_json, None):
+def _show(outcome: "Outcome", *, quiet: bool) -> None:
+    if screen.is_table_wanted(False, None):
         _show_table(outcome.record)
     else:
         brief = {key: value for key, value in outcome.record.items() if key != "losses"}

@@ -2,73 +2,53 @@
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
 from rich.console import Console
 
-from polyrank.cli import options, screen
-from polyrank.cli.outputs import check_folder
+from polyrank.cli import screen
+from polyrank.cli.config_file import read_settings, settings_options, split
+from polyrank.cli.fields import settings_of, takes
 from polyrank.cli.progress import steps
+from polyrank.cli.train.finetuning import named_output, sources
+from polyrank.cli.train.options import DATA, MODEL, OUTPUT
+from polyrank.training.late_interaction.settings import LateInteractionConfig, LateInteractionJob
+
+COMMAND = "train late-interaction"
+FLAGS = ("model", "data", "output", "epochs", "compute_dtype", "seed")
 
 
-def late_interaction(
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            "-d",
-            metavar="PATH[:WEIGHT]",
-            help="Training data; may be given several times. WEIGHT is the share of the lists.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder or Hub id of an embedding checkpoint with float weights. Left out: the "
-            "base model (`make model`).",
-            show_default=False,
-        ),
-    ] = None,
-    lists: Annotated[
-        int, typer.Option(help="Queries with their passages to learn from.", min=1)
-    ] = 24_000,
-    directions: Annotated[
-        int,
-        typer.Option(
-            help="Directions in which languages differ that are taken out of token rows: more "
-            "help pools of several languages, fewer the single ones.",
-            min=0,
-        ),
-    ] = 24,
-    length_weight: Annotated[
-        float,
-        typer.Option(
-            help="What a document's match loses for each unit of the natural logarithm of its "
-            "length, since long texts are easier to match. 0: nothing.",
-            min=0,
-        ),
-    ] = 0.008,
-    epochs: Annotated[int, typer.Option(help="Passes over the lists.", min=1)] = 5,
-    miner: Annotated[
-        str | None,
-        typer.Option(
-            help="Embedding checkpoint that finds hard negatives. Left out: the default model.",
-            show_default=False,
-        ),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option(help="Keep the miner's vectors of passages here.", show_default=False),
-    ] = None,
-    compute_dtype: options.ComputeDtype = "auto",
-    seed: Annotated[int, typer.Option(help="Of draws and first weights.", min=0)] = 0,
-    threads: options.Threads = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class LateInteractionRun:
+    """What a run is told beside its `LateInteractionConfig`.
+
+    Attributes:
+        model: Folder or Hub id of an embedding checkpoint with float weights. Left out: the base
+            model (`make model`).
+        data: Training data, PATH or PATH:WEIGHT; may be given several times. WEIGHT is the share
+            of the lists.
+        output: Folder to make.
+        miner: Embedding checkpoint that finds hard negatives. Left out: the default model.
+        cache_dir: Folder to keep the miner's vectors of passages in.
+        threads: Threads. Left out: all that this process may use.
+    """
+
+    model: str | None = field(default=None, metadata=MODEL)
+    data: tuple[str, ...] = field(default=(), metadata=DATA)
+    output: Path | None = field(default=None, metadata=OUTPUT)
+    miner: str | None = None
+    cache_dir: Path | None = None
+    threads: int | None = None
+
+
+KNOWN = settings_of(LateInteractionRun, LateInteractionConfig)
+
+
+@takes(*settings_options(KNOWN, FLAGS, COMMAND))
+def late_interaction(**options: Any) -> None:
     """Teach an embedder to rerank and to classify by comparing the tokens of two texts.
 
     Each text is read on its own, as for its vector; the score of a pair is how well each token of
@@ -81,33 +61,31 @@ def late_interaction(
 
         polyrank train late-interaction intfloat/multilingual-e5-small -d qa -d docs:2 -o three
     """
-    from polyrank.training.config import DataSource
-    from polyrank.training.late_interaction.settings import (
-        LateInteractionConfig,
-        LateInteractionJob,
-    )
     from polyrank.training.late_interaction.train import train_late_interaction
 
-    config = LateInteractionConfig(
-        lists=lists,
-        directions=directions,
-        length_weight=length_weight,
-        epochs=epochs,
-        compute_dtype=compute_dtype,
-        seed=seed,
-    )
-    sources = tuple(DataSource.parse(text) for text in data)
-    target = output.absolute()
-    check_folder(target)
-    job = LateInteractionJob(model, sources, target, config, miner, cache_dir, threads)
+    job, quiet = _job(options), options["quiet"]
     with steps(quiet=quiet) as progress:
         record = train_late_interaction(job, progress=progress)
     last = record["evaluations"][-1]
-    if screen.is_table_wanted(as_json, None):
+    if screen.is_table_wanted(False, None):
         figures = ", ".join(f"{key} {value}" for key, value in last.items() if key != "epoch")
         console = Console(highlight=False)
         console.print(f"{record['num_pairs']:,} pairs; losses on held-out lists: {figures}")
     else:
-        facts = {"folder": str(target), "num_pairs": record["num_pairs"], **last}
+        facts = {"folder": str(job.output), "num_pairs": record["num_pairs"], **last}
         sys.stdout.write(json.dumps(facts) + "\n")
-    screen.remark(f"wrote {target}; training.json there tells how it went", quiet=quiet)
+    screen.remark(f"wrote {job.output}; training.json there tells how it went", quiet=quiet)
+
+
+def _job(options: Mapping[str, Any]) -> LateInteractionJob:
+    values = read_settings(KNOWN, options, COMMAND)
+    (run,), (config,) = split(values, LateInteractionRun), split(values, LateInteractionConfig)
+    return LateInteractionJob(
+        run.model,
+        sources(run.data),
+        named_output(run.output).absolute(),
+        config,
+        run.miner,
+        run.cache_dir,
+        run.threads,
+    )

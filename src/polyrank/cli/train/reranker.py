@@ -1,53 +1,14 @@
 """`polyrank train reranker`: a cross-encoder that orders passages."""
 
-from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from polyrank.cli.train.finetuning import finetuning
+from polyrank.cli.fields import takes
+from polyrank.cli.train.finetuning import finetune
+from polyrank.cli.train.options import Resume, finetuning_options
 
 
-class RerankerLoss(StrEnum):
-    """Losses of a reranker."""
-
-    LISTNET = "listnet"
-    LAMBDA = "lambda"
-    BCE = "bce"
-    MARGIN_MSE = "margin-mse"
-    MSE = "mse"
-    DISTILL = "distill"
-
-
-_RERANKER: Mapping[str, tuple[Any, Any]] = {
-    "loss": (
-        Annotated[
-            RerankerLoss,
-            typer.Option(
-                help="listnet and lambda look at whole lists, bce at each pair. margin-mse, mse "
-                "and distill (a list's distribution) learn a --teacher's scores, or those of the "
-                "rows."
-            ),
-        ],
-        RerankerLoss.LISTNET,
-    ),
-    "second_weight": (
-        Annotated[
-            float | None,
-            typer.Option(
-                "--bce-weight",
-                help="BCE added to the loss, which makes scores comparable across queries. Left "
-                "out: 0.3 beside listnet and lambda.",
-                min=0.0,
-                show_default=False,
-            ),
-        ],
-        None,
-    ),
-}
-reranker = finetuning(
-    "reranker",
+@takes(*finetuning_options("reranker"))
+def reranker(resume: Resume = False, **options: Any) -> None:
     """Train a cross-encoder to order passages by relevance.
 
     The output folder runs with `polyrank rerank --model OUTPUT`, and in sentence-transformers as
@@ -59,6 +20,6 @@ reranker = finetuning(
         polyrank train reranker BAAI/bge-reranker-base --data rows.jsonl -o mine --epochs 2
         polyrank train reranker -d beir -d parallel:2 -o mine --minutes 90 --eval-data dev
         polyrank train reranker -d beir -o small --loss distill --teacher BAAI/bge-reranker-v2-m3
-    """,
-    _RERANKER,
-)
+        polyrank train reranker --config run.toml --seed 1 -o again
+    """
+    finetune("reranker", options, resume=resume)

@@ -176,7 +176,7 @@ def _read_file(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, str, st
     if not (is_used or is_empty):
         raise DataError(
             f"no object of {path} has a text in one of the fields {', '.join(fields)}. "
-            "Name the right ones with --text-field."
+            "Name the right ones with --text-field, or --set text_fields."
         )
 
 

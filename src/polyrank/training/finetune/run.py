@@ -370,7 +370,7 @@ def _device(job: Job) -> str:
     has_gpu = torch.cuda.is_available()
     device = job.config.device or ("cuda" if has_gpu else "cpu")
     if device.startswith("cuda") and not has_gpu:
-        raise ConfigError(f"--device {device}: PyTorch finds no GPU. Leave --device out for cpu.")
+        raise ConfigError(f"device = {device!r}: PyTorch finds no GPU. Leave it out for cpu.")
     return device
 
 

@@ -147,8 +147,8 @@ def _load_cross_encoder(checkpoint: Checkpoint, config: TrainingConfig, device: 
     if head_task in spec.heads:
         if config.head != "auto":
             raise ConfigError(
-                f"{spec.name} has a head for this task, and --head {config.head} asks for a new "
-                "one. Leave --head out to train on, or start from a checkpoint without a head."
+                f"{spec.name} has a head for this task, and head = {config.head!r} asks for a new "
+                "one. Leave it out to train on, or start from a checkpoint without a head."
             )
         model = CrossEncoder(str(spec.folder), device=device, model_kwargs=dict(_FLOAT32))
         classes = _classes(checkpoint) if config.task == "classifier" else ()
@@ -192,7 +192,7 @@ def _pooled_head(
     pooling = config.head if config.head != "auto" else own
     if pooling not in ("mean", "cls"):
         raise ConfigError(
-            f"{spec.name} pools by {pooling!r}, which a new head cannot. Give --head mean or cls."
+            f"{spec.name} pools by {pooling!r}, which a new head cannot. Set head to mean or cls."
         )
     width = body.get_embedding_dimension()
     dense = Dense(width, num_labels, activation_function=nn.Identity(), module_output_name="scores")

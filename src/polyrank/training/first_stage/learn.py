@@ -29,76 +29,15 @@ from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.progress import StepProgress, unheard
 from polyrank.tasks.first_stage import standardized
-from polyrank.training.config import DataSource
 from polyrank.training.data.reading import read_mixture
 from polyrank.training.data.source import Source
 from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
+from polyrank.training.first_stage.settings import FirstStageWeightConfig, FirstStageWeightJob
 from polyrank.training.record import describe_sources, versions
-from polyrank.types import ComputeDtype, FirstStageKind
+from polyrank.types import FirstStageKind
 
 WEIGHTS_RECORD_FILE = "first_stage_weights.json"
 _QUESTIONS_PER_CALL = 20
-
-
-@dataclass(frozen=True, slots=True)
-class FirstStageWeightConfig:
-    """Settings of a run.
-
-    Attributes:
-        queries: Questions of a source in a language, at most.
-        candidates: Passages that a first stage hands on for each.
-        passages: Passages of a source in a language that are searched: those that answer the
-            questions, and random ones up to this number.
-        least_passages: Sources and languages with fewer are left out.
-        compute_dtype: Of the models' products.
-        seed: Of the choice of questions and passages.
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    queries: int = 100
-    candidates: int = 50
-    passages: int = 1_500
-    least_passages: int = 100
-    compute_dtype: ComputeDtype = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("queries", 1),
-            ("candidates", 2),
-            ("passages", 2),
-            ("least_passages", 2),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be {least} or more, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
-class FirstStageWeightJob:
-    """What to learn for which model, on what.
-
-    Attributes:
-        model: Folder of a checkpoint that reranks; in a dry run a Hub id or None, the default
-            model, too.
-        data: Training data.
-        config: The settings.
-        retriever_model: Embedding checkpoint of the dense first stage; None takes the model's
-            own embed head, if it has one beside what it reranks by.
-        num_threads: Threads; None takes what this process may use.
-        row_cache_bytes: As of `Reranker`.
-        is_dry_run: Whether to leave the folder as it is.
-    """
-
-    model: str | None
-    data: tuple[DataSource, ...]
-    config: FirstStageWeightConfig
-    retriever_model: str | None = None
-    num_threads: int | None = None
-    row_cache_bytes: int = 0
-    is_dry_run: bool = False
 
 
 @dataclass(frozen=True)

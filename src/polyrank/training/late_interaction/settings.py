@@ -17,10 +17,11 @@ class LateInteractionConfig:
 
     Attributes:
         lists: Queries with their passages to learn from.
-        directions: Language directions to take out of token rows; 0 leaves them in.
-        length_weight: What the match of a document loses for each unit of the natural logarithm
-            of its length: among more tokens a good match is easier to find. Not learnt, since
-            lists of training have lengths of their own.
+        directions: Directions in which languages differ that are taken out of token rows: more
+            help pools of several languages, fewer the single ones; 0 leaves them in.
+        length_weight: What a document's match loses for each unit of the natural logarithm of its
+            length: among more tokens a good match is easier to find. Not learnt, since lists of
+            training have lengths of their own.
         epochs: Passes over the lists.
         batch_size: Lists an update.
         max_length: Tokens of a text that are read while training.
@@ -32,7 +33,8 @@ class LateInteractionConfig:
         mixed_languages: Share of lists whose negatives are in several languages.
         shortened: Share of lists that come a second time, with each passage cut to the sentences
             that fit the query best, so that short texts are judged well too.
-        compute_dtype: Of the body's products; rows should be what will be shipped.
+        compute_dtype: Type of the body's products: int8 fits the head to the rows that the
+            quantised model will have.
         seed: Of the draws and of the first weights.
 
     Raises:
