@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import SupportsIndex, get_args
 
 from polyrank.errors import ConfigError
-from polyrank.types import ComputeDtype, RowDtype, TruncationStrategy
+from polyrank.types import Aggregation, ComputeDtype, RowDtype, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
 MOST_ROW_POOLING = 8  # beyond that nothing of a text is left
@@ -150,3 +150,49 @@ class TruncationConfig:
                 check_whole(name, value)
         if self.max_query_length is not None and self.strategy != "only_second":
             raise ConfigError('max_query_length needs truncation="only_second"')
+
+
+@dataclass(frozen=True, slots=True)
+class PassageConfig:
+    """How a document is read that is longer than the model's window.
+
+    Attributes:
+        aggregation: How the passages' logits become the document's. "max_p" is the best one's,
+            "first_p" the first one's, "top_k_mean" the mean of the best three, "decayed_sum" the
+            mean of all with weights 1, 1/2, 1/4 and so on from the best one down.
+        max_tokens: Tokens of a passage at most; None takes what the window holds beside the
+            query.
+        overlap_tokens: Tokens at the end of a passage that the next may begin with.
+        max_passages_per_document: Passages of a document that are read, from its start; None
+            reads all.
+        max_tokens_per_document: Tokens of a document that are read, from its start; None reads
+            all.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    aggregation: Aggregation = "max_p"
+    max_tokens: int | None = None
+    overlap_tokens: int = 0
+    max_passages_per_document: int | None = None
+    max_tokens_per_document: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("aggregation", self.aggregation, get_args(Aggregation))
+        for name in ("max_tokens", "max_passages_per_document", "max_tokens_per_document"):
+            value = getattr(self, name)
+            if value is not None:
+                check_whole(name, value)
+        check_whole("overlap_tokens", self.overlap_tokens, low=0)
+        if self.max_tokens is not None and self.overlap_tokens >= self.max_tokens:
+            raise ConfigError(
+                f"overlap_tokens must be below max_tokens, {self.max_tokens}, not "
+                f"{self.overlap_tokens}"
+            )
+
+    @property
+    def key(self) -> str:
+        """What of it changes a result, as a part of keys."""
+        caps = f"{self.max_passages_per_document or ''}:{self.max_tokens_per_document or ''}"
+        return f"{self.aggregation}:{self.max_tokens or ''}:{self.overlap_tokens}:{caps}"

@@ -22,6 +22,7 @@ Spans = NDArray[np.int32]
 TaskName = Literal["rerank", "embed", "classify"]
 PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"]
 Activation = Literal["sigmoid", "softmax", "identity"]
+Aggregation = Literal["max_p", "first_p", "top_k_mean", "decayed_sum"]
 TruncationStrategy = Literal["longest_first", "only_second"]
 OutputDtype = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 RowDtype = Literal["float32", "int8"]
@@ -149,11 +150,15 @@ class Passage:
         text: The span itself.
         start: Offset of its first character in the document's text.
         end: Offset after its last character.
+        score: Relevance of the passage alone, as `RankedDocument.score`; None where it has none.
+        probability: How probable it is that the passage answers, as `RankedDocument.probability`.
     """
 
     text: str
     start: int
     end: int
+    score: float | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +171,12 @@ class RankedDocument:
             -1 to 1, where an embedding checkpoint ranks.
         logit: The raw value before the activation, with what first-stage scores add to it.
         document: The document as it was given.
-        passage: The part of the text that the model read; shorter than the text when
-            `is_truncated`.
-        is_truncated: Whether tokens of the query or the document were cut off.
+        passage: The best passage; the whole text where that fits in the model's window, or what
+            was read of it where it was cut.
+        is_truncated: Whether tokens of the query or the document were not read.
         probability: How probable it is that the document answers, 0 to 1, by the model's own
             logit; None where the checkpoint carries no calibration.
+        passages: All passages that were read, best first; one for a text that fits.
     """
 
     index: int
@@ -180,6 +186,7 @@ class RankedDocument:
     passage: Passage
     is_truncated: bool = False
     probability: float | None = None
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

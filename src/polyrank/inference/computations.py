@@ -142,7 +142,7 @@ class ScorePairs:
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return what the scorer runs."""
-        plan = self.scorer.prepare([_pair(item) for item in items])
+        plan = self.scorer.prepare([as_pair(item) for item in items])
         lengths = plan.batch.lengths[plan.members]
         # of more than one sequence, the last two are the query's and the document's
         queries = lengths[:, -2] if lengths.shape[1] > 1 else None
@@ -410,7 +410,18 @@ def run(
     return prepared, computation.head(rows)
 
 
-def _pair(item: Item) -> tuple[str, str]:
+def as_pair(item: Item) -> tuple[str, str]:
+    """Return an item that must be a pair.
+
+    Args:
+        item: A pair, or a text.
+
+    Returns:
+        The pair.
+
+    Raises:
+        InputError: If it is a text.
+    """
     if isinstance(item, str):
         raise InputError(
             "inputs must be pairs of texts, such as (query, passage): this model labels pairs of "
@@ -429,7 +440,7 @@ def _sequences(builder: SequenceBuilder, items: Sequence[Item]) -> Prepared:
     if texts and pairs:
         return _mixed(builder, items, texts, pairs)
     made = (
-        builder.pairs([_pair(item) for item in items])
+        builder.pairs([as_pair(item) for item in items])
         if pairs
         else builder.texts([item for item in items if isinstance(item, str)])
     )

@@ -104,7 +104,7 @@ def ranking(
             score=float(scores[i]),
             logit=float(logits[i]),
             document=documents[i],
-            passage=_passage(texts[i], plan, i, tokenizer),
+            passage=(passage := read_passage(texts[i], plan, i, tokenizer)),
             is_truncated=bool(plan.is_truncated[i]),
             probability=None if probable is None else float(probable.values[i]),
         )

@@ -1,0 +1,265 @@
+"""Scoring of documents of any length: those that do not fit in the window are read in passages.
+
+Where every document fits, the same sequences run as without this module, to the bit. Library and
+server plan and finish here, as for everything else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyrank.config import PassageConfig
+from polyrank.engine.engine import Engine
+from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair
+from polyrank.inference.pair_runs import pair_logits
+from polyrank.progress import Progress
+from polyrank.tasks.aggregation import aggregate
+from polyrank.tasks.heads import Head
+from polyrank.tasks.scoring import PairPlan, PairScorer
+from polyrank.text.pairs import SequenceBuilder
+from polyrank.text.passages import Span, split_passages
+from polyrank.types import Float32Array, PoolingMode
+
+_LEAST_ROOM = 8  # tokens beside a query; with fewer a document is cut, as the query is
+
+
+@dataclass(frozen=True, slots=True)
+class PassageScore:
+    """A passage that was read.
+
+    Attributes:
+        start: Offset of its first character in the document, in code points.
+        end: Offset after its last character.
+        logit: Its own relevance.
+    """
+
+    start: int
+    end: int
+    logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassagePlan:
+    """What passages some pairs were made into.
+
+    Attributes:
+        inner: The passages' pairs, ready to run.
+        starts: Where the passages of each pair begin among them, and the end of the last, shape
+            (num_pairs + 1,).
+        spans: For each pair the spans of its passages; empty where its document was left whole.
+    """
+
+    inner: Prepared
+    starts: NDArray[np.intp]
+    spans: list[list[Span]]
+
+
+@dataclass(frozen=True, slots=True)
+class PassagePairs:
+    """Logits of (query, document) pairs whose documents may be longer than the window.
+
+    The result of a pair is its logits; where its document was split they are followed by three
+    numbers for each passage, start, end and logit, in float64, so that one array holds all that
+    a server keeps of it. `Result` takes it apart.
+    """
+
+    pairs: ScorePairs
+    config: PassageConfig
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the sequences."""
+        return self.pairs.engine
+
+    @property
+    def builder(self) -> SequenceBuilder:
+        """What makes sequences."""
+        return self.pairs.builder
+
+    @property
+    def scorer(self) -> PairScorer:
+        """What scores a passage."""
+        return self.pairs.scorer
+
+    @property
+    def head(self) -> Head:
+        """The head that gives the logits."""
+        return self.pairs.head
+
+    @property
+    def num_values(self) -> int:
+        """Logits of a pair."""
+        return self.pairs.num_values
+
+    @property
+    def pooling(self) -> tuple[PoolingMode, ...]:
+        """Pooling modes of the scorer."""
+        return self.pairs.pooling
+
+    @property
+    def width(self) -> int:
+        """Values in a row."""
+        return self.pairs.width
+
+    @property
+    def settings(self) -> str:
+        """All that changes a pair's result."""
+        return f"{self.pairs.settings}:{self.config.key}"
+
+    def prepare(self, items: Sequence[Item]) -> Prepared:
+        """Return the sequences of some pairs, one a passage where a document does not fit."""
+        pairs = [as_pair(item) for item in items]
+        whole = self.pairs.prepare(pairs)
+        readings = self._readings(pairs, whole)
+        spans_of = [reading.spans if reading else [] for reading in readings]
+        if not any(spans_of):
+            return replace(whole, plan=PassagePlan(whole, np.arange(len(pairs) + 1), spans_of))
+        passages: list[tuple[str, str]] = []
+        starts = [0]
+        for (query, document), spans in zip(pairs, spans_of, strict=True):
+            texts = [document[span.start : span.end] for span in spans] or [document]
+            passages += [(query, text) for text in texts]
+            starts.append(len(passages))
+        inner = self.pairs.prepare(passages)
+        plan = PassagePlan(inner, np.array(starts, np.intp), spans_of)
+        is_cut = np.array([bool(reading and reading.is_cut) for reading in readings], bool)
+        first = plan.starts[:-1]
+        return Prepared(
+            inner.batch,
+            np.logical_or.reduceat(inner.is_truncated, first) | is_cut,
+            np.add.reduceat(inner.num_tokens, first).astype(np.int32),
+            None if inner.num_query_tokens is None else inner.num_query_tokens[first],
+            plan,
+        )
+
+    def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
+        """Return the result of each pair."""
+        plan: PassagePlan = prepared.plan
+        logits = self.pairs.finish(plan.inner, rows)
+        return self.results(plan, np.stack(logits) if logits else np.empty((0, 1), np.float32))
+
+    def results(self, plan: PassagePlan, logits: Float32Array) -> list[Float32Array]:
+        """Return the result of each pair.
+
+        Args:
+            plan: What was run.
+            logits: Of the passages' pairs, shape (num_passages, num_outputs).
+
+        Returns:
+            One array a pair.
+        """
+        found: list[Float32Array] = []
+        for i, spans in enumerate(plan.spans):
+            own = logits[plan.starts[i] : plan.starts[i + 1]]
+            joined = aggregate(own, self.config.aggregation)
+            if spans:
+                triples = [
+                    (span.start, span.end, logit)
+                    for span, logit in zip(spans, own[:, 0].tolist(), strict=True)
+                ]
+                joined = np.concatenate([joined.astype(np.float64), np.ravel(triples)])
+            found.append(joined)
+        return found
+
+    def _readings(
+        self, pairs: Sequence[tuple[str, str]], whole: Prepared
+    ) -> list["_Reading | None"]:
+        plan: PairPlan = whole.plan
+        before = 0
+        if plan.prompt:  # and one more, should its last space and the text's first make a token
+            before = len(self.builder.tokenizer.encode([plan.prompt.strip()])[0]) + 1
+        known: dict[tuple[str, int], _Reading | None] = {}
+        readings: list[_Reading | None] = []
+        for i, (_, document) in enumerate(pairs):
+            is_cut, room = bool(whole.is_truncated[i]), int(plan.num_kept_tokens[i]) - before
+            if not is_cut and self.config.max_tokens_per_document is None:
+                readings.append(None)
+                continue
+            key = document, room if is_cut else 0
+            if key not in known:
+                known[key] = self._read(document, room if is_cut else None)
+            readings.append(known[key])
+        return readings
+
+    def _read(self, document: str, room: int | None) -> "_Reading | None":
+        """Return what is read of a document; None where all of it is, at once.
+
+        Args:
+            document: Its text.
+            room: Tokens that the window has for it; None where it fits.
+        """
+        config, tokenizer = self.config, self.builder.tokenizer
+        end = len(document)
+        if config.max_tokens_per_document is not None:
+            most = config.max_tokens_per_document
+            (ids,) = tokenizer.encode_ends([document], most)
+            if len(ids) > most:
+                end = tokenizer.end_of_token(document, most)
+        text, is_cut = document[:end], end < len(document)
+        nothing = _Reading([Span(0, end)], True) if is_cut else None
+        if room is None or room < _LEAST_ROOM:
+            return nothing
+        spans = split_passages(text, tokenizer, max_tokens=room)
+        if len(spans) <= 1:
+            return nothing  # it is the query that was cut, or the cap lets it fit
+        if config.overlap_tokens or (config.max_tokens or room) < room:
+            size = min(config.max_tokens or room, room)
+            overlap = min(config.overlap_tokens, size - 1)
+            spans = split_passages(text, tokenizer, max_tokens=size, overlap_tokens=overlap)
+        most_passages = config.max_passages_per_document
+        kept = spans[:most_passages]
+        return _Reading(kept, is_cut or len(kept) < len(spans))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How a document is read: its passages, and whether a cap left some of it out."""
+
+    spans: list[Span]
+    is_cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a pair, taken apart.
+
+    Attributes:
+        logits: Of the document, shape (num_outputs,), dtype float32.
+        passages: Its passages in the order of the text; empty where it was read at once.
+    """
+
+    logits: Float32Array
+    passages: list[PassageScore]
+
+    @classmethod
+    def of(cls, row: Float32Array, num_values: int) -> "Result":
+        """Return what a result of `PassagePairs` holds."""
+        triples = row[num_values:].reshape(-1, 3).tolist()
+        passages = [PassageScore(int(start), int(end), logit) for start, end, logit in triples]
+        return cls(row[:num_values].astype(np.float32, copy=False), passages)
+
+
+def run_passages(
+    computation: PassagePairs, pairs: Sequence[tuple[str, str]], progress: Progress | None = None
+) -> tuple[Prepared, list[Result]]:
+    """Score pairs and wait for it.
+
+    Args:
+        computation: What scores.
+        pairs: Pairs that were checked. Any number.
+        progress: Called with tokens done and tokens in all.
+
+    Returns:
+        What was read, and the result of each pair.
+
+    Raises:
+        EncoderError: If the encoder fails.
+    """
+    prepared = computation.prepare(pairs)
+    plan: PassagePlan = prepared.plan
+    logits = pair_logits(computation.engine, computation.scorer, plan.inner.plan, progress)
+    rows = computation.results(plan, logits)
+    return prepared, [Result.of(row, logits.shape[1]) for row in rows]
+
