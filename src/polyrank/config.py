@@ -196,3 +196,7 @@ class PassageConfig:
         """What of it changes a result, as a part of keys."""
         caps = f"{self.max_passages_per_document or ''}:{self.max_tokens_per_document or ''}"
         return f"{self.aggregation}:{self.max_tokens or ''}:{self.overlap_tokens}:{caps}"
+
+
+WHOLE = PassageConfig()
+"""All of a document is read, and its best passage counts."""

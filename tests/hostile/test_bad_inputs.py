@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from polyrank import Classifier, Embedder, Reranker
+from polyrank.config import PassageConfig
 from polyrank.errors import ConfigError, InputError
 from tests.texts import AWKWARD, SENTENCES
 
@@ -181,19 +182,48 @@ def test_embedding_settings_out_of_range(embedder: Embedder) -> None:
             embedder.encode(["text"], **settings)  # type: ignore[arg-type]
 
 
-def test_a_giant_document_is_cut_and_said_so(reranker: Reranker) -> None:
-    before = reranker.num_truncated
+def test_a_giant_document_is_cut_and_said_so(checkpoint: Checkpoint) -> None:
+    reranker = Reranker(checkpoint("bge-reranker-base"), passages=None)
     giant = "猫 cats кошки " * 100_000
     hit = reranker.rank("cats", [giant])[0]
     assert hit.is_truncated
-    assert reranker.num_truncated == before + 1
+    assert reranker.num_truncated == 1
     assert hit.passage.text == giant[: hit.passage.end]
     assert 0 < len(hit.passage.text) < len(giant)
 
 
+def test_a_giant_document_is_read_to_its_cap_and_said_so(checkpoint: Checkpoint) -> None:
+    capped = PassageConfig(max_tokens_per_document=5_000)
+    reranker = Reranker(checkpoint("bge-reranker-base"), passages=capped)
+    giant = "猫 cats кошки " * 4_000_000  # 56 MB
+    hit = reranker.rank("cats", [giant, "cats"])[0]
+    assert reranker.num_truncated == 1
+    giant_hit = hit if hit.index == 0 else reranker.rank("cats", [giant])[0]
+    assert giant_hit.is_truncated
+    ends = [passage.end for passage in giant_hit.passages]
+    assert len(ends) > 2
+    assert max(ends) < len(giant) // 100
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aggregation": "sum"},
+        {"max_tokens": 0},
+        {"max_passages_per_document": 0},
+        {"max_tokens_per_document": 0},
+        {"max_tokens": 8, "overlap_tokens": 8},
+        {"overlap_tokens": -1},
+    ],
+)
+def test_impossible_ways_of_reading_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        PassageConfig(**settings)  # type: ignore[arg-type]
+
+
 def test_what_comes_after_a_passage_is_not_read(checkpoint: Checkpoint) -> None:
     words = " ".join(SENTENCES.values())
-    short = Reranker(checkpoint("bge-reranker-base"), max_length=64)
+    short = Reranker(checkpoint("bge-reranker-base"), max_length=64, passages=None)
     hit = short.rank("cats", [words])[0]
     assert hit.is_truncated
     assert hit.passage.text == words[: hit.passage.end]

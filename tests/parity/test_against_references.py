@@ -43,7 +43,7 @@ def reference_logits(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", RERANKERS)
 def test_reranker_logits(name: str, encoder: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    reranker = Reranker(folder, encoder=encoder, max_length=min(1024, _limit(name)))
+    reranker = Reranker(folder, encoder=encoder, max_length=min(1024, _limit(name)), passages=None)
     expected = reference_logits(folder)[:, 0]
     logits = reranker.score(PAIRS, logits=True)
     assert logits.dtype == np.float32
@@ -60,7 +60,7 @@ def test_reranker_scores_equal_cross_encoder(name: str, checkpoint: Checkpoint) 
     folder = checkpoint(name)
     pairs = [pair for pair in PAIRS if len(pair[0]) + len(pair[1]) < 2000]
     expected = CrossEncoder(str(folder), device="cpu").predict(pairs, show_progress_bar=False)
-    scores = Reranker(folder).score(pairs)
+    scores = Reranker(folder, passages=None).score(pairs)
     assert scores.min() >= 0
     assert scores.max() <= 1
     np.testing.assert_allclose(scores, expected, atol=tolerances.PROBABILITY, rtol=0)

@@ -37,10 +37,10 @@ def test_scores(name: str, checkpoint: Checkpoint) -> None:
     assert expected.std() > 0.1  # a constant would agree with anything
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
     for encoder in ENCODERS:
-        reranker = Reranker(folder, encoder=encoder)
+        reranker = Reranker(folder, encoder=encoder, passages=None)
         scores = reranker.score(pairs).reshape(expected.shape)
         np.testing.assert_allclose(scores, expected, atol=TOLERANCE, rtol=1e-5)
-    hits = Reranker(folder).rank(QUERIES[0], TEXTS)
+    hits = Reranker(folder, passages=None).rank(QUERIES[0], TEXTS)
     order = np.argsort(-scores[0], kind="stable")
     assert [hit.index for hit in hits[:5]] == order[:5].tolist()
 
@@ -60,7 +60,7 @@ def test_mean_instead_of_sum(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model.similarity_fn_name = "meanmaxsim"
     model.save_pretrained(str(tmp_path / "mean"))
     expected = expected_scores(tmp_path / "mean")
-    found = Reranker(tmp_path / "mean").score([(QUERIES[0], text) for text in TEXTS])
+    found = Reranker(tmp_path / "mean", passages=None).score([(QUERIES[0], text) for text in TEXTS])
     np.testing.assert_allclose(found, expected[0], atol=1e-5)
 
 
@@ -83,5 +83,5 @@ def test_scores_of_pylate_itself(name: str, checkpoint: Checkpoint) -> None:
     """
     given = json.loads((DATA / "pylate_scores.json").read_text(encoding="utf8"))
     pairs = [(query, text) for query in given["queries"] for text in given["documents"]]
-    found = Reranker(checkpoint(name)).score(pairs)
+    found = Reranker(checkpoint(name), passages=None).score(pairs)
     np.testing.assert_allclose(found, np.ravel(given["scores"][name]), atol=TOLERANCE)

@@ -26,7 +26,7 @@ class CrossEncoder:
         given = translated("CrossEncoder", arguments, {**LOADING, "max_length": "max_length"})
         self.model: Reranker | Classifier
         try:
-            self.model = Reranker(model, encoder=encoder, **given)
+            self.model = Reranker(model, encoder=encoder, passages=None, **given)
         except CapabilityError:
             self.model = Classifier(model, encoder=encoder, **given)
         self.num_labels = len(self.model.info.labels) or 1

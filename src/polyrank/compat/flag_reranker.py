@@ -34,6 +34,7 @@ class FlagReranker:
             max_length=max_length,
             truncation="only_second",
             max_query_length=longest,
+            passages=None,
             **given,
         )
         self._is_normalized = normalize

@@ -25,7 +25,8 @@ class Reranker:
         """Load a reranker; `lang` chooses nothing, since polyrank's models read all languages."""
         if model_type not in _TYPES:
             refuse("Reranker", {"model_type": model_type})
-        self.model = _Reranker(model_name, **translated("Reranker", arguments, LOADING))
+        given = translated("Reranker", arguments, LOADING)
+        self.model = _Reranker(model_name, passages=None, **given)
 
     def rank(
         self,

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from polyrank.config import PassageConfig
 from polyrank.engine.engine import Engine
-from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair
+from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair, run
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.progress import Progress
 from polyrank.tasks.aggregation import aggregate
 from polyrank.tasks.heads import Head
+from polyrank.tasks.rerank import end_of_reading
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.passages import Span, split_passages
+from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import Float32Array, PoolingMode
 
 _LEAST_ROOM = 8  # tokens beside a query; with fewer a document is cut, as the query is
@@ -241,8 +243,10 @@ class Result:
         return cls(row[:num_values].astype(np.float32, copy=False), passages)
 
 
-def run_passages(
-    computation: PassagePairs, pairs: Sequence[tuple[str, str]], progress: Progress | None = None
+def run_ranking(
+    computation: ScorePairs | PassagePairs,
+    pairs: Sequence[tuple[str, str]],
+    progress: Progress | None = None,
 ) -> tuple[Prepared, list[Result]]:
     """Score pairs and wait for it.
 
@@ -257,9 +261,34 @@ def run_passages(
     Raises:
         EncoderError: If the encoder fails.
     """
+    if isinstance(computation, ScorePairs):
+        prepared, logits = run(computation, pairs, progress)
+        return prepared, [Result(row, []) for row in logits]
     prepared = computation.prepare(pairs)
     plan: PassagePlan = prepared.plan
     logits = pair_logits(computation.engine, computation.scorer, plan.inner.plan, progress)
     rows = computation.results(plan, logits)
     return prepared, [Result.of(row, logits.shape[1]) for row in rows]
 
+
+def scores_of_passages(
+    prepared: Prepared, result: Result, i: int, text: str, tokenizer: Tokenizer
+) -> list[PassageScore]:
+    """Return the passages of a document, best first; equal ones in the order of the text.
+
+    Args:
+        prepared: What was read.
+        result: Of the pair.
+        i: Its place in `prepared`.
+        text: The document's text.
+        tokenizer: Tells where a document was cut that was read at once.
+
+    Returns:
+        One passage or more.
+    """
+    if result.passages:
+        return sorted(result.passages, key=lambda passage: -passage.logit)
+    plan = prepared.plan
+    if isinstance(plan, PassagePlan):
+        plan, i = plan.inner.plan, int(plan.starts[i])
+    return [PassageScore(0, end_of_reading(text, plan, i, tokenizer), float(result.logits[0]))]

@@ -10,15 +10,24 @@ from numpy.typing import NDArray
 from polyrank.calibration.thresholds import Threshold
 from polyrank.config import (
     DEFAULT_MAX_BATCH_TOKENS,
+    WHOLE,
     EngineConfig,
+    PassageConfig,
     TruncationConfig,
     check_source,
 )
 from polyrank.errors import ConfigError
-from polyrank.inference.computations import Window, run
+from polyrank.inference.computations import Prepared, Window
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.kept_runs import check_row_format, row_format_notes
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model, row_format
+from polyrank.inference.passage_pairs import (
+    PassagePairs,
+    PassageScore,
+    Result,
+    run_ranking,
+    scores_of_passages,
+)
 from polyrank.inference.probabilities import (
     least_probability,
     pair_probabilities,
@@ -31,7 +40,6 @@ from polyrank.tasks.rerank import check_top_n, ranking
 from polyrank.tasks.scoring import (
     CosineScorer,
     CrossEncoderScorer,
-    PairPlan,
 )
 from polyrank.text.inputs import (
     as_list,
@@ -49,6 +57,7 @@ from polyrank.types import (
     FirstStageKind,
     Float32Array,
     InputType,
+    Passage,
     RankedDocument,
     RowDtype,
     TruncationStrategy,
@@ -81,6 +90,7 @@ class Reranker(Front):
         row_cache_bytes: int = 0,
         row_pooling: int = 1,
         row_dtype: RowDtype = "float32",
+        passages: PassageConfig | None = WHOLE,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -113,6 +123,9 @@ class Reranker(Front):
             row_dtype: "float32", or "int8" for rows of eight bits a value, in a quarter of the
                 memory. Changes scores in the third digit. Rows are rounded whether they are kept
                 or not.
+            passages: How a document is read that does not fit in the window: whole, in passages,
+                of which the best counts, unless the setting says otherwise. None cuts it at the
+                window's end, as the reference libraries do.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.
@@ -144,8 +157,9 @@ class Reranker(Front):
             local_files_only=local_files_only,
         )
         limits = TruncationConfig(max_length, truncation, max_query_length)
-        self._computation = loaded.computations.ranking(Window(limits))
-        super().__init__(loaded, self._computation, limits)
+        pairs = loaded.computations.ranking(Window(limits))
+        self._computation = pairs if passages is None else PassagePairs(pairs, passages)
+        super().__init__(loaded, pairs, limits)
         loaded.calibration  # noqa: B018  # a broken file must not wait for the first query
         self._activation = activation
         self._scorer = self._computation.scorer
@@ -161,8 +175,11 @@ class Reranker(Front):
         """What is loaded, and what differs from the checkpoint."""
         own = self._head.spec.activation
         notes = row_format_notes(self._scorer)
+        if isinstance(self._computation, PassagePairs):
+            rule = self._computation.config.aggregation
+            notes += (f"Documents longer than the window are read in passages ({rule}).",)
         if isinstance(self._scorer, CosineScorer):
-            notes = ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
+            notes += ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
         elif self._activation not in (None, own):
             notes += (f"The checkpoint's own activation is {own}.",)
         return self._describe(self._activation or own, notes)
@@ -218,14 +235,33 @@ class Reranker(Front):
         if first_stage_scores is not None:
             add = first_stage_adder(self.spec, first_stage_scores, first_stage, len(texts))
         least_probability(self._model, min_probability)  # fails before the work
-        plan, logits = self._run([(query, text) for text in texts], progress)
+        prepared, results = self._run([(query, text) for text in texts], progress)
+        logits = _logits(results)
         # of the model's own logits: what a search found is no part of the calibration
         likely = probable(self._model, query, texts, logits[:, 0], min_probability)
+        own = self._scorer.activate(logits, self._activation)[:, 0]
         if add is not None:
             logits = add(logits)
         scores = self._scorer.activate(logits, self._activation)
-        tokenizer = self._model.tokenizer
-        return ranking(documents, texts, plan, logits[:, 0], scores[:, 0], tokenizer, top_n, likely)
+
+        def passages_of(i: int) -> tuple[Passage, ...]:
+            tokenizer = self._model.tokenizer
+            found = scores_of_passages(prepared, results[i], i, texts[i], tokenizer)
+            if len(found) > 1:
+                return self._passages(query, texts[i], found)
+            chance = None if likely is None else float(likely.values[i])
+            start, end = found[0].start, found[0].end
+            return (Passage(texts[i][start:end], start, end, float(own[i]), chance),)
+
+        return ranking(
+            documents,
+            logits[:, 0],
+            scores[:, 0],
+            prepared.is_truncated,
+            passages_of,
+            top_n,
+            likely,
+        )
 
     @overload
     def score(
@@ -266,7 +302,7 @@ class Reranker(Front):
         """
         is_single = is_single_pair(pairs)
         checked = [check_pair(pairs, "pairs")] if is_single else check_pairs(pairs)
-        _, raw = self._run(checked, progress)
+        raw = _logits(self._run(checked, progress)[1])
         scores = raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
         return float(scores[0]) if is_single else scores
 
@@ -289,7 +325,7 @@ class Reranker(Front):
         """
         checked = check_pairs(pairs)
         least_probability(self._model, 0.0)  # tells how to calibrate where it is not
-        _, logits = self._run(checked, progress)
+        logits = _logits(self._run(checked, progress)[1])
         found = pair_probabilities(self._model, checked, logits[:, 0])
         assert found is not None
         return found
@@ -335,9 +371,31 @@ class Reranker(Front):
         """
         return first_stage_weight(self.spec, first_stage)
 
+    def _passages(
+        self, query: str, text: str, found: Sequence[PassageScore]
+    ) -> tuple[Passage, ...]:
+        logits = np.array([passage.logit for passage in found], np.float32)
+        scores = self._scorer.activate(logits[:, None], self._activation)[:, 0]
+        texts = [text[passage.start : passage.end] for passage in found]
+        likely = probable(self._model, query, texts, logits)
+        chances = [None] * len(found) if likely is None else likely.values.tolist()
+        return tuple(
+            Passage(own, passage.start, passage.end, score, chance)
+            for own, passage, score, chance in zip(
+                texts, found, scores.tolist(), chances, strict=True
+            )
+        )
+
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
-    ) -> tuple[PairPlan, Float32Array]:
-        prepared, logits = run(self._computation, pairs, progress)
+    ) -> tuple[Prepared, list[Result]]:
+        prepared, results = run_ranking(self._computation, pairs, progress)
         self._count_truncated(prepared)
-        return prepared.plan, logits
+        return prepared, results
+
+
+def _logits(results: Sequence[Result]) -> Float32Array:
+    """Return the logits of some pairs, shape (num_pairs, num_outputs)."""
+    if not results:
+        return np.empty((0, 1), np.float32)
+    return np.stack([result.logits for result in results])

@@ -18,6 +18,9 @@ from polyrank.errors import CapabilityError, ConfigError, InputError
 from polyrank.types import FirstStageKind, Float32Array
 
 
+_CLOSE = 1e-6
+
+
 def standardized(scores: ArrayLike) -> NDArray[np.float64]:
     """Return scores less their mean, in standard deviations (of the population).
 
@@ -34,6 +37,8 @@ def standardized(scores: ArrayLike) -> NDArray[np.float64]:
         return np.zeros_like(values)
     values = values / largest  # so that no square overflows or vanishes
     values -= values.mean()
+    if np.abs(values).max() < _CLOSE:  # the mean's own rounding is then a part of what is left
+        values -= values.mean()
     deviation = np.sqrt(np.mean(values**2))
     return values / deviation if deviation > 0 else np.zeros_like(values)
 

@@ -1,6 +1,6 @@
 """Ranking of documents for one query: texts out of documents, results out of logits. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +75,10 @@ def best_first(
 
 def ranking(
     documents: Sequence[Document],
-    texts: Sequence[str],
-    plan: PairPlan,
     logits: Float32Array,
     scores: Float32Array,
-    tokenizer: Tokenizer,
+    is_truncated: NDArray[np.bool_],
+    passages_of: Callable[[int], tuple[Passage, ...]],
     top_n: int | None,
     probable: Probable | None = None,
 ) -> list[RankedDocument]:
@@ -87,34 +86,47 @@ def ranking(
 
     Args:
         documents: The documents as given.
-        texts: Their texts.
-        plan: What was run.
         logits: Raw values, shape (num_documents,).
         scores: Activated values, shape (num_documents,).
-        tokenizer: Tells where a truncated document was cut.
+        is_truncated: Whether not all of a document or the query was read, shape (num_documents,).
+        passages_of: Gives the passages of a document, best first; called for those that are kept.
         top_n: How many to keep; None keeps all.
         probable: Probabilities, where the checkpoint is calibrated.
 
     Returns:
         At most `top_n` results.
     """
-    return [
-        RankedDocument(
-            index=i,
-            score=float(scores[i]),
-            logit=float(logits[i]),
-            document=documents[i],
-            passage=(passage := read_passage(texts[i], plan, i, tokenizer)),
-            is_truncated=bool(plan.is_truncated[i]),
-            probability=None if probable is None else float(probable.values[i]),
+    hits = []
+    for i in best_first(logits, probable, top_n):
+        passages = passages_of(i)
+        hits.append(
+            RankedDocument(
+                index=i,
+                score=float(scores[i]),
+                logit=float(logits[i]),
+                document=documents[i],
+                passage=passages[0],
+                is_truncated=bool(is_truncated[i]),
+                probability=None if probable is None else float(probable.values[i]),
+                passages=passages,
+            )
         )
-        for i in best_first(logits, probable, top_n)
-    ]
+    return hits
 
 
-def _passage(text: str, plan: PairPlan, i: int, tokenizer: Tokenizer) -> Passage:
+def end_of_reading(text: str, plan: PairPlan, i: int, tokenizer: Tokenizer) -> int:
+    """Return how far a document was read.
+
+    Args:
+        text: Its text.
+        plan: What was run.
+        i: Its pair there.
+        tokenizer: Tells where it was cut.
+
+    Returns:
+        Offset after the last character that was read.
+    """
     if not plan.is_truncated[i]:
-        return Passage(text, 0, len(text))
+        return len(text)
     end = tokenizer.end_of_token(plan.prompt + text, int(plan.num_kept_tokens[i]))
-    end = max(0, end - len(plan.prompt))
-    return Passage(text[:end], 0, end)
+    return max(0, end - len(plan.prompt))

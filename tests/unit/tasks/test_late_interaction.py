@@ -138,7 +138,7 @@ def test_features_are_those_of_the_formulas(folder: Path, limit: int) -> None:
 def test_logits_and_labels(folder: Path, encoder: str) -> None:
     reference = Reference(folder)
     features = [list(reference.features(*pair).values()) for pair in PAIRS]
-    found = Reranker(folder, encoder=encoder).score(PAIRS, logits=True)
+    found = Reranker(folder, encoder=encoder, passages=None).score(PAIRS, logits=True)
     wanted = [reference.rerank(row) for row in features]
     np.testing.assert_allclose(found, wanted, atol=LOGIT, rtol=0)
     labelled = Classifier(folder, encoder=encoder).classify(PAIRS)
@@ -176,7 +176,7 @@ def test_nothing_else_in_the_call_changes_a_bit(
 
 @pytest.mark.parametrize("encoder", ["onnx", "pytorch"])
 def test_batch_mates_of_padding_encoders(folder: Path, encoder: str) -> None:
-    reranker = Reranker(folder, encoder=encoder)
+    reranker = Reranker(folder, encoder=encoder, passages=None)
     logits = reranker.score(PAIRS, logits=True)
     alone = [reranker.score([pair], logits=True)[0] for pair in PAIRS]
     # the layers behind the features widen what batch mates change in a row
@@ -244,7 +244,7 @@ def test_pairs_keep_their_order_where_another_runs_no_fewer_tokens(
 
 
 def test_a_ranking_names_what_was_read(folder: Path) -> None:
-    reranker = Reranker(folder, max_length=24)
+    reranker = Reranker(folder, max_length=24, passages=None)
     long = "The cat sat on the mat and looked at the dog. " * 8
     hits = {hit.index: hit for hit in reranker.rank("cat", ["a cat", long])}
     assert not hits[0].is_truncated
@@ -287,7 +287,7 @@ def test_some_features_in_another_order(
     edit(folder, "classify", late_interaction=None, layers=[], pooling="mean", labels=[])
     layers = [{"weight": "heads.rerank.0.weight"}, {"weight": "heads.rerank.1.weight"}]
     edit(folder, "rerank", layers=layers)
-    found = Reranker(folder).score(PAIRS, logits=True)
+    found = Reranker(folder, passages=None).score(PAIRS, logits=True)
     reference = Reference(folder)
     wanted = [sum(reference.features(*pair)[name] for name in features) for pair in PAIRS]
     np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
@@ -330,8 +330,10 @@ def test_labels_need_two_texts(folder: Path) -> None:
 def test_the_gate_compares_such_heads(folder: Path) -> None:
     contender = Contender(str(folder), EngineConfig())
     vectors, logits, scores = PairRun(contender, "rerank")(PAIRS)
-    np.testing.assert_array_equal(logits[:, 0], Reranker(folder).score(PAIRS, logits=True))
-    np.testing.assert_array_equal(scores[:, 0], Reranker(folder).score(PAIRS))
+    np.testing.assert_array_equal(
+        logits[:, 0], Reranker(folder, passages=None).score(PAIRS, logits=True)
+    )
+    np.testing.assert_array_equal(scores[:, 0], Reranker(folder, passages=None).score(PAIRS))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     documents = [document for _, document in PAIRS]
     wanted = Embedder(folder).encode(documents, input_type="document")

@@ -100,7 +100,9 @@ class TrimCheck:
         return _means(report)
 
     def _reranking(self, folder: Path) -> Means:
-        reranker = Reranker(str(folder), num_threads=self.num_threads, compute_dtype="float32")
+        reranker = Reranker(
+            str(folder), num_threads=self.num_threads, compute_dtype="float32", passages=None
+        )
         report = evaluate(
             self.dataset,
             retriever=self.retriever,

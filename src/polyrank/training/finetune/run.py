@@ -298,7 +298,7 @@ class _Run:
                 f"--teacher is given, and the loss {self.config.main_loss!r} asks none. Choose "
                 "the loss margin-mse or distill."
             )
-        reranker = Reranker(self.job.teacher, num_threads=self.job.num_threads)
+        reranker = Reranker(self.job.teacher, num_threads=self.job.num_threads, passages=None)
         return _remembering(lambda pairs: reranker.score(pairs, logits=True))
 
     def _measure(self) -> Any:

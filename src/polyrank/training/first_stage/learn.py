@@ -95,6 +95,7 @@ def learn_first_stage_weights(
         num_threads=job.num_threads,
         compute_dtype=config.compute_dtype,
         row_cache_bytes=job.row_cache_bytes,
+        passages=None,  # lists are of passages already
     )
     stages = _first_stages(job, folder, reranker)
     ranked = collect(pools, stages, reranker, config.candidates, report)
