@@ -56,7 +56,7 @@ void test_cpu_features() {
   check(!cpu.amx_int8 || cpu.avx512, "AMX comes with AVX-512");
   check(!cpu.quick_bf16 || cpu.avx512_bf16, "quick bfloat16 products are bfloat16 products");
 #if defined(__x86_64__) || defined(_M_X64)
-  check(!cpu.neon_dotprod, "x86-64 has no NEON");
+  check(!cpu.neon_dotprod && !cpu.neon_i8mm && !cpu.neon_bf16, "x86-64 has no NEON");
 #else
   check(!cpu.avx2 && !cpu.avx512 && !cpu.amx_int8, "only x86-64 has AVX and AMX");
 #endif

@@ -1,13 +1,15 @@
-"""How quick the native encoder is in both compute dtypes here, for `polyrank doctor`."""
+"""How quick the native encoder is in each compute dtype here, for `polyrank doctor`."""
 
 import time
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 
 from polyrank import _native
 from polyrank.encoder.native_linears import LINEARS
 from polyrank.encoder.paths import BLOCK_PATHS, running_path
+from polyrank.types import ProductDtype
 
 # a layer of the default model, and how many it has
 HIDDEN, INNER, HEADS, LAYERS = 384, 1536, 12, 12
@@ -28,7 +30,7 @@ def measure_speed(num_threads: int) -> dict[str, int]:
     rng = np.random.default_rng(0)
     return {
         kind: round(TOKENS / (_quickest(_body(kind, rng), num_threads) * LAYERS))
-        for kind in ("float32", "int8")
+        for kind in get_args(ProductDtype)
     }
 
 

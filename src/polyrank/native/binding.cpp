@@ -74,6 +74,8 @@ nb::dict cpu_features() {
     out["amx_int8"] = cpu.amx_int8;
     out["amx_bf16"] = cpu.amx_bf16;
     out["neon_dotprod"] = cpu.neon_dotprod;
+    out["neon_i8mm"] = cpu.neon_i8mm;
+    out["neon_bf16"] = cpu.neon_bf16;
     return out;
 }
 
@@ -166,6 +168,9 @@ std::vector<std::string> compiled_paths() {
 #endif
 #ifdef POLYRANK_HAVE_NEON
         "neon",
+#endif
+#ifdef POLYRANK_HAVE_NEONI8MM
+        "neoni8mm",
 #endif
 #ifdef POLYRANK_HAVE_AVX2
         "avx2",

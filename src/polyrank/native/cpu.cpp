@@ -102,18 +102,29 @@ CpuFeatures detect() {
 
 #elif defined(POLYRANK_AARCH64)
 
+#if defined(__APPLE__)
+bool feature(const char* name, bool where_unnamed) {
+  int value = 0;
+  size_t size = sizeof(value);
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 ? value != 0 : where_unnamed;
+}
+#endif
+
 CpuFeatures detect() {
   CpuFeatures out;
 #if defined(__linux__)
   constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  constexpr unsigned long kInt8Matrices = 1ul << 13;  // HWCAP2_I8MM
+  constexpr unsigned long kBfloat16 = 1ul << 14;      // HWCAP2_BF16
+  const unsigned long more = getauxval(AT_HWCAP2);
   out.neon_dotprod = (getauxval(AT_HWCAP) & kDotProduct) != 0;
+  out.neon_i8mm = (more & kInt8Matrices) != 0;
+  out.neon_bf16 = (more & kBfloat16) != 0;
 #elif defined(__APPLE__)
-  int value = 0;
-  size_t size = sizeof(value);
-  // Every Apple Silicon Mac has it; the name is missing on the oldest system only.
-  const int failed =
-      sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0);
-  out.neon_dotprod = failed != 0 || value != 0;
+  // Every Apple Silicon Mac has the dot product; its name is missing on the oldest system only.
+  out.neon_dotprod = feature("hw.optional.arm.FEAT_DotProd", true);
+  out.neon_i8mm = feature("hw.optional.arm.FEAT_I8MM", false);  // M2 and later
+  out.neon_bf16 = feature("hw.optional.arm.FEAT_BF16", false);
 #elif defined(_WIN32)
   constexpr DWORD kDotProduct = 43;  // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
   out.neon_dotprod = IsProcessorFeaturePresent(kDotProduct) != 0;

@@ -18,6 +18,8 @@ struct CpuFeatures {
   bool amx_int8 = false;  // with tiles, and leave from the kernel to use them
   bool amx_bf16 = false;
   bool neon_dotprod = false;
+  bool neon_i8mm = false;
+  bool neon_bf16 = false;
 };
 
 // Found out on the first call, the same object ever after. Safe to call from several threads.

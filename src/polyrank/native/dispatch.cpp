@@ -38,6 +38,9 @@ const Path* paths() {
 #ifdef POLYRANK_HAVE_AVX2
       {kKernelsAvx2, cpu.avx2 && cpu.fma && cpu.f16c},
 #endif
+#ifdef POLYRANK_HAVE_NEONI8MM
+      {kKernelsNeonI8mm, cpu.neon_dotprod && cpu.neon_i8mm && cpu.neon_bf16},
+#endif
 #ifdef POLYRANK_HAVE_NEON
       {kKernelsNeon, cpu.neon_dotprod},
 #endif

@@ -197,6 +197,7 @@ extern const Kernels* const kKernelsAvx512Bw;
 extern const Kernels* const kKernelsAvx512;
 extern const Kernels* const kKernelsAvx512Bf16;
 extern const Kernels* const kKernelsAmx;
+extern const Kernels* const kKernelsNeonI8mm;
 extern const Kernels* const kKernelsNeon;
 
 }  // namespace polyrank

@@ -119,4 +119,4 @@ def test_doctor_names_the_path_and_times_both_compute_dtypes():
 
 
 def test_speed_is_measured_of_both_compute_dtypes():
-    assert measure_speed(1).keys() == {"float32", "int8"}
+    assert measure_speed(1).keys() == {"float32", "int8", "bfloat16"}
