@@ -20,7 +20,8 @@ import numpy as np
 from polyrank.checkpoint.hub import default_model_folder
 from polyrank.cli.progress import steps
 from polyrank.progress import StepProgress
-from polyrank.training.calibration.learn import CalibrateJob, calibrate
+from polyrank.training.calibration.job import CalibrateJob
+from polyrank.training.calibration.learn import calibrate
 from polyrank.training.calibration.report import as_markdown, diagram
 
 HERE = Path(__file__).parent

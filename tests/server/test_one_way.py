@@ -74,6 +74,23 @@ def test_rankings(
     assert bits([row["score"] for row in shell]) == bits([hit.score for hit in library])
     assert [hit.is_truncated for hit in remote] == [hit.is_truncated for hit in library]
     assert any(hit.is_truncated for hit in library)
+    likely = [hit.probability for hit in library]
+    assert (likely[0] is not None) == (name == "shipped")
+    assert [hit.probability for hit in remote] == likely
+    assert [row.get("probability") for row in shell] == likely
+
+
+@pytest.mark.parametrize("least", [0.02, "recall:0.95"])
+def test_thresholds(least: Any, models: dict[str, Path], server: Running) -> None:
+    library = Reranker(models["shipped"]).rank(QUERY, TEXTS, min_probability=least)
+    with Client(server.url) as client:
+        remote = client.rank(QUERY, TEXTS, model="shipped", min_probability=least)
+    options = ["--model", models["shipped"], "--min-probability", least]
+    shell = commanded("rerank", QUERY, *options, rows=[{"text": text} for text in TEXTS])
+    order = [hit.index for hit in library]
+    assert 0 < len(order) < len(TEXTS)
+    assert [hit.index for hit in remote] == order
+    assert [row["index"] for row in shell] == order
 
 
 @pytest.mark.parametrize("name", ["shipped", "classifier"])
@@ -88,6 +105,11 @@ def test_labels(name: str, models: dict[str, Path], server: Running) -> None:
     assert [bits([*found.probabilities.values()]) for found in remote] == wanted
     assert [bits([*row["probabilities"].values()]) for row in shell] == wanted
     assert [row["label"] for row in shell] == [found.label for found in library]
+    likely = [(found.probability, found.calibrated_probabilities) for found in library]
+    assert (likely[0][0] is not None) == (name == "shipped")
+    assert [(each.probability, each.calibrated_probabilities) for each in remote] == likely
+    keys = ("probability", "calibrated_probabilities")
+    assert [tuple(row.get(key) for key in keys) for row in shell] == likely
 
 
 @pytest.mark.parametrize("name", ["shipped", "embedder"])

@@ -108,7 +108,8 @@ def calibrate_command(
         polyrank calibrate FOLDER --data pairs.jsonl --task classify
         polyrank calibrate FOLDER --data other-set --check --json
     """
-    from polyrank.training.calibration.learn import CalibrateJob, calibrate
+    from polyrank.training.calibration.job import CalibrateJob
+    from polyrank.training.calibration.learn import calibrate
     from polyrank.training.calibration.report import check_report, write_report
 
     check_report(report)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polyrank.calibration.reading import read_calibration
 from polyrank.checkpoint.body import tensor_shapes
 from polyrank.checkpoint.gate import GateStatus
 from polyrank.checkpoint.header import TensorInfo
@@ -94,6 +95,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "tasks": {task: _head(head) for task, head in spec.heads.items()},
         "reranks_by": _reranks_by(spec.heads),
         "first_stage_weights": dict(spec.first_stage_weights),
+        "calibration": _calibration(checkpoint),
         "prompts": dict(spec.prompts.by_name),
         "prompts_from": spec.prompts.origin,
         "assumptions": list(spec.assumptions),
@@ -119,6 +121,18 @@ def _gate(gate: GateStatus) -> dict[str, Any]:
             key: task[key] for key in GATE_FIGURES if isinstance(task.get(key), float | int)
         }
     return facts
+
+
+def _calibration(checkpoint: Checkpoint) -> list[str]:
+    """Return what is calibrated, one line each: by which map, on how many pairs."""
+    found = read_calibration(checkpoint)
+    lines = []
+    for name, own in (("rerank", found.rerank), ("classify", found.classify)):
+        if own is not None:
+            data = own.fitted.get("data")  # written for people: anything may stand there
+            names = ", ".join(map(str, data)) if isinstance(data, list) else "unnamed data"
+            lines.append(f"{name}: {own.method}, fitted to {names:.300}")
+    return lines
 
 
 def _head(head: HeadSpec) -> str:

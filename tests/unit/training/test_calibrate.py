@@ -17,7 +17,8 @@ from polyrank.calibration.maps import sigmoid
 from polyrank.checkpoint.layouts import CALIBRATION_FILE
 from polyrank.errors import CapabilityError, ConfigError, DataError, TrainingError
 from polyrank.training.calibration.fit import Question, fit_classes, fit_ranking
-from polyrank.training.calibration.learn import CalibrateJob, calibrate
+from polyrank.training.calibration.job import CalibrateJob
+from polyrank.training.calibration.learn import calibrate
 from polyrank.training.calibration.logistic import fit_softmax
 from polyrank.training.calibration.report import write_report
 from tests.texts import SENTENCES

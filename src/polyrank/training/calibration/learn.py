@@ -6,15 +6,14 @@ whatever was there stays. Weights and scores are left as they are.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from polyrank._extras import require
 from polyrank._files import replacing
 from polyrank.calibration.calibration import (
     Calibration,
@@ -30,81 +29,20 @@ from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.layouts import CALIBRATION_FILE
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataError
-from polyrank.evaluation.retrievers import EmbeddingRetriever, Retriever
 from polyrank.inference.classifier import Classifier
-from polyrank.inference.embedder import Embedder
-from polyrank.inference.model import load_tokenizer
-from polyrank.inference.probabilities import document_lengths, features_of
 from polyrank.inference.reranker import Reranker
 from polyrank.progress import StepProgress, unheard
-from polyrank.text.tokenizer import Tokenizer
+from polyrank.training.calibration.collect import collect
 from polyrank.training.calibration.data import (
     LabelledRow,
-    Pool,
-    candidates_of_run,
     is_beir,
-    is_relevant,
     read_labelled_rows,
-    read_pools,
-    read_run,
 )
 from polyrank.training.calibration.fit import Question, fit_classes, fit_ranking, softmax_of
+from polyrank.training.calibration.job import CalibrateJob
 from polyrank.training.calibration.report import Judged, describe
-from polyrank.types import ComputeDtype
 
-CalibrationTask = Literal["rerank", "classify"]
-_QUESTIONS_PER_CALL = 20
 _PAIRS_PER_CALL = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrateJob:
-    """What to calibrate, on what.
-
-    Attributes:
-        model: Folder or Hub id; None is the default model.
-        data: Evaluation sets in BEIR form, or files or folders of labelled rows.
-        task: "rerank" or "classify".
-        output: Folder to write the file into; None takes the model's own.
-        run: A run in TREC's form, whose documents are the candidates; None searches.
-        top_k: Candidates of each query.
-        max_queries: Queries of a set in a language, at most; None takes all.
-        languages: Languages to take; none takes all.
-        is_reordering: Whether documents may be shifted by their length, so that probabilities
-            order them otherwise than scores do.
-        is_check: Whether to measure the calibration that is there and fit none.
-        seed: Of all choices.
-        num_threads: Threads; None takes what this process may use.
-        compute_dtype: Of the model's products.
-        row_cache_bytes: As of `Reranker`.
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    model: str | None
-    data: tuple[Path, ...]
-    task: CalibrationTask = "rerank"
-    output: Path | None = None
-    run: Path | None = None
-    top_k: int = 50
-    max_queries: int | None = 300
-    languages: tuple[str, ...] = ()
-    is_reordering: bool = False
-    is_check: bool = False
-    seed: int = 0
-    num_threads: int | None = None
-    compute_dtype: ComputeDtype = "auto"
-    row_cache_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.data:
-            raise ConfigError("nothing to calibrate on: name a file or folder with --data.")
-        if self.top_k < 2 or (self.max_queries is not None and self.max_queries < 1):
-            raise ConfigError(
-                f"top_k must be 2 or more and max_queries 1 or more, not {self.top_k} and "
-                f"{self.max_queries}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,131 +158,6 @@ def _nothing_to_check(folder: Path, what: str) -> CapabilityError:
     return CapabilityError(
         f"{folder} has no calibration of {what} to check. Fit one first, without --check."
     )
-
-
-def collect(
-    job: CalibrateJob, folder: Path, reranker: Reranker, progress: StepProgress
-) -> list[Question]:
-    """Return the labelled documents of each query, scored.
-
-    Args:
-        job: Which data, and how many candidates.
-        folder: The model's.
-        reranker: The model.
-        progress: Called with the steps "documents" and "pairs".
-
-    Returns:
-        Queries in the order of the data; those without candidates are left out.
-
-    Raises:
-        DataError: As `calibrate`.
-        ConfigError: As `calibrate`.
-    """
-    tokenizer = load_tokenizer(read_checkpoint(folder))
-    # read whole before any work, so that a broken last file costs nothing
-    pools = [
-        pool
-        for path in job.data
-        if is_beir(path)
-        for pool in read_pools(path, job.languages, job.max_queries, job.seed)
-    ]
-    rows = [
-        row
-        for path in job.data
-        if not is_beir(path)
-        for row in read_labelled_rows(path, job.languages)
-    ]
-    run = None if job.run is None else read_run(job.run)
-    labels = [is_relevant(row) for row in rows]
-    lists = [*_of_rows(rows, labels)]
-    retriever = _retriever(job, folder) if pools and run is None else None
-    for number, pool in enumerate(pools):
-        progress("documents", number, len(pools), f"{pool.source} {pool.language}")
-        found = (
-            _search(pool, retriever, job.top_k)
-            if retriever is not None
-            else candidates_of_run(pool, run or {}, job.top_k)
-        )
-        lists += [*_of_pool(pool, found)]
-    return [*_score(lists, reranker, tokenizer, progress)]
-
-
-@dataclass(frozen=True, slots=True)
-class _List:
-    source: str
-    language: str
-    query: str
-    documents: tuple[str, ...]
-    is_relevant: tuple[bool, ...]
-
-
-def _of_rows(rows: Sequence[LabelledRow], labels: Sequence[bool]) -> Iterator[_List]:
-    found: dict[tuple[str, str, str], list[int]] = {}
-    for i, row in enumerate(rows):
-        found.setdefault((row.source, row.language, row.query), []).append(i)
-    for key, places in found.items():
-        yield _List(
-            *key,
-            tuple(rows[i].document for i in places),
-            tuple(labels[i] for i in places),
-        )
-
-
-def _of_pool(pool: Pool, found: Sequence[Sequence[int]]) -> Iterator[_List]:
-    for query, answers, places in zip(pool.queries, pool.answers, found, strict=True):
-        if len(places):
-            yield _List(
-                pool.source,
-                pool.language,
-                query,
-                tuple(pool.documents[i] for i in places),
-                tuple(i in answers for i in places),
-            )
-
-
-def _retriever(job: CalibrateJob, folder: Path) -> Retriever[Any, Any]:
-    if "embed" in read_checkpoint(folder).spec.heads:
-        embedder = Embedder(folder, num_threads=job.num_threads, compute_dtype=job.compute_dtype)
-        return EmbeddingRetriever(embedder)
-    require("eval", purpose="Finding candidates by BM25, for a model that makes no vectors,")
-    from polyrank.evaluation.bm25 import Bm25Retriever
-
-    return Bm25Retriever()
-
-
-def _search(pool: Pool, retriever: Retriever[Any, Any], top_k: int) -> list[list[int]]:
-    def advance(count: int) -> None:
-        del count
-
-    index = retriever.index_documents(pool.documents, advance)
-    queries = retriever.read_queries(pool.queries, advance)
-    hits = retriever.search(queries, np.arange(len(pool.queries)), index, top_k)
-    return [each.doc_indices.tolist() for each in hits]
-
-
-def _score(
-    lists: Sequence[_List], reranker: Reranker, tokenizer: Tokenizer, progress: StepProgress
-) -> Iterator[Question]:
-    done, total = 0, sum(len(each.documents) for each in lists)
-    for start in range(0, len(lists), _QUESTIONS_PER_CALL):
-        part = lists[start : start + _QUESTIONS_PER_CALL]
-        progress("pairs", done, total)
-        pairs = [(each.query, text) for each in part for text in each.documents]
-        logits = reranker.score(pairs, logits=True).astype(np.float64)
-        lengths = document_lengths(tokenizer, [text for _, text in pairs])
-        end = 0
-        for each in part:
-            own = slice(end, end := end + len(each.documents))
-            yield Question(
-                each.source,
-                each.language,
-                features_of(tokenizer, each.query),
-                logits[own],
-                np.array(each.is_relevant, bool),
-                lengths[own],
-            )
-        done += len(pairs)
-    progress("pairs", total, total)
 
 
 def _calibrate_classes(
