@@ -201,7 +201,7 @@ def _calibrate_classes(
         after[picked],
         labels == picked[1],
         np.array([row.language or "all" for row in rows]),
-        np.arange(len(rows)),
+        np.unique([row.query for row in rows], return_inverse=True)[1],
         np.zeros(len(rows), np.intp),
     )
     return own, judged, chosen
