@@ -49,6 +49,28 @@ def reliability(
     )
 
 
+def reliability_by_width(
+    probabilities: ArrayLike, came_true: ArrayLike, num_bins: int = 10
+) -> tuple[Bin, ...]:
+    """Return bins of equal width, for the eye: most pairs of a ranking lie next to 0.
+
+    Args:
+        probabilities: Shape (num_pairs,), 0 to 1.
+        came_true: 0 or 1, shape (num_pairs,).
+        num_bins: How many; those without pairs are left out.
+
+    Returns:
+        The bins, by rising probability.
+    """
+    values, truths = np.asarray(probabilities, np.float64), np.asarray(came_true, np.float64)
+    places = np.minimum((values * num_bins).astype(np.intp), num_bins - 1)
+    return tuple(
+        Bin(int(own.sum()), float(values[own].mean()), float(truths[own].mean()))
+        for own in (places == place for place in range(num_bins))
+        if own.any()
+    )
+
+
 def calibration_error(
     probabilities: ArrayLike, came_true: ArrayLike, num_bins: int = NUM_BINS
 ) -> float:

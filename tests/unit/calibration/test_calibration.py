@@ -19,7 +19,12 @@ from polyrank.calibration.calibration import (
 )
 from polyrank.calibration.features import Offset, main_script, query_features, script_shares
 from polyrank.calibration.maps import Beta, Isotonic, Platt
-from polyrank.calibration.measures import brier_score, calibration_error, log_loss
+from polyrank.calibration.measures import (
+    brier_score,
+    calibration_error,
+    log_loss,
+    reliability_by_width,
+)
 from polyrank.calibration.reading import read_calibration
 from polyrank.calibration.thresholds import choose_threshold, parse_threshold, threshold_table
 from polyrank.checkpoint.gate import fingerprint
@@ -97,6 +102,7 @@ def test_thresholds_reach_what_they_promise() -> None:
 def test_measures_of_a_known_case() -> None:
     said, came = [0.2, 0.2, 0.8, 0.8], [0, 0, 1, 0]
     assert calibration_error(said, came, 2) == pytest.approx((0.2 + 0.3) / 2)
+    assert [each.count for each in reliability_by_width([0.05, 0.95, 1.0], [0, 1, 1])] == [1, 2]
     assert brier_score(said, came) == pytest.approx((0.04 * 3 + 0.64) / 4)
     assert log_loss([1.0], [0]) < 30
 

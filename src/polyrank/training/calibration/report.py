@@ -5,6 +5,7 @@ The page holds its drawings itself, as SVG, and asks for nothing from anywhere.
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from polyrank.calibration.measures import (
     brier_score,
     calibration_error,
     log_loss,
-    reliability,
+    reliability_by_width,
 )
 from polyrank.errors import ConfigError
 
@@ -79,7 +80,7 @@ def describe(judged: Judged, *, is_ranking: bool) -> dict[str, Any]:
             for language in languages
         },
         "bins": {
-            name: [asdict(each) for each in reliability(values, judged.came_true)]
+            name: [asdict(each) for each in reliability_by_width(values, judged.came_true)]
             for name, values in (("before", judged.before), ("after", judged.after))
         },
     }
@@ -216,7 +217,11 @@ def _told(record: Mapping[str, Any]) -> list[str]:
 
 
 def diagram(record: Mapping[str, Any]) -> str:
-    """Return the reliability diagrams before and after, side by side, as SVG."""
+    """Return the reliability diagrams before and after, side by side, as SVG.
+
+    Bins are of equal width, their dots as large as they are full; calibration errors are of bins
+    of equally many pairs.
+    """
     parts = [
         _panel(record["bins"][name], title, _MARGIN + i * (_SIDE + 2 * _MARGIN))
         for i, (name, title) in enumerate((("before", "score"), ("after", "probability")))
@@ -236,11 +241,13 @@ def _panel(bins: Sequence[Mapping[str, float]], title: str, left: int) -> str:
         (left + each["probability"] * _SIDE, bottom - each["frequency"] * _SIDE) for each in bins
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    largest = max(each["count"] for each in bins)
+    radii = [3 + 7 * math.sqrt(each["count"] / largest) for each in bins]
     dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#0969da"><title>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="#0969da99"><title>'
         f"{each['count']:,.0f} pairs: said {each['probability']:.3f}, came true "
         f"{each['frequency']:.3f}</title></circle>"
-        for (x, y), each in zip(points, bins, strict=True)
+        for (x, y), each, radius in zip(points, bins, radii, strict=True)
     )
     ticks = "".join(
         f'<text x="{left + share * _SIDE:.0f}" y="{bottom + 15}" text-anchor="middle">{share:g}'
