@@ -80,7 +80,7 @@ def test_rankings(
     assert [row.get("probability") for row in shell] == likely
 
 
-@pytest.mark.parametrize("least", [0.02, "recall:0.95"])
+@pytest.mark.parametrize("least", [0.7, "precision:0.8"])
 def test_thresholds(least: Any, models: dict[str, Path], server: Running) -> None:
     library = Reranker(models["shipped"]).rank(QUERY, TEXTS, min_probability=least)
     with Client(server.url) as client:

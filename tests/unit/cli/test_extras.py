@@ -26,7 +26,16 @@ ARGUMENTS = {
     "train late-interaction": ["--data", "nowhere", "--output", "nowhere"],
     "train reranker": ["--data", "nowhere", "--output", "nowhere"],
 }
-WITHOUT = {"classify", "compress export", "doctor", "embed", "info", "rerank", "settings"}
+WITHOUT = {
+    "calibrate",
+    "classify",
+    "compress export",
+    "doctor",
+    "embed",
+    "info",
+    "rerank",
+    "settings",
+}
 
 PLAIN_INSTALL = """
 import contextlib, io, json, sys
