@@ -14,7 +14,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency attack-server soak-server bench-rows bench-kernels bench-quality bench-calibration calibrate eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-kernels bench-quality bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -90,6 +90,9 @@ $(INTEGRATIONS)/.ready: tests/integrations/requirements.txt pyproject.toml
 
 test-stores: $(STORES)/.ready ## run what every store of vectors must do on each store
 	$(STORES)/bin/python -m pytest tests/stores --confcutdir tests/stores --override-ini filterwarnings=default
+
+bench-stores: $(STORES)/.ready ## each store of vectors on multilingual help pages: recall, nDCG, time, bytes (about ten minutes)
+	DATA=$(DATA) PYTHONPATH=. $(STORES)/bin/python -m benchmarks.stores.run
 
 $(STORES)/.ready: tests/stores/requirements.txt pyproject.toml
 	$(framework_environment)

@@ -33,7 +33,7 @@ from polyrank.inference.probabilities import (
     pair_probabilities,
     probable,
 )
-from polyrank.inference.token_vectors import token_vectors
+from polyrank.inference.token_vectors import row_logits, token_vectors
 from polyrank.progress import Progress
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
@@ -355,6 +355,30 @@ class Reranker(Front):
             EncoderError: If the encoder fails.
         """
         return token_vectors(self._engine, self._scorer, check_texts(texts), input_type, progress)
+
+    def score_rows(
+        self, query: str, rows: Iterable[Float32Array], *, logits: bool = False
+    ) -> Float32Array:
+        """Return the relevance of documents by their rows, which were kept: none is read again.
+
+        Args:
+            query: What is looked for.
+            rows: One array a document, as `token_vectors` gave it for ``input_type="document"``.
+                Rows kept in float32 give the scores of `score`, bit for bit, where `row_pooling`
+                and `row_dtype` leave rows as they are; in float16, within a thousandth or so.
+            logits: Whether to return raw logits instead of scores.
+
+        Returns:
+            Scores in input order, shape (num_documents,).
+
+        Raises:
+            InputError: If the query cannot be read, or rows are not of the checkpoint's width.
+            CapabilityError: If the checkpoint does not compare texts token by token.
+            EncoderError: If the encoder fails.
+        """
+        check_text(query, "query")
+        raw = row_logits(self._engine, self._scorer, query, rows)
+        return raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
 
     def first_stage_weight(self, first_stage: FirstStageKind | float) -> float:
         """Return what a standard deviation of first-stage scores adds to a logit.
