@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from polyrank.inference.embedder import Embedder
     from polyrank.inference.model import ModelInfo
     from polyrank.inference.reranker import Reranker
+    from polyrank.search.search import Search, SearchResult
     from polyrank.types import Classification, Passage, RankedDocument
 
 __version__ = "0.1.0"
@@ -30,6 +31,8 @@ __all__ = [
     "PolyrankError",
     "RankedDocument",
     "Reranker",
+    "Search",
+    "SearchResult",
 ]
 
 _HOMES = {
@@ -41,6 +44,8 @@ _HOMES = {
     "PolyrankError": "polyrank.errors",
     "RankedDocument": "polyrank.types",
     "Reranker": "polyrank.inference.reranker",
+    "Search": "polyrank.search.search",
+    "SearchResult": "polyrank.search.search",
 }
 
 
