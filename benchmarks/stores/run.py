@@ -74,7 +74,7 @@ def measure(setup: Setup, corpus: Corpus, judge: Judge) -> dict[str, Any]:
     """Fill a store, ask all queries of it, and return what came of it."""
     count = min(len(corpus.ids), setup.most)
     folder = Path(tempfile.mkdtemp(prefix="bench-stores-"))
-    name = f"bench_{setup.dtype}_{setup.is_indexed}"
+    name = f"bench_{setup.dtype}_{int(setup.is_indexed)}"
     url, dimensions = setup.url(folder), corpus.vectors.shape[1]
     store = open_store(url, dimensions=dimensions, dtype=setup.dtype, collection=name)
     try:

@@ -364,8 +364,9 @@ class Reranker(Front):
         Args:
             query: What is looked for.
             rows: One array a document, as `token_vectors` gave it for ``input_type="document"``.
-                Rows kept in float32 give the scores of `score`, bit for bit, where `row_pooling`
-                and `row_dtype` leave rows as they are; in float16, within a thousandth or so.
+                Rows kept in float32 give the bits of `score` for documents that fit in the
+                window, where `row_pooling` and `row_dtype` leave rows as they are; in float16,
+                scores within a thousandth or so. Keep a longer document as its passages.
             logits: Whether to return raw logits instead of scores.
 
         Returns:
