@@ -6,8 +6,9 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,7 @@ from polyrank._extras import EXTRAS, install_command, is_installed
 from polyrank.checkpoint.hub import cache_folder, default_model_folder
 from polyrank.checkpoint.spec import LinearType
 from polyrank.cli import options
+from polyrank.cli.storage import plan_storage, storage_lines
 from polyrank.encoder.choose import available_encoders
 from polyrank.encoder.paths import is_int8_quicker, running_path
 from polyrank.encoder.threads import usable_threads
@@ -47,24 +49,51 @@ LIBRARIES = (
 )
 
 
-def doctor(as_json: options.Json = False) -> None:
+Passages = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Show too what so many passages cost in each form of storage.", metavar="N"
+    ),
+]
+
+
+def doctor(passages: Passages = None, as_json: options.Json = False) -> None:
     """Show processor, threads, encoders, extras, libraries and folders.
 
-    Of extras that are not there it names the command that installs them.
+    Of extras that are not there it names the command that installs them. With --passages it adds
+    bytes, memory, time and money of storing so many, at the rates measured here.
 
     Paste the output of `polyrank doctor --json` into bug reports; it names folders on this
     machine, but no secrets.
     """
     facts = examine()
+    if passages is not None:
+        facts["storage"] = plan_storage(passages, facts["native"].get("tokens_per_second", {}))
     if as_json or not sys.stdout.isatty():
         sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
+    storage = facts.pop("storage", None)
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), Text(_shown(value)))
     Console().print(table)
+    if storage is not None:
+        _show_storage(storage)
+
+
+def _show_storage(plan: dict[str, Any]) -> None:
+    console, table = Console(), Table(box=None, pad_edge=False)
+    headings, *rows = storage_lines(plan)
+    for at, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if at else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"\n{plan['passages']:,} passages", style="bold")
+    console.print(table)
+    for key in ("embedding", "measured", "assumed"):
+        console.print(Text(f"{key}: {_shown(plan.get(key, {}))}".replace("\n", ", "), style="dim"))
 
 
 def examine() -> dict[str, Any]:
