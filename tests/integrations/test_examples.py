@@ -15,6 +15,7 @@ NEEDS = {
     "langchain": "langchain_core",
     "llama": "llama_index.core",
     "mteb": "mteb",
+    "sqlite": "sqlite_vec",
     "txtai": "txtai",
 }
 EXAMPLES = [path for path in sorted(cats.EXAMPLES.glob("*.py")) if path.stem != "local_task"]
