@@ -115,6 +115,9 @@ def rerank(
         timer.note(f"{len(records):,} documents ranked", reranker.info.name, quiet=quiet)
     else:
         write_rows(_rows(ranked, records), output)
+    if records and not ranked:
+        least = f"no document reaches --min-probability {min_probability}"
+        screen.remark(f"nothing answers: {least}", quiet=quiet)
     limit = reranker.info.max_length
     screen.note_truncated(reranker.num_truncated, len(records), limit, quiet=quiet)
 

@@ -17,7 +17,6 @@ from polyrank.checkpoint.spec import ModelSpec
 from polyrank.errors import CapabilityError, ConfigError, InputError
 from polyrank.types import FirstStageKind, Float32Array
 
-
 _CLOSE = 1e-6
 
 

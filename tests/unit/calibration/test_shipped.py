@@ -1,5 +1,8 @@
 """The default model comes calibrated: what answers is kept, and of nothing nothing is returned."""
 
+import subprocess
+import sys
+
 import pytest
 
 from polyrank import Classifier, Reranker
@@ -45,6 +48,20 @@ def test_unanswerable_questions_return_nothing(reranker: Reranker) -> None:
     for question in UNANSWERED:
         assert reranker.rank(question, DOCUMENTS, min_probability=0.5) == []
         assert len(reranker.rank(question, DOCUMENTS)) == len(DOCUMENTS)
+
+
+def test_the_command_returns_nothing_and_says_so() -> None:
+    command = [sys.executable, "-m", "polyrank", "rerank", UNANSWERED[0]]
+    for more, num_lines in (([], len(DOCUMENTS)), (["--min-probability", "0.5"], 0)):
+        done = subprocess.run(
+            [*command, *more],
+            input="\n".join(DOCUMENTS),
+            capture_output=True,
+            encoding="utf8",
+            check=True,
+        )
+        assert len(done.stdout.splitlines()) == num_lines
+        assert ("nothing answers" in done.stderr) == (num_lines == 0)
 
 
 def test_targets_are_thresholds(reranker: Reranker) -> None:
