@@ -40,6 +40,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "sqlite": ("sqlite_vec",),
     "qdrant": ("qdrant_client",),
     "milvus": ("pymilvus",),
+    "pinecone": ("pinecone",),
     "pgvector": ("pgvector", "psycopg"),
     "train": ("torch", "sentence_transformers", "accelerate", "datasets", "peft", *_EVAL),
 }

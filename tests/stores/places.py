@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from polyrank.stores import Entry, Store, open_store
 from polyrank.stores.opening import KINDS
-from tests.stores import servers
+from tests.stores import pinecone_wire, servers
 
 DIMENSIONS, ROW_DIMENSIONS = 24, 6
 DTYPES = ("float32", "float16", "int8", "binary")
@@ -77,6 +78,12 @@ def postgres_url(folder: Path) -> str:
     return uri.replace("/postgres?", f"/{name}?")
 
 
+@cache
+def pinecone_url(folder: Path) -> str:
+    """Start a server with Pinecone's wire shapes for a folder."""
+    return f"pinecone://{pinecone_wire.serve(DIMENSIONS)}"
+
+
 def qdrant_filter() -> Any:
     from qdrant_client import models
 
@@ -88,6 +95,7 @@ def qdrant_filter() -> Any:
     )
 
 
+PINECONE_FILTER = {"page": {"$lt": 5}, "lang": {"$eq": "de"}}
 CHROMA_FILTER = {"$and": [{"page": {"$lt": 5}}, {"lang": {"$eq": "de"}}]}
 MILVUS_FILTER = 'metadata["page"] < 5 and metadata["lang"] == "de"'
 IN_JSONB = "(metadata ->> 'page')::int < 5 AND metadata ->> 'lang' = 'de'"
@@ -99,6 +107,7 @@ PLACES = [
     Place("postgresql", "psycopg", postgres_url, lambda: IN_JSONB, is_embedded=False),
     Place("chroma", "chromadb", in_folder("chroma"), lambda: CHROMA_FILTER),
     Place("milvus", "pymilvus", in_folder("milvus"), lambda: MILVUS_FILTER),
+    Place("pinecone", "pinecone", pinecone_url, lambda: PINECONE_FILTER, is_embedded=False),
     # its local mode writes point by point, each with a commit of its own
     Place("qdrant", "qdrant_client", in_folder("qdrant"), qdrant_filter, False, 300, ("float32",)),
 ]

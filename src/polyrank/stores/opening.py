@@ -32,6 +32,7 @@ KINDS = {
     "qdrant": StoreKind("qdrant", "QdrantStore", "qdrant", "qdrant://HOST:PORT or FOLDER"),
     "chroma": StoreKind("chroma", "ChromaStore", "chroma", "chroma://HOST:PORT or FOLDER"),
     "milvus": StoreKind("milvus", "MilvusStore", "milvus", "milvus://HOST:PORT or FILE.db"),
+    "pinecone": StoreKind("pinecone", "PineconeStore", "pinecone", "pinecone://INDEX-HOST"),
     "postgresql": StoreKind(
         "postgresql", "PostgresStore", "pgvector", "postgresql://USER@HOST/DATABASE"
     ),

@@ -164,7 +164,7 @@ def test_pip_is_that_of_the_environment(elsewhere: Path, monkeypatch: pytest.Mon
 
 # tested in environments of their own, by make test-integrations and make test-stores
 FRAMEWORKS = {"langchain", "llama-index", "haystack", "dspy", "txtai", "mteb", "lancedb", "chroma"}
-FRAMEWORKS |= {"faiss", "qdrant", "milvus", "pgvector"}
+FRAMEWORKS |= {"faiss", "qdrant", "milvus", "pgvector", "pinecone"}
 
 
 def test_the_modules_of_extras_are_those_of_pyproject() -> None:
