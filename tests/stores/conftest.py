@@ -3,7 +3,7 @@ import pytest
 from tests.stores.places import DTYPES, PLACES, Place
 
 
-@pytest.fixture(params=PLACES, ids=lambda place: place.scheme)
+@pytest.fixture(params=PLACES, ids=lambda place: place.name or place.scheme)
 def place(request: pytest.FixtureRequest) -> Place:
     pytest.importorskip(request.param.module)
     return request.param

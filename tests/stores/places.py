@@ -32,6 +32,7 @@ class Place:
         is_embedded: Whether it lives in this process and on this disk, and writes batches whole.
         count: How many entries the test of many gives it.
         only: Dtypes that this way of opening it keeps; all of its store's if empty.
+        name: What tests call it, where that is not the scheme.
     """
 
     scheme: str
@@ -41,6 +42,7 @@ class Place:
     is_embedded: bool = True
     count: int = 10_000
     only: tuple[str, ...] = ()
+    name: str = ""
 
     def open(self, folder: Path, **options: Any) -> Store:
         settings = {"dimensions": DIMENSIONS, **options}
@@ -84,6 +86,14 @@ def pinecone_url(folder: Path) -> str:
     return f"pinecone://{pinecone_wire.serve(DIMENSIONS)}"
 
 
+@cache
+def qdrant_url(folder: Path) -> str:
+    """Start a server with Qdrant's wire shapes for a folder."""
+    from tests.stores import qdrant_wire
+
+    return f"qdrant://{qdrant_wire.serve()}"
+
+
 def qdrant_filter() -> Any:
     from qdrant_client import models
 
@@ -108,6 +118,7 @@ PLACES = [
     Place("chroma", "chromadb", in_folder("chroma"), lambda: CHROMA_FILTER),
     Place("milvus", "pymilvus", in_folder("milvus"), lambda: MILVUS_FILTER),
     Place("pinecone", "pinecone", pinecone_url, lambda: PINECONE_FILTER, is_embedded=False),
+    Place("qdrant", "qdrant_client", qdrant_url, qdrant_filter, False, 300, name="qdrant-wire"),
     # its local mode writes point by point, each with a commit of its own
     Place("qdrant", "qdrant_client", in_folder("qdrant"), qdrant_filter, False, 300, ("float32",)),
 ]
