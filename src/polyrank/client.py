@@ -38,6 +38,7 @@ from polyrank.types import (
     FirstStageKind,
     InputType,
     OutputDtype,
+    Passage,
 )
 
 require("client", purpose="polyrank.client")
@@ -62,6 +63,8 @@ class RankedHit:
         is_truncated: Whether tokens of the query or the document were cut off.
         probability: How probable it is that the document answers; None where the model is not
             calibrated.
+        passages: The passages of a document that was longer than the model's window, best first;
+            none of one that was read at once.
     """
 
     index: int
@@ -70,6 +73,7 @@ class RankedHit:
     document: Document
     is_truncated: bool
     probability: float | None = None
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,25 @@ def _hits(reply: Any, documents: Sequence[Document]) -> list[RankedHit]:
             documents[row["index"]],
             row["is_truncated"],
             row.get("probability"),  # servers before this one send none
+            _passages(row, documents[row["index"]]),
         )
         for row in reply["results"]
     ]
+
+
+def _passages(row: Mapping[str, Any], document: Document) -> tuple[Passage, ...]:
+    sent = row.get("passages") or ()
+    text = document_text(document, "document") if sent else ""
+    return tuple(
+        Passage(
+            text[passage["start"] : passage["end"]],
+            passage["start"],
+            passage["end"],
+            passage["score"],
+            passage.get("probability"),
+        )
+        for passage in sent
+    )
 
 
 def _embed(

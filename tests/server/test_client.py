@@ -94,7 +94,7 @@ def test_results_are_the_librarys(server: Running, folders: Folders) -> None:
         assert [np.float32(hit.logit) for hit in hits] == [
             np.float32(hit.logit) for hit in expected
         ]
-        assert client.rank(QUERY, ["x " * 900])[0].is_truncated
+        assert len(client.rank(QUERY, ["x " * 900])[0].passages) > 1
         embedder = Embedder(folders["embedder"])
         for output_dtype in ("float32", "int8", "ubinary"):
             found = client.embed(DOCUMENTS, input_type="query", output_dtype=output_dtype)

@@ -538,7 +538,6 @@ def test_every_dialect_can_forbid_to_cut(server: Running) -> None:
         ("/voyage/rerank", rerank, {"truncation": False}),
         ("/voyage/embeddings", {"input": LONG}, {"truncation": False}),
         ("/jina/rerank", rerank, {"truncation": False}),
-        ("/cohere/v1/rerank", rerank, {"max_chunks_per_doc": 10}),
         ("/v1/embed", {"texts": [LONG]}, {"truncate": "NONE"}),
         ("/v2/embed", {"texts": [LONG]}, {"truncate": "NONE"}),
         ("/v2/embed", {"texts": ["one two three four"]}, {"truncate": "NONE", "max_tokens": 5}),
@@ -554,8 +553,11 @@ def test_every_dialect_can_forbid_to_cut(server: Running) -> None:
 
 
 def test_a_server_can_forbid_to_cut(folders: Folders) -> None:
-    with running({"reranker": folders["reranker"]}, auto_truncate=False) as strict:
-        body = {"query": QUERY, "texts": [LONG]}
+    body = {"query": QUERY, "texts": [LONG]}
+    with running({"reranker": folders["reranker"]}, auto_truncate=False) as reads_whole:
+        assert len(reads_whole.post("/rerank", body)) == 1
+    settings = {"auto_truncate": False, "aggregation": "truncate"}
+    with running({"reranker": folders["reranker"]}, **settings) as strict:
         assert "--no-auto-truncate" in strict.call("/rerank", body).json["error"]
         assert len(strict.post("/rerank", body | {"truncate": True})) == 1
 
@@ -564,15 +566,18 @@ def test_cohere_is_told_what_was_cut(server: Running, embedder: Embedder) -> Non
     body = {"query": QUERY, "documents": [LONG, "a", LONG]}
     cut = "texts that were longer than what is read, and were cut: 2"
     for path, more in (
+        ("/cohere/v1/rerank", {"max_chunks_per_doc": 1}),
+        ("/cohere/v1/rerank", {"max_chunks_per_doc": 2}),
+    ):
+        assert server.post(path, body | more)["meta"]["warnings"] == [cut]
+    for path, more in (
         ("/v1/rerank", {}),
         ("/v2/rerank", {}),
         ("/v2/rerank", {"max_tokens_per_doc": 4096}),
-        ("/cohere/v1/rerank", {"max_chunks_per_doc": 1}),
+        ("/v2/rerank", {"max_tokens_per_doc": 50}),
+        ("/cohere/v1/rerank", {"max_chunks_per_doc": 1000}),
     ):
-        assert server.post(path, body | more)["meta"]["warnings"] == [cut]
-    assert "warnings" not in server.post("/v2/rerank", body | {"max_tokens_per_doc": 50})["meta"]
-    refused = server.call("/cohere/v1/rerank", body | {"max_chunks_per_doc": 10})
-    assert "this server reads one chunk of a document" in refused.json["message"]
+        assert "warnings" not in server.post(path, body | more)["meta"]
     assert server.call("/cohere/v1/rerank", body | {"max_chunks_per_doc": 0}).status == 400
     short = body | {"documents": ["a", "b"], "max_chunks_per_doc": 10}
     assert len(server.post("/cohere/v1/rerank", short)["results"]) == 2
@@ -589,7 +594,8 @@ def test_vllm_cuts_to_the_tokens_asked_for(server: Running, folders: Folders) ->
         )
         assert reply["usage"]["total_tokens"] == length
         if side == "right":
-            wanted = Reranker(folders["reranker"], max_length=length).score([(QUERY, LONG)])
+            cut = Reranker(folders["reranker"], max_length=length, passages=None)
+            wanted = cut.score([(QUERY, LONG)])
             assert reply["results"][0]["relevance_score"] == close(float(wanted[0]))
     scored = server.post("/score", {"text_1": QUERY, "text_2": LONG, "truncate_prompt_tokens": 30})
     assert scored["usage"]["total_tokens"] == 30

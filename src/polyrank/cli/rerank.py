@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,8 +12,11 @@ from polyrank.cli import options, screen
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
 from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
-from polyrank.errors import DataError
-from polyrank.types import RankedDocument, TruncationStrategy
+from polyrank.config import PassageConfig
+from polyrank.errors import ConfigError, DataError
+from polyrank.types import Passage, RankedDocument, TruncationStrategy
+
+ReadingRule = Literal["max_p", "first_p", "top_k_mean", "decayed_sum", "truncate"]
 
 
 def rerank(
@@ -46,6 +49,22 @@ def rerank(
             "the document alone."
         ),
     ] = "longest_first",
+    aggregation: Annotated[
+        ReadingRule,
+        typer.Option(
+            help="How a document is read that is longer than the model's window: in passages, of "
+            "which the best counts (max_p), the first (first_p), the mean of the best three "
+            "(top_k_mean), or all with falling weights (decayed_sum); or cut (truncate)."
+        ),
+    ] = "max_p",
+    max_passages: Annotated[
+        int | None,
+        typer.Option(
+            help="Passages of a document to read, at most. Left out: all.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     encoder: options.Encoder = "auto",
     threads: options.Threads = None,
     device: options.Device = "cpu",
@@ -61,13 +80,15 @@ def rerank(
     A terminal gets a table; a pipe gets one JSON object a line, best first, with "rank",
     "index", "score", "probability" (where the model is calibrated) and every field of the document.
     With --output the name's ending decides:
-    .jsonl, .ndjson, .json, .csv, .tsv or .parquet.
+    .jsonl, .ndjson, .json, .csv, .tsv or .parquet. A document that is longer than the model's
+    window is read in passages; the table shows its best one, and rows have "passages" with offsets.
 
     For example:
 
         polyrank rerank "How long do cats live?" articles.txt --top-n 5
         cat answers.jsonl | polyrank rerank "猫の寿命" -m BAAI/bge-reranker-v2-m3 > best.jsonl
         polyrank rerank "capital of France" pages.csv --text-field body --output best.csv
+        polyrank rerank "termination clause" contracts.jsonl --aggregation top_k_mean
         polyrank rerank "cats" hits.jsonl --first-stage-field bm25 --first-stage lexical
         polyrank rerank "Who painted it?" pages.txt --min-probability 0.5
     """
@@ -86,6 +107,7 @@ def rerank(
             model,
             max_length=max_length,
             truncation=truncation,
+            passages=_passages(aggregation, max_passages),
             encoder=encoder,
             num_threads=threads,
             device=device,
@@ -142,6 +164,23 @@ def _scores(records: Sequence[Record], field: str) -> list[float]:
     return scores
 
 
+def _passages(rule: ReadingRule, most: int | None) -> PassageConfig | None:
+    if rule != "truncate":
+        return PassageConfig(rule, max_passages_per_document=most)
+    if most is not None:
+        raise ConfigError("--max-passages reads passages; leave out --aggregation truncate")
+    return None
+
+
+def _is_split(hit: RankedDocument) -> bool:
+    return len(hit.passages) > 1
+
+
+def _passage_row(passage: Passage) -> dict[str, Any]:
+    row = {"start": passage.start, "end": passage.end, "score": passage.score}
+    return row if passage.probability is None else row | {"probability": passage.probability}
+
+
 def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[dict[str, Any]]:
     return [
         {
@@ -151,6 +190,7 @@ def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[d
             "score": hit.score,
             **({} if hit.probability is None else {"probability": hit.probability}),
             **({"is_truncated": True} if hit.is_truncated else {}),
+            **({"passages": [_passage_row(p) for p in hit.passages]} if _is_split(hit) else {}),
         }
         for rank, hit in enumerate(ranked, start=1)
     ]
@@ -167,7 +207,8 @@ def _table(ranked: Sequence[RankedDocument], width: int, *, is_probability: bool
     table.add_column("document")
     bars = screen.shares([hit.score for hit in ranked], is_probability=is_probability)
     for rank, (hit, share) in enumerate(zip(ranked, bars, strict=True), start=1):
-        shown = screen.one_line(str(hit.document), width - (43 if is_calibrated else 30))
+        whole = hit.passage.text if _is_split(hit) else str(hit.document)
+        shown = screen.one_line(whole, width - (43 if is_calibrated else 30))
         likely = [] if hit.probability is None else [f"{hit.probability:.3f}"]
         table.add_row(str(rank), f"{hit.score:.4f}", screen.bar(share), *likely, shown)
     return table

@@ -100,6 +100,22 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    aggregation: Annotated[
+        str,
+        typer.Option(
+            help="How long documents are read where a request does not say: max_p, first_p, "
+            "top_k_mean or decayed_sum of their passages, or truncate.",
+            rich_help_panel=MODELS,
+        ),
+    ] = "max_p",
+    max_document_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens that are read of a document in passages.",
+            min=1,
+            rich_help_panel=LIMITS,
+        ),
+    ] = 32_768,
     max_batch_tokens: Annotated[
         int,
         typer.Option(help="Most tokens of a forward pass.", min=1, rich_help_panel=LIMITS),
@@ -273,6 +289,7 @@ def serve(
         max_concurrent_requests=max_concurrent_requests,
         max_queued_tokens=max_queued_tokens,
         max_client_batch_size=max_client_batch_size,
+        max_document_tokens=max_document_tokens,
         max_payload_bytes=payload_limit,
         max_pending_bytes=max(DEFAULT_MAX_PENDING_BYTES, payload_limit),
         request_timeout_s=request_timeout,
@@ -290,6 +307,7 @@ def serve(
         port=port,
         limits=limits,
         auto_truncate=auto_truncate,
+        aggregation=aggregation,
         is_strict_about_names=strict_names,
         cors_origins=tuple(cors_allow_origin or ()),
         allowed_hosts=tuple(allowed_host or ()),

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from polyrank.config import PassageConfig
 from polyrank.engine.engine import Engine
 from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair, run
+from polyrank.inference.model import Model
 from polyrank.inference.pair_runs import pair_logits
+from polyrank.inference.probabilities import probable
 from polyrank.progress import Progress
 from polyrank.tasks.aggregation import aggregate
 from polyrank.tasks.heads import Head
@@ -22,7 +24,7 @@ from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
 from polyrank.text.passages import Span, split_passages
 from polyrank.text.tokenizer import Tokenizer
-from polyrank.types import Float32Array, PoolingMode
+from polyrank.types import Activation, Float32Array, Passage, PoolingMode
 
 _LEAST_ROOM = 8  # tokens beside a query; with fewer a document is cut, as the query is
 
@@ -186,11 +188,14 @@ class PassagePairs:
         return readings
 
     def _read(self, document: str, room: int | None) -> "_Reading | None":
-        """Return what is read of a document; None where all of it is, at once.
+        """Return what is read of a document.
 
         Args:
             document: Its text.
             room: Tokens that the window has for it; None where it fits.
+
+        Returns:
+            Its passages; None where all of it is read at once.
         """
         config, tokenizer = self.config, self.builder.tokenizer
         end = len(document)
@@ -271,6 +276,43 @@ def run_ranking(
     return prepared, [Result.of(row, logits.shape[1]) for row in rows]
 
 
+def by_logit(passages: Sequence[PassageScore]) -> list[PassageScore]:
+    """Return passages best first, equal ones in the order of the text."""
+    return sorted(passages, key=lambda passage: -passage.logit)
+
+
+def described(
+    model: Model,
+    scorer: PairScorer,
+    activation: Activation | None,
+    query: str,
+    text: str,
+    found: Sequence[PassageScore],
+) -> tuple[Passage, ...]:
+    """Return passages with their texts, scores and probabilities, in the order given.
+
+    Args:
+        model: What scored them.
+        scorer: Gives scores of logits.
+        activation: From logits to scores; None takes the checkpoint's own.
+        query: What they were scored for.
+        text: The document.
+        found: Its passages.
+
+    Returns:
+        One for each.
+    """
+    logits = np.array([passage.logit for passage in found], np.float32)
+    scores = scorer.activate(logits[:, None], activation)[:, 0].tolist()
+    texts = [text[passage.start : passage.end] for passage in found]
+    likely = probable(model, query, texts, logits)
+    chances = [None] * len(found) if likely is None else likely.values.tolist()
+    return tuple(
+        Passage(own, passage.start, passage.end, score, chance)
+        for own, passage, score, chance in zip(texts, found, scores, chances, strict=True)
+    )
+
+
 def scores_of_passages(
     prepared: Prepared, result: Result, i: int, text: str, tokenizer: Tokenizer
 ) -> list[PassageScore]:
@@ -287,7 +329,7 @@ def scores_of_passages(
         One passage or more.
     """
     if result.passages:
-        return sorted(result.passages, key=lambda passage: -passage.logit)
+        return by_logit(result.passages)
     plan = prepared.plan
     if isinstance(plan, PassagePlan):
         plan, i = plan.inner.plan, int(plan.starts[i])

@@ -23,8 +23,8 @@ from polyrank.inference.kept_runs import check_row_format, row_format_notes
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model, row_format
 from polyrank.inference.passage_pairs import (
     PassagePairs,
-    PassageScore,
     Result,
+    described,
     run_ranking,
     scores_of_passages,
 )
@@ -248,7 +248,8 @@ class Reranker(Front):
             tokenizer = self._model.tokenizer
             found = scores_of_passages(prepared, results[i], i, texts[i], tokenizer)
             if len(found) > 1:
-                return self._passages(query, texts[i], found)
+                scorer, activation = self._scorer, self._activation
+                return described(self._model, scorer, activation, query, texts[i], found)
             chance = None if likely is None else float(likely.values[i])
             start, end = found[0].start, found[0].end
             return (Passage(texts[i][start:end], start, end, float(own[i]), chance),)
@@ -395,21 +396,6 @@ class Reranker(Front):
             CapabilityError: If the checkpoint has no weight for that kind.
         """
         return first_stage_weight(self.spec, first_stage)
-
-    def _passages(
-        self, query: str, text: str, found: Sequence[PassageScore]
-    ) -> tuple[Passage, ...]:
-        logits = np.array([passage.logit for passage in found], np.float32)
-        scores = self._scorer.activate(logits[:, None], self._activation)[:, 0]
-        texts = [text[passage.start : passage.end] for passage in found]
-        likely = probable(self._model, query, texts, logits)
-        chances = [None] * len(found) if likely is None else likely.values.tolist()
-        return tuple(
-            Passage(own, passage.start, passage.end, score, chance)
-            for own, passage, score, chance in zip(
-                texts, found, scores.tolist(), chances, strict=True
-            )
-        )
 
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None

@@ -20,15 +20,17 @@ class Cut:
         side: "right" cuts the end, "left" the start.
         max_length: Tokens of a text or a pair, special ones included; None, and what is above
             the model's own limit, means that limit.
+        max_passages: Passages that are read of a document, at most; None reads all.
         why_not: Why they are not cut, where they are not, for the message.
     """
 
     is_allowed: bool | None = None
     side: Side = "right"
     max_length: int | None = None
+    max_passages: int | None = None
     why_not: str = "the request forbids to cut it"
 
     @property
-    def window(self) -> str:
-        """What of it changes the tokens that are read, as a part of keys."""
-        return f"{self.side}:{self.max_length or ''}"
+    def is_reading_whole(self) -> bool:
+        """Whether documents are read in passages: nothing was said of how to cut them."""
+        return self.is_allowed is None and self.side == "right" and self.max_length is None

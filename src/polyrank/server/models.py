@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from polyrank.checkpoint.hub import resolve
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.checkpoint.spec import ModelSpec
-from polyrank.config import EngineConfig, TruncationConfig
+from polyrank.config import EngineConfig, PassageConfig, TruncationConfig
 from polyrank.errors import (
     CapabilityError,
     ConfigError,
@@ -24,6 +24,7 @@ from polyrank.errors import (
 )
 from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
 from polyrank.inference.model import Model, load_tokenizer
+from polyrank.inference.passage_pairs import PassagePairs
 from polyrank.inference.probabilities import least_probability
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
 from polyrank.server.logs import log
@@ -37,16 +38,26 @@ from polyrank.types import InputType, TaskName
 class ServedModel:
     """A loaded checkpoint under the name that requests call it by. Safe to use from threads."""
 
-    def __init__(self, name: str, model: Model, *, is_truncating: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        *,
+        is_truncating: bool,
+        passages: PassageConfig | None = None,
+    ) -> None:
         """Load the heads and the encoder.
 
         Args:
             name: The name.
             model: Checkpoint and tokenizer.
             is_truncating: Whether texts that are too long are cut where a request does not say.
+            passages: How documents longer than the window are read where a request does not say;
+                None cuts them.
         """
         self.name = name
         self.is_truncating = is_truncating
+        self._passages = passages
         self.loaded_at = int(time.time())
         self._model = model
         for task in model.spec.tasks:
@@ -104,7 +115,7 @@ class ServedModel:
             self._refuse(task)
         return self._model.computations.head(task)
 
-    def ranker(self, cut: Cut) -> ScorePairs:
+    def ranker(self, cut: Cut) -> ScorePairs | PassagePairs:
         """Return what scores pairs, as `Reranker` does: a cross-encoder, cosines, token rows.
 
         Args:
@@ -118,7 +129,11 @@ class ServedModel:
             ConfigError: If `cut` leaves no room for texts; so do the others here.
         """
         self._check_task("rerank")
-        return self._model.computations.ranking(self._window(cut))
+        pairs = self._model.computations.ranking(self._window(cut))
+        if self._passages is None or not cut.is_reading_whole:
+            return pairs
+        config = replace(self._passages, max_passages_per_document=cut.max_passages)
+        return PassagePairs(pairs, config)
 
     def classifier(self, cut: Cut) -> ScorePairs | RunHead:
         """Return what labels texts and pairs: the classifier, or else the reranker's one label.
@@ -402,7 +417,12 @@ class Registry:
         for assumption in checkpoint.spec.assumptions:
             log(logging.WARNING, assumption, model=source.name)
         model = Model(checkpoint, load_tokenizer(checkpoint), config)
-        served = ServedModel(source.name, model, is_truncating=settings.auto_truncate)
+        served = ServedModel(
+            source.name,
+            model,
+            is_truncating=settings.auto_truncate,
+            passages=settings.passages,
+        )
         if "rerank" in served.tasks:
             least_probability(model, settings.min_probability)  # or no ranking could be answered
         return served

@@ -20,6 +20,7 @@ from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.inference.computations import Computation, Item, Prepared
+from polyrank.inference.passage_pairs import PassagePairs, Result, by_logit, described
 from polyrank.inference.probabilities import (
     label_probabilities,
     least_probability,
@@ -34,9 +35,10 @@ from polyrank.server.models import Registry, ServedModel
 from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.tasks.rerank import Probable, best_first
+from polyrank.tasks.scoring import PairScorer
 from polyrank.text.inputs import check_text
 from polyrank.text.windows import window_of
-from polyrank.types import FirstStageKind, Float32Array, InputType, OutputDtype
+from polyrank.types import FirstStageKind, Float32Array, InputType, OutputDtype, Passage
 
 PART_CHARACTERS = 50_000
 PART_ITEMS = 256
@@ -71,6 +73,8 @@ class Scored:
         is_truncated: Whether a pair lost tokens, one a pair.
         num_tokens: Tokens of all pairs.
         probable: Their probabilities, where the model is calibrated and the query is one.
+        passages: For each pair the passages of its document, best first; none where that was
+            read at once.
     """
 
     model: str
@@ -79,6 +83,7 @@ class Scored:
     is_truncated: list[bool]
     num_tokens: int
     probable: Probable | None = None
+    passages: Sequence[tuple[Passage, ...]] = ()
 
     def best_first(self, top_n: int | None = None) -> list[int]:
         """Return the documents of one query to show, best first; see `tasks.rerank`."""
@@ -186,14 +191,25 @@ class Service:
             add = first_stage_adder(served.spec, first_stage.scores, first_stage.kind, len(pairs))
         computation = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
-        logits = np.stack(work.rows)
+        results = [Result.of(row, computation.num_values) for row in work.rows]
+        logits = np.stack([result.logits for result in results])
         # of the model's own logits: what a search found is no part of the calibration
         likely = _probable(served, pairs, logits[:, 0], min_probability)
         if add is not None:
             logits = add(logits)
         scores = computation.scorer.activate(logits, None)
+        passages = [
+            _passages(served, computation.scorer, pair, result)
+            for pair, result in zip(pairs, results, strict=True)
+        ]
         return Scored(
-            served.name, logits[:, 0], scores[:, 0], work.is_truncated, context.num_tokens, likely
+            served.name,
+            logits[:, 0],
+            scores[:, 0],
+            work.is_truncated,
+            context.num_tokens,
+            likely,
+            passages,
         )
 
     async def classify(
@@ -300,7 +316,7 @@ class Service:
             raise EmptyRequestError("the request holds no text; give one or more")
         # several batches may come in one request, so its sum counts
         self.admission.check_batch(context.num_texts + len(items), "texts or documents")
-        sizes, num_characters = _sizes(items, 2 * window_of(served.max_length))
+        sizes, num_characters = _sizes(items, 2 * window_of(_longest(served, computation, cut)))
         context.model = served.name
         context.num_characters += num_characters
         context.num_texts += len(items)
@@ -410,7 +426,7 @@ class _Work:
             self.service.scheduler.expect_no_more(self.context.flow)
 
     def _announce(self, indices: Sequence[int]) -> None:
-        longest = min(self.cut.max_length or self.served.max_length, self.served.max_length)
+        longest = _longest(self.served, self.computation, self.cut)
         self.service.admission.check_time(
             self.context.flow, self.computation.engine, [self.sizes[i] for i in indices], longest
         )
@@ -483,6 +499,13 @@ class _Work:
         return await self.service.in_worker(call, *args, **kwargs)
 
 
+def _longest(served: ServedModel, computation: Computation, cut: Cut) -> int:
+    """Return how many tokens are read of one text or pair, at most."""
+    if isinstance(computation, PassagePairs):
+        return computation.config.max_tokens_per_document or served.max_length
+    return min(cut.max_length or served.max_length, served.max_length)
+
+
 def _parts(indices: Sequence[int], sizes: list[int]) -> list[list[int]]:
     parts: list[list[int]] = []
     room = 0
@@ -533,6 +556,16 @@ def _probable(
     if any(other != query for other, _ in pairs):
         return None
     return probable(served.model, query, [text for _, text in pairs], logits, least)
+
+
+def _passages(
+    served: ServedModel, scorer: PairScorer, pair: tuple[str, str], result: Result
+) -> tuple[Passage, ...]:
+    """Return the passages of a document, best first; none where it was read at once."""
+    if not result.passages:
+        return ()
+    found = by_logit(result.passages)
+    return described(served.model, scorer, None, *pair, found)
 
 
 def _prompted(before: str, texts: Sequence[str]) -> list[str]:

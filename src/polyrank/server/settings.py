@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from polyrank.calibration.thresholds import parse_threshold
+from polyrank.config import PassageConfig, check_choice
 from polyrank.errors import ConfigError
+from polyrank.types import Aggregation
 
 MAX_NAME_LENGTH = 200
 DEFAULT_MAX_PENDING_BYTES = 256_000_000
+TRUNCATE = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Limits:
             nothing waits. None sets no limit beyond what can be done within requests' time, and
             2,000,000 until the speed is known.
         max_client_batch_size: Documents or texts of one request.
+        max_document_tokens: Tokens of a document that are read of it, where it is read in passages.
         max_payload_bytes: Bytes of one request's body.
         max_pending_bytes: Bytes of all bodies under way together; and of all replies that are
             being sent.
@@ -63,6 +68,7 @@ class Limits:
     max_concurrent_requests: int = 512
     max_queued_tokens: int | None = None
     max_client_batch_size: int = 10_000
+    max_document_tokens: int = 32_768
     max_payload_bytes: int = 16_000_000
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     max_reply_values: int = 20_000_000
@@ -101,6 +107,9 @@ class ServerSettings:
         port: Port to listen on; 0 takes a free one.
         limits: What is refused.
         auto_truncate: Whether texts that are too long are cut where a request does not say.
+        aggregation: How documents to rank are read that are longer than the window, where a
+            request does not say: in passages whose logits are joined by "max_p", "first_p",
+            "top_k_mean" or "decayed_sum", or cut, by "truncate".
         is_strict_about_names: Whether a request must name a served model exactly.
         cors_origins: Origins of web pages that may call; none by default.
         allowed_hosts: Names that requests may call the server by; "*" allows all. Without any,
@@ -130,6 +139,7 @@ class ServerSettings:
     port: int = 3000
     limits: Limits = field(default_factory=Limits)
     auto_truncate: bool = True
+    aggregation: str = "max_p"
     is_strict_about_names: bool = False
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
@@ -149,6 +159,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if self.min_probability is not None:
             parse_threshold(self.min_probability)
+        check_choice("aggregation", self.aggregation, (*get_args(Aggregation), TRUNCATE))
         names = [source.name for source in self.models]
         if len(set(names)) < len(names):
             raise ConfigError(f"two models have the same name: {', '.join(names)}. Use NAME=MODEL.")
@@ -163,3 +174,11 @@ class ServerSettings:
                 "cache_bytes and row_cache_bytes must be 0 or more and num_workers 1 or more, not "
                 f"{self.cache_bytes}, {self.row_cache_bytes} and {self.num_workers}"
             )
+
+    @property
+    def passages(self) -> PassageConfig | None:
+        """How documents longer than the window are read; None cuts them."""
+        if self.aggregation == TRUNCATE:
+            return None
+        most = self.limits.max_document_tokens
+        return PassageConfig(self.aggregation, max_tokens_per_document=most)  # type: ignore[arg-type] # checked above

@@ -136,11 +136,8 @@ async def rerank_v1(body: RerankV1Body, api: Api) -> dict[str, Any]:
 
 
 def _chunks(most: int | None) -> Cut:
-    """Return how to read documents in at most so many chunks: in one, or not at all."""
-    if most is None:
-        return Cut()
-    why = f"max_chunks_per_doc is {most}, while this server reads one chunk of a document"
-    return Cut(most == 1, why_not=why)
+    """Return how to read documents in at most so many chunks; one is what fits in the window."""
+    return Cut(True) if most == 1 else Cut(max_passages=most)
 
 
 async def rerank_v2(body: RerankV2Body, api: Api) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class ClassifyBody(Body):
 
 
 async def rank(body: RankBody, api: Api) -> dict[str, Any]:
-    """Return the documents, best first, with scores, logits and probabilities."""
+    """Return the documents, best first, with scores, logits, probabilities and passages."""
     check_top_n(body.top_n)
     pairs = [(body.query, text) for text in texts_of(body.documents)]
     found = None
@@ -91,6 +91,15 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
                 "logit": float(scored.logits[i]),
                 "is_truncated": bool(scored.is_truncated[i]),
                 "probability": None if likely is None else float(likely.values[i]),
+                "passages": [
+                    {
+                        "start": passage.start,
+                        "end": passage.end,
+                        "score": passage.score,
+                        "probability": passage.probability,
+                    }
+                    for passage in scored.passages[i]
+                ],
             }
             for i in scored.best_first(body.top_n)
         ],
