@@ -91,11 +91,16 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
     overall = record["overall"]["after"]["ece"]
     found = {name: own["after"]["ece"] for name, own in record["languages"].items()}
     missed = [f"{name} {ece:.3f}" for name, ece in found.items() if ece > OF_A_LANGUAGE]
+    chance = [own["after"].get("ece_by_chance", 0.0) for own in record["languages"].values()]
     word = "reached" if overall <= OVERALL else "missed"
     each = f"missed in {', '.join(missed)}" if missed else "reached in all"
     return [
         f"ECE overall {overall:.4f}: the aim of {OVERALL} is {word}.",
-        f"The aim of {OF_A_LANGUAGE} in each language is {each} ({len(found)} languages).",
+        f"The aim of {OF_A_LANGUAGE} in each language is {each} ({len(found)} languages)."
+        + (
+            f" Right probabilities would have {max(chance):.3f} there by chance alone."
+            * any(chance)
+        ),
     ]
 
 
@@ -118,13 +123,21 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Return the records of rankings and of labels."""
     model = str(given.model or default_model_folder())
-    pools = tuple(prepare(given.data / "eval" / name, work / name, given.queries) for name in SETS)
-    cache = 1_500_000_000
-    options = {"is_check": True, "row_cache_bytes": cache, "max_queries": None}
-    ranked = calibrate(CalibrateJob(model, pools, **options), progress=progress)
-    labelled = (given.data / "eval" / "relevance3",)
-    labels = calibrate(CalibrateJob(model, labelled, "classify", **options), progress=progress)
-    return {"rerank": ranked.record, "classify": labels.record}
+    options = {"is_check": True, "row_cache_bytes": 1_500_000_000, "max_queries": None}
+    records: dict[str, dict[str, Any]] = {}
+    if given.only is not None:
+        records = json.loads(given.output.with_suffix(".json").read_text("utf8"))
+    if given.only != "classify":
+        pools = tuple(
+            prepare(given.data / "eval" / name, work / name, given.queries) for name in SETS
+        )
+        job = CalibrateJob(model, pools, **options)
+        records["rerank"] = calibrate(job, progress=progress).record
+    if given.only != "rerank":
+        labelled = (given.data / "eval" / "relevance3",)
+        job = CalibrateJob(model, labelled, "classify", **options)
+        records["classify"] = calibrate(job, progress=progress).record
+    return records
 
 
 def page(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -146,6 +159,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with eval/")
     parser.add_argument("--model", type=Path, help="left out: the model in the package")
     parser.add_argument("--queries", type=int, default=NUM_QUERIES, help="of each language")
+    parser.add_argument("--only", choices=("rerank", "classify"), help="keep the other's figures")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "calibration.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, steps(quiet=False) as progress:

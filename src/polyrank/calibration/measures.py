@@ -91,6 +91,32 @@ def calibration_error(
     return sum(each.count * abs(each.probability - each.frequency) for each in bins) / max(1, total)
 
 
+def expected_error(
+    probabilities: ArrayLike, num_bins: int = NUM_BINS, *, num_draws: int = 40, seed: int = 0
+) -> float:
+    """Return the calibration error that probabilities would have if all were right.
+
+    It is not 0: so many pairs as there are in a bin come true a little more or less often than
+    they should by chance alone.
+
+    Args:
+        probabilities: Shape (num_pairs,).
+        num_bins: How many bins.
+        num_draws: Over how many draws of what comes true the mean is taken.
+        seed: Of the draws.
+
+    Returns:
+        The mean error.
+    """
+    values = np.asarray(probabilities, np.float64)
+    generator = np.random.default_rng(seed)
+    found = [
+        calibration_error(values, generator.random(len(values)) < values, num_bins)
+        for _ in range(num_draws)
+    ]
+    return float(np.mean(found))
+
+
 def brier_score(probabilities: ArrayLike, came_true: ArrayLike) -> float:
     """Return the mean squared distance of probabilities and what came true, 0 to 1."""
     return float(np.mean((np.asarray(probabilities) - np.asarray(came_true)) ** 2))

@@ -22,6 +22,7 @@ from polyrank.calibration.maps import Beta, Isotonic, Platt
 from polyrank.calibration.measures import (
     brier_score,
     calibration_error,
+    expected_error,
     log_loss,
     reliability_by_width,
 )
@@ -105,6 +106,8 @@ def test_measures_of_a_known_case() -> None:
     assert [each.count for each in reliability_by_width([0.05, 0.95, 1.0], [0, 1, 1])] == [1, 2]
     assert brier_score(said, came) == pytest.approx((0.04 * 3 + 0.64) / 4)
     assert log_loss([1.0], [0]) < 30
+    assert expected_error([0.0, 1.0]) == 0
+    assert 0.01 < expected_error(np.full(600, 0.8), 10) < 0.08
 
 
 @pytest.fixture

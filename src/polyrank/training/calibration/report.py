@@ -20,6 +20,7 @@ from polyrank.calibration.measures import (
     NUM_BINS,
     brier_score,
     calibration_error,
+    expected_error,
     log_loss,
     reliability_by_width,
 )
@@ -103,6 +104,7 @@ def _figures(judged: Judged, num_bins: int, *, is_ranking: bool) -> dict[str, An
         if is_ranking:
             own["ece_first_10"] = calibration_error(values[first], truths[first], num_bins)
         found[name] = {key: round(value, 5) for key, value in own.items()}
+    found["after"]["ece_by_chance"] = round(expected_error(judged.after, num_bins), 5)
     if is_ranking:
         found["at_half"] = _at_half(judged)
     return found
@@ -157,6 +159,8 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     words = {"ece": "ECE", "ece_first_10": "ECE@10", "brier": "Brier", "log_loss": "log loss"}
     head = ["language", "queries", "pairs", "true"]
     head += [f"{words[name]} before → after" for name in names]
+    is_told = "ece_by_chance" in record["overall"]["after"]
+    head += ["ECE by chance alone"] if is_told else []
     head += ["precision, recall at 0.5"] if is_ranking else []
     rows = []
     parts = [("all", record["overall"])]
@@ -165,6 +169,8 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for language, own in parts:
         row = [language, *(f"{own[key]:,}" for key in ("num_queries", "num_pairs", "num_true"))]
         row += [f"{own['before'][name]:.3f} → {own['after'][name]:.3f}" for name in names]
+        if is_told:
+            row.append(f"{own['after']['ece_by_chance']:.3f}")
         if is_ranking:
             row.append(f"{own['at_half']['precision']:.2f}, {own['at_half']['recall']:.2f}")
         rows.append(row)
