@@ -11,9 +11,10 @@ _HEAD = """\
 # Stores of vectors, and forms of storage
 
 `make bench-stores` on {machine}. {passages:,} sections of LibreOffice's help of at most {most}
-characters in {languages}; {queries} headings as queries, each in one language; relevant is the
-heading's section in every language that has it. Vectors and reranking by the model that ships,
-which was trained on pages like these: compare rows, not with other data. {embed}
+characters in {languages}; {queries} headings as queries, each in one
+language; relevant is the heading's section in every language that has it. Vectors and reranking by
+the model that ships, which was trained on pages like these: compare rows, not with other data.
+{embed} Other work may have run on the cores.
 
 Recall@100 is against exact search over the float32 vectors of the same passages. Times of a query
 are of the store alone, one query after another, top 100, without the first ten; seconds and bytes
