@@ -224,7 +224,7 @@ eval-base: $(VENV)/.test model ## retrieval quality of the base model on XQuAD, 
 bench-quality: $(VENV)/.test model ## ranking, labels and sentence pairs by language (OPTIONS="--model FOLDER --max-queries 100")
 	PYTHONPATH=benchmarks $(BIN)/python -m quality --data $(DATA) $(OPTIONS)
 
-bench-engines: $(BENCH)/.ready model ## every CPU engine beside the native encoder (OPTIONS="--quick", "--large", "--isa avx2")
+bench-engines: $(BENCH)/.ready model ## every CPU engine beside the native encoder (OPTIONS="--quick", "--large", "--long", "--isa avx2")
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m engines --data $(DATA) $(OPTIONS)
 
 $(BENCH)/.ready: benchmarks/requirements.txt pyproject.toml

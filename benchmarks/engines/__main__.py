@@ -13,7 +13,7 @@ from engines import checkpoints, figures, isa, limits, plot, report
 from engines.adapter import THREADS
 from engines.registry import PEERS
 from engines.schedule import Plan, Record, Run
-from engines.work import Job, Texts
+from engines.work import MAX_LENGTH, Job, Texts
 from engines.workers import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +23,16 @@ REFERENCE = "torch-float32"
 NEEDS_AMX = ("torch-bfloat16", "openvino-bfloat16", "openvino-int8-bfloat16")
 QUICK_ENGINES = (
     REFERENCE, "sentence-transformers", "onnxruntime-int8", "openvino-int8",
-    "openvino-int8-bfloat16", "polyrank-native-float32", "polyrank-native-int8",
-    "polyrank-native-blocks",
+    "openvino-int8-bfloat16", "polyrank-native-float32", "polyrank-native-bfloat16",
+    "polyrank-native-int8", "polyrank-native-blocks",
 )  # fmt: skip
 LARGE = (
     REFERENCE, "onnxruntime-int8", "openvino-int8", "openvino-int8-bfloat16", "ctranslate2-int8",
-    "polyrank-onnx", "polyrank-native-float32", "polyrank-native-int8",
+    "polyrank-onnx", "polyrank-native-float32", "polyrank-native-bfloat16", "polyrank-native-int8",
+)  # fmt: skip
+LONG = (
+    REFERENCE, "onnxruntime-int8", "openvino-int8", "openvino-int8-bfloat16",
+    "polyrank-native-float32", "polyrank-native-bfloat16", "polyrank-native-int8",
 )  # fmt: skip
 FULL = Plan(4, 3, 3, {1: 12, 10: 4, 20: 3, 100: 1}, is_searching=True)
 QUICK = Plan(3, 2, 2, {1: 6, 10: 3, 20: 2, 100: 1}, is_searching=False, with_default=False)
@@ -38,12 +42,21 @@ FULL_LARGE = Plan(
     with_default=False,
 )  # fmt: skip
 QUICK_LARGE = Plan(1, 1, 1, {1: 3}, is_searching=False, lanes=(1,), with_default=False)
-PLANS = {  # by --large and --quick
-    (False, False): FULL, (False, True): QUICK,
-    (True, False): FULL_LARGE, (True, True): QUICK_LARGE,
+# one lane: scores of 8,192 by 8,192 tokens for every head are gigabytes where they are kept
+FULL_LONG = Plan(3, 1, 1, {1: 3}, is_searching=False, lanes=(1,), with_default=False)
+QUICK_LONG = Plan(1, 1, 1, {1: 3}, is_searching=False, lanes=(1,), with_default=False)
+PLANS = {  # by shape and --quick
+    ("small", False): FULL, ("small", True): QUICK,
+    ("large", False): FULL_LARGE, ("large", True): QUICK_LARGE,
+    ("long", False): FULL_LONG, ("long", True): QUICK_LONG,
+}  # fmt: skip
+SHAPES = {
+    "small": "multilingual-e5-small", "large": "XLM-R large",
+    "long": "multilingual-e5-small of 8,192 positions,",
 }  # fmt: skip
 NATURAL = {"full": 72, "quick": 36, "large": 12}
 LOGNORMAL = {"full": 96, "quick": 32, "large": 12}
+LONG_JOBS = ((2, 8192), (4, 2048))  # sequences, tokens of each
 # not measured unless named: far slower here than in float32, and no default of anyone
 UNUSUAL = ("torch-bfloat16", "polyrank-pytorch")
 
@@ -60,6 +73,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="where checkpoints and conversions are kept")
     parser.add_argument("--quick", action="store_true", help="fewer turns and no batching search")
     parser.add_argument("--large", action="store_true", help="XLM-R large instead of e5-small")
+    parser.add_argument("--long", action="store_true", help="texts of 8,192 tokens")
     parser.add_argument("--large-folder", type=Path, help="a checkpoint of that shape")
     parser.add_argument("--isa", choices=isa.CHOICES, default="all", help="what engines may use")
     parser.add_argument("--engines", nargs="+", choices=PEERS, help="engines instead of the usual")
@@ -67,9 +81,15 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def shape(given: argparse.Namespace) -> str:
+    """Return the key of `SHAPES` that was asked for."""
+    return "long" if given.long else "large" if given.large else "small"
+
+
 def chosen(given: argparse.Namespace) -> list[str]:
     """Return the engines to measure, the reference first."""
-    usual = LARGE if given.large else QUICK_ENGINES if given.quick else tuple(PEERS)
+    sets = {"large": LARGE, "long": LONG}
+    usual = sets.get(shape(given), QUICK_ENGINES if given.quick else tuple(PEERS))
     left_out = UNUSUAL + (NEEDS_AMX if given.isa != "all" else ())
     keys = given.engines or [key for key in usual if key not in left_out]
     return [REFERENCE, *(key for key in keys if key != REFERENCE)]
@@ -83,7 +103,8 @@ def checkpoint(given: argparse.Namespace, cache: Path) -> Path:
     if given.large:
         name = given.large_folder or cache / f"xlm-roberta-large-{given.seed}"
         return checkpoints.large(base, name, given.seed)
-    return checkpoints.small(base, cache / f"multilingual-e5-small-{given.seed}", given.seed)
+    small = checkpoints.small(base, cache / f"multilingual-e5-small-{given.seed}", given.seed)
+    return checkpoints.long(small, cache / f"{small.name}-long") if given.long else small
 
 
 def convert(keys: list[str], bench: Bench, given: argparse.Namespace) -> dict[str, str]:
@@ -105,9 +126,12 @@ def convert(keys: list[str], bench: Bench, given: argparse.Namespace) -> dict[st
 
 def jobs(given: argparse.Namespace, folder: Path, plan: Plan) -> dict[str, Job]:
     """Return every job by name."""
-    texts = Texts(given.data, folder / "tokenizer.json", given.seed)
+    max_length = checkpoints.LONG if given.long else MAX_LENGTH
+    texts = Texts(given.data, folder / "tokenizer.json", given.seed, max_length)
     size = "large" if given.large else "quick" if given.quick else "full"
     made = {"natural": texts.natural(NATURAL[size]), "lognormal": texts.lognormal(LOGNORMAL[size])}
+    if given.long:
+        made = {name: texts.long(*job) for name, job in zip(made, LONG_JOBS, strict=True)}
     part = made["natural"].pairs[: max(8, NATURAL[size] // 3)]
     made["try"] = texts.job(part)
     made["wake"] = texts.job(part[:1])
@@ -161,7 +185,7 @@ def name_of(given: argparse.Namespace) -> str:
     isa_name = given.isa
     if isa_name == "all":  # of the machine at hand: the plain name is that of AMX
         isa_name = running_path() if running_path() != "amx" else ""
-    parts = ["engines", "large" if given.large else "", isa_name]
+    parts = ["engines", "" if shape(given) == "small" else shape(given), isa_name]
     return "-".join(part for part in (*parts, "quick" if given.quick else "") if part)
 
 
@@ -172,7 +196,7 @@ def main() -> None:
     given = options()
     cache = given.cache or cache_folder() / "benchmarks"
     cache.mkdir(parents=True, exist_ok=True)
-    plan = PLANS[given.large, given.quick]
+    plan = PLANS[shape(given), given.quick]
     folder = checkpoint(given, cache).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         converted = cache / "converted" / folder.name
@@ -184,10 +208,9 @@ def main() -> None:
         run = Run(bench, plan, say)
         found = measure(run, [key for key in keys if key not in failed], limits.build(bench.logs))
     run.records |= {key: Record(key, note=note) for key, note in failed.items()}
-    shape = "XLM-R large" if given.large else "multilingual-e5-small"
     large_jobs = ("natural", "lognormal")
     outcome = report.Outcome(
-        title=f"Engines on a CPU: {shape} shape, cross-encoder, {THREADS} threads",
+        title=f"Engines on a CPU: {SHAPES[shape(given)]} shape, cross-encoder, {THREADS} threads",
         setting=report.setting(
             ROOT, isa=given.isa, seed=given.seed,
             turns=f"{plan.rounds} turns, {plan.search_rounds} at queries, {plan.starts} starts",
@@ -199,6 +222,7 @@ def main() -> None:
         documents=sorted(plan.num_queries),
         linear_operations=linear_operations(folder),
         limits=found,
+        **({"labels": tuple(f"{length:,}-token" for _, length in LONG_JOBS)} if given.long else {}),
     )  # fmt: skip
     print(report.write(outcome, RESULTS, name_of(given)))
     plot.draw(outcome, RESULTS / f"{name_of(given)}.png")

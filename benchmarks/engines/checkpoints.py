@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+LONG = 8192  # positions
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -34,6 +35,27 @@ def small(base: Path, folder: Path, seed: int) -> Path:
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copy(base / name, folder)
+    return folder
+
+
+def long(short: Path, folder: Path) -> Path:
+    """Write the small checkpoint with `LONG` positions, its own again and again, if need be."""
+    if (folder / "config.json").is_file():
+        return folder
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(short, folder, ignore=shutil.ignore_patterns("config.json"))
+    weights = load_file(short / "model.safetensors")
+    name = next(name for name in weights if name.endswith("position_embeddings.weight"))
+    table = weights[name]
+    weights[name] = table.repeat(-(-LONG // len(table)), 1)[:LONG].contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert weights[name].dtype == torch.float32
+    config = json.loads((short / "config.json").read_text("utf8"))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": LONG}), "utf8"
+    )
     return folder
 
 

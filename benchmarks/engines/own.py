@@ -80,6 +80,13 @@ class PolyrankNative(Polyrank):
     settings: ClassVar[dict[str, Any]] = {"compute_dtype": "float32"}
 
 
+class PolyrankNativeBf16(PolyrankNative):
+    """The native encoder in bfloat16, from the checkpoint as it is."""
+
+    precision = "bfloat16"
+    settings: ClassVar[dict[str, Any]] = {"compute_dtype": "bfloat16"}
+
+
 class PolyrankNativeInt8(PolyrankNative):
     """The native encoder in int8, from a folder as `polyrank compress quantize` writes it."""
 

@@ -3,6 +3,7 @@
 from engines.adapter import Peer
 from engines.own import (
     PolyrankNative,
+    PolyrankNativeBf16,
     PolyrankNativeBlocks,
     PolyrankNativeInt8,
     PolyrankOnnx,
@@ -35,6 +36,7 @@ PEERS: dict[str, type[Peer]] = {
     "polyrank-onnx": PolyrankOnnx,
     "polyrank-pytorch": PolyrankPytorch,
     "polyrank-native-float32": PolyrankNative,
+    "polyrank-native-bfloat16": PolyrankNativeBf16,
     "polyrank-native-int8": PolyrankNativeInt8,
     "polyrank-native-blocks": PolyrankNativeBlocks,
 }

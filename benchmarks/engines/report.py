@@ -33,6 +33,7 @@ class Outcome:
         documents: Numbers of documents of the latency jobs.
         linear_operations: Operations a token in linear layers.
         limits: Machine limits, one a time of measurement.
+        labels: What the two throughput jobs are called.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Outcome:
     documents: list[int]
     linear_operations: float
     limits: list[dict[str, float]]
+    labels: tuple[str, str] = ("XQuAD", "log-normal")
 
     def shown(self) -> list[Record]:
         """Return the engines whose times mean something, fastest first."""
@@ -171,8 +173,9 @@ def _throughput(outcome: Outcome) -> str:
         gops = outcome.linear_operations * outcome.tokens["natural"] / median / 1e9
         cells.append(f"{gops:,.0f}")
         rows.append(cells)
-    head = ["engine", "precision", "its best batching", "XQuAD tokens/s", "sequences/s"]
-    head += ["log-normal tokens/s", "sequences/s", "32 as they come, tokens/s", "linear GOPS"]
+    head = ["engine", "precision", "its best batching"]
+    head += [title for label in outcome.labels for title in (f"{label} tokens/s", "sequences/s")]
+    head += ["32 as they come, tokens/s", "linear GOPS"]
     note = (
         "Throughput, tokens without padding, median (p10–p90). Linear GOPS: operations of the "
         "linear layers over all the time, attention and the rest included."
@@ -217,9 +220,10 @@ def _costs(outcome: Outcome) -> str:
     head = ["engine", "precision", "start to first score s", "peak MiB", "own MiB"]
     head += ["asked for AMX", "largest difference", "mean difference", "rank correlation"]
     note = (
-        "Peak counts pages of mapped files, own is anonymous memory; both after the XQuAD job in a "
-        "fresh process. Differences are to transformers in float32, in standard deviations of its "
-        "logits; the head is seeded, so its logits lie closer together than a trained one's."
+        "Peak counts pages of mapped files, own is anonymous memory; both after the first "
+        "throughput job in a fresh process. Differences are to transformers in float32, in "
+        "standard deviations of its logits; the head is seeded, so its logits lie closer together "
+        "than a trained one's."
     )
     return "\n".join(["## Start, memory and agreement", "", note, "", _rows(head, rows)])
 
@@ -243,7 +247,7 @@ def _ratios(outcome: Outcome) -> str:
                 cells.append(f"{figures.ratio(*pair)[0]:.2f} / {p95:.2f}")
             cells.append(f"{figures.ratio(figures.starts(other), figures.starts(own))[0]:.1f}")
             rows.append(cells)
-        head = ["how many times longer", "XQuAD throughput"]
+        head = ["how many times longer", f"{outcome.labels[0]} throughput"]
         head += [f"{count} doc., p50 / p95" for count in outcome.documents] + ["start"]
         title = f"## Against {own.kind.name}, {own.kind.precision}"
         note = "Turn by turn, then the median (p10–p90); p95 over p95."

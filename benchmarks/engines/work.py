@@ -37,11 +37,13 @@ class Job:
 class Texts:
     """Reader of XQuAD that cuts passages to a number of tokens."""
 
-    def __init__(self, data: Path, tokenizer_file: Path, seed: int) -> None:
+    def __init__(
+        self, data: Path, tokenizer_file: Path, seed: int, max_length: int = MAX_LENGTH
+    ) -> None:
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self.tokenizer.enable_truncation(MAX_LENGTH)
+        self.tokenizer.enable_truncation(max_length)
         self.chooser = random.Random(seed)
         folder = data / "eval" / "xquad"
         self.passages = _by_language(folder / "corpus.jsonl.gz")
@@ -66,6 +68,18 @@ class Texts:
         draws = np.random.default_rng(0).lognormal(5.0, 0.6, count)
         lengths = np.clip(np.round(draws * 177 / draws.mean()), 30, 510).astype(int)
         return self.job([self._pair_of(int(length)) for length in lengths])
+
+    def long(self, count: int, length: int) -> Job:
+        """Return pairs of a question and passages of its language, cut to so many tokens."""
+        pairs = []
+        for at in range(count):
+            language = self.languages[at % len(self.languages)]
+            query, text = self._query(language), ""
+            room = length - len(self.tokenizer.encode(query, "").ids)
+            while len(self.tokenizer.encode(text).ids) - 2 < room:
+                text += " " + self.chooser.choice(self.passages[language])
+            pairs.append((query, self._cut(text.strip(), room)))
+        return self.job(pairs)
 
     def search(self, num_documents: int) -> Job:
         """Return one question with documents of about 130 tokens in its language."""
