@@ -87,7 +87,7 @@ def test_classifier(name: str, encoder: str, checkpoint: Checkpoint) -> None:
 def test_embedder(name: str, encoder: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
     expected = SentenceTransformer(str(folder), device="cpu").encode(ALL, batch_size=1)
-    vectors = Embedder(folder, encoder=encoder).encode(ALL)
+    vectors = Embedder(folder, encoder=encoder, long_texts="truncate").encode(ALL)
     assert vectors.dtype == np.float32
     unit, expected_unit = _unit(vectors), _unit(expected)
     np.testing.assert_allclose(unit, expected_unit, atol=tolerances.EMBEDDING, rtol=0)
@@ -103,7 +103,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def test_prompts_by_input_type(checkpoint: Checkpoint) -> None:
     folder = checkpoint("multilingual-e5-small")
     reference = SentenceTransformer(str(folder), device="cpu")
-    embedder = Embedder(folder)
+    embedder = Embedder(folder, long_texts="truncate")
     texts = list(SENTENCES.values())
     for input_type, expected in (
         ("query", reference.encode_query(texts)),
@@ -122,7 +122,7 @@ def test_precisions_as_sentence_transformers_makes_them(
 ) -> None:
     from sentence_transformers.util.quantization import quantize_embeddings
 
-    embedder = Embedder(checkpoint("multilingual-e5-large"))
+    embedder = Embedder(checkpoint("multilingual-e5-large"), long_texts="truncate")
     texts = list(SENTENCES.values())
     vectors = embedder.encode(texts)
     ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])

@@ -30,7 +30,7 @@ class SentenceTransformer:
         """Load an embedder by arguments of sentence-transformers."""
         encoder = encoder_of("SentenceTransformer", arguments.pop("backend", None))
         given = translated("SentenceTransformer", arguments)
-        self.model = Embedder(model, encoder=encoder, **given)
+        self.model = Embedder(model, encoder=encoder, long_texts="truncate", **given)
         own, folder = self.model.spec.prompts, self.model.spec.folder
         # what only a model card asks for, sentence-transformers leaves to the caller
         saved = own.by_name if own.origin == PROMPTS_FILE else {}

@@ -13,9 +13,10 @@ from polyrank.config import (
     check_choice,
     check_source,
 )
-from polyrank.inference.computations import Window, run
+from polyrank.inference.computations import Window
 from polyrank.inference.foreign import ENCODE_HINTS, naming
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
+from polyrank.inference.window_means import WindowMeans, run_vectors
 from polyrank.progress import Progress
 from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.text.inputs import check_texts
@@ -24,6 +25,7 @@ from polyrank.types import (
     ComputeDtype,
     Float32Array,
     InputType,
+    LongTexts,
     Matrix,
     OutputDtype,
     Vector,
@@ -46,6 +48,7 @@ class Embedder(Front):
         max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS,
         device: str = "cpu",
         compute_dtype: ComputeDtype = "auto",
+        long_texts: LongTexts = "mean",
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
@@ -64,6 +67,9 @@ class Embedder(Front):
             compute_dtype: "float32", "int8" or "bfloat16" (both native encoder only), or "auto":
                 float32 unless the checkpoint carries a passed quality gate and int8 is quicker on
                 this processor.
+            long_texts: How a text is read that does not fit in the window: "mean" reads all of it,
+                in windows whose vectors are averaged by their tokens; "truncate" cuts it, as the
+                reference libraries do.
             revision: Branch, tag or commit on the Hub.
             cache_dir: The Hub's cache folder, if not the usual one.
             local_files_only: Whether to use only what is on this machine.
@@ -75,6 +81,7 @@ class Embedder(Front):
             MissingExtraError: If no encoder is installed.
         """
         check_source(model, revision, cache_dir)
+        check_choice("long_texts", long_texts, get_args(LongTexts))
         loaded = load_model(
             model,
             EngineConfig(encoder, max_batch_tokens, num_threads, device, compute_dtype),
@@ -83,6 +90,7 @@ class Embedder(Front):
             local_files_only=local_files_only,
         )
         limits = TruncationConfig(max_length)
+        self._is_reading_whole = long_texts == "mean"
         self._computation = loaded.computations.vectors(Window(limits))
         super().__init__(loaded, self._computation, limits)
         self._is_normalized = self._head.spec.is_normalized if normalize is None else normalize
@@ -98,6 +106,8 @@ class Embedder(Front):
         notes: tuple[str, ...] = ()
         if self._is_normalized != self._head.spec.is_normalized:
             notes = ("normalize differs from what the checkpoint says.",)
+        if self._is_reading_whole:
+            notes += ("Texts longer than the window get the mean vector of their windows.",)
         return self._describe("identity", notes)
 
     @overload
@@ -173,7 +183,9 @@ class Embedder(Front):
         check_choice("output_dtype", output_dtype, get_args(OutputDtype))
         is_single = isinstance(texts, str)
         checked = check_texts([texts] if is_single else texts)
-        prepared, rows = run(self._computation, [before + text for text in checked], progress)
+        reading = WindowMeans(self._computation, before)
+        computation = reading if self._is_reading_whole else self._computation
+        prepared, rows = run_vectors(computation, [before + text for text in checked], progress)
         self._count_truncated(prepared)
         vectors = finish_vectors(
             rows, dimensions, output_dtype, ranges, is_normalized=self._is_normalized

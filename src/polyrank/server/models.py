@@ -26,6 +26,7 @@ from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Wind
 from polyrank.inference.model import Model, load_tokenizer
 from polyrank.inference.passage_pairs import PassagePairs
 from polyrank.inference.probabilities import least_probability
+from polyrank.inference.window_means import WindowMeans
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
 from polyrank.server.logs import log
 from polyrank.server.settings import ModelSource, ServerSettings
@@ -152,11 +153,12 @@ class ServedModel:
         self._check_task(task)
         return self._model.computations.labels(task, self._window(cut))
 
-    def embedder(self, cut: Cut) -> RunHead:
+    def embedder(self, cut: Cut, before: str = "") -> RunHead | WindowMeans:
         """Return what makes vectors.
 
         Args:
             cut: As for `ranker`.
+            before: The prompt before each text.
 
         Returns:
             The computation of vectors.
@@ -165,7 +167,10 @@ class ServedModel:
             CapabilityError: If the checkpoint makes none.
         """
         self._check_task("embed")
-        return self._model.computations.vectors(self._window(cut))
+        vectors = self._model.computations.vectors(self._window(cut))
+        if self._passages is None or not cut.is_reading_whole:
+            return vectors
+        return WindowMeans(vectors, before, self._passages.max_tokens_per_document)
 
     def token_embedder(self, cut: Cut) -> TokenRows:
         """Return what makes one row for each token.

@@ -26,6 +26,7 @@ from polyrank.inference.probabilities import (
     least_probability,
     probable,
 )
+from polyrank.inference.window_means import WindowMeans
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.context import RequestContext
@@ -244,10 +245,10 @@ class Service:
         """Return the vectors of texts."""
         served = self.registry.find(model, "embed")
         context.task = "embed"
-        computation = served.embedder(cut)
+        before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
+        computation = served.embedder(cut, before)
         head = computation.head
         dimensions = check_dimensions(wanted.dimensions, head.out_features)
-        before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
         work = await self._compute(context, served, computation, _prompted(before, texts), cut)
         own = head.spec.is_normalized
         is_normalized = own if wanted.is_normalized is None else wanted.is_normalized
@@ -503,6 +504,8 @@ def _longest(served: ServedModel, computation: Computation, cut: Cut) -> int:
     """Return how many tokens are read of one text or pair, at most."""
     if isinstance(computation, PassagePairs):
         return computation.config.max_tokens_per_document or served.max_length
+    if isinstance(computation, WindowMeans):
+        return computation.max_tokens or served.max_length
     return min(cut.max_length or served.max_length, served.max_length)
 
 

@@ -61,6 +61,7 @@ class Contender:
             num_threads=self.config.num_threads,
             max_batch_tokens=self.config.max_batch_tokens,
             compute_dtype=self.config.compute_dtype,
+            long_texts="truncate",
         )
 
 

@@ -90,7 +90,12 @@ class TrimCheck:
         return CheckRecord(self.dataset.name, self.tolerance, reasons, tasks)
 
     def _embedding(self, folder: Path) -> Means:
-        embedder = Embedder(str(folder), num_threads=self.num_threads, compute_dtype="float32")
+        embedder = Embedder(
+            str(folder),
+            num_threads=self.num_threads,
+            compute_dtype="float32",
+            long_texts="truncate",
+        )
         report = evaluate(
             self.dataset,
             retriever=EmbeddingRetriever(embedder),
