@@ -14,7 +14,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-kernels bench-quality bench-calibration calibrate eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-long bench-kernels bench-quality bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -272,6 +272,9 @@ bench-calibration: $(VENV)/.test ## how good the default model's probabilities a
 
 calibrate: $(VENV)/.test ## fit polyrank-small's probabilities to training data, into the package (OPTIONS="--only rerank")
 	$(BIN)/python recipes/polyrank-small/calibrate.py --data $(DATA) --work build/calibration $(OPTIONS)
+
+bench-long: $(VENV)/.test ## documents of 2,000 tokens: passages beside cutting (OPTIONS="--documents 20 --queries 20")
+	$(BIN)/python benchmarks/long_documents.py --data $(DATA) $(OPTIONS)
 
 bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
 	$(CMAKE) --build build/native --target bench_kernels
