@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, get_args, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.config import (
@@ -15,6 +16,7 @@ from polyrank.config import (
 )
 from polyrank.inference.computations import Window
 from polyrank.inference.foreign import ENCODE_HINTS, naming
+from polyrank.inference.late_chunks import late_chunks, run_chunks
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model
 from polyrank.inference.window_means import WindowMeans, run_vectors
 from polyrank.progress import Progress
@@ -191,3 +193,45 @@ class Embedder(Front):
             rows, dimensions, output_dtype, ranges, is_normalized=self._is_normalized
         )
         return vectors[0] if is_single else vectors
+
+    def encode_chunks(
+        self,
+        chunks: Iterable[str],
+        *,
+        input_type: InputType | None = "document",
+        dimensions: int | None = None,
+        output_dtype: OutputDtype = "float32",
+        progress: Progress | None = None,
+    ) -> Matrix:
+        """Return the vectors of one text's chunks, each read with those around it (late chunking).
+
+        Args:
+            chunks: The chunks, in the order of the text: sentences, paragraphs, passages.
+            input_type: As for `encode`.
+            dimensions: As for `encode`.
+            output_dtype: As for `encode`.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Vectors in input order, shape (num_chunks, dimensions). Chunks are read together as
+            far as the window holds them.
+
+        Raises:
+            InputError: If a chunk cannot be read.
+            CapabilityError: If the checkpoint does not take the mean over tokens.
+            ConfigError: If prompts or dimensions do not fit the checkpoint.
+            EncoderError: If the encoder fails.
+
+        Reference: Günther et al., arXiv:2409.04701 (late chunking).
+        """
+        before = choose_prompt(self.spec.prompts, input_type=input_type)
+        dimensions = check_dimensions(dimensions, self.dimensions)
+        check_choice("output_dtype", output_dtype, get_args(OutputDtype))
+        checked = check_texts(chunks)
+        window = Window(self._truncation)
+        computation = late_chunks(self._model.computations, window, checked, before)
+        rows = np.empty((0, self.dimensions), np.float32)
+        if checked:
+            prepared, rows = run_chunks(computation, progress)
+            self._count_truncated(prepared)
+        return finish_vectors(rows, dimensions, output_dtype, is_normalized=self._is_normalized)

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from polyrank.errors import (
     UnknownModelError,
 )
 from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
+from polyrank.inference.late_chunks import LateChunks, late_chunks
 from polyrank.inference.model import Model, load_tokenizer
 from polyrank.inference.passage_pairs import PassagePairs
 from polyrank.inference.probabilities import least_probability
@@ -171,6 +172,22 @@ class ServedModel:
         if self._passages is None or not cut.is_reading_whole:
             return vectors
         return WindowMeans(vectors, before, self._passages.max_tokens_per_document)
+
+    def chunk_embedder(self, chunks: Sequence[str], before: str) -> LateChunks:
+        """Return what makes the vectors of one text's chunks, each read with those around it.
+
+        Args:
+            chunks: The chunks, in order.
+            before: The prompt before each window.
+
+        Returns:
+            The computation, whose items are the texts of its windows.
+
+        Raises:
+            CapabilityError: If the checkpoint makes no vectors, or not by the mean over tokens.
+        """
+        self._check_task("embed")
+        return late_chunks(self._model.computations, self._window(Cut()), chunks, before)
 
     def token_embedder(self, cut: Cut) -> TokenRows:
         """Return what makes one row for each token.

@@ -261,6 +261,36 @@ class Service:
         vectors = await self.in_worker(finish) if len(texts) > SMALL_ROWS else finish()
         return Embedded(served.name, vectors, context.num_tokens)
 
+    async def embed_chunks(
+        self,
+        context: RequestContext,
+        chunks: Sequence[str],
+        *,
+        model: str | None,
+        wanted: Vectors,
+    ) -> Embedded:
+        """Return the vectors of one text's chunks, each read with those around it."""
+        served = self.registry.find(model, "embed")
+        context.task = "embed"
+        before = served.prompt(input_type=wanted.input_type, prompt_name=wanted.prompt_name)
+        for i, chunk in enumerate(chunks):
+            check_text(chunk, f"text {i}")
+        computation = await self.in_worker(served.chunk_embedder, chunks, before)
+        head = computation.head
+        dimensions = check_dimensions(wanted.dimensions, head.out_features)
+        windows = [window.text for window in computation.windows]
+        work = await self._compute(context, served, computation, windows, Cut(), is_cached=False)
+        own = head.spec.is_normalized
+        vectors = await self.in_worker(
+            lambda: finish_vectors(
+                np.concatenate(work.rows),
+                dimensions,
+                wanted.output_dtype,
+                is_normalized=own if wanted.is_normalized is None else wanted.is_normalized,
+            )
+        )
+        return Embedded(served.name, vectors, context.num_tokens)
+
     async def embed_tokens(
         self,
         context: RequestContext,

@@ -138,6 +138,12 @@ class Api:
             self.context, texts, model=model, cut=cut or Cut(), wanted=wanted
         )
 
+    async def embed_chunks(
+        self, chunks: Sequence[str], wanted: Vectors, *, model: str | None = None
+    ) -> Embedded:
+        """Return vectors of one text's chunks, each read with those around it."""
+        return await self.service.embed_chunks(self.context, chunks, model=model, wanted=wanted)
+
     async def embed_tokens(
         self,
         texts: Sequence[str],

@@ -6,10 +6,9 @@ openai client asks for base64 by itself.
 
 from typing import Any, Literal
 
-from polyrank.errors import CapabilityError
 from polyrank.server.cutting import Cut
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
-from polyrank.server.dialects.fields import Inputs, Off, new_id, now_s, to_base64
+from polyrank.server.dialects.fields import Inputs, new_id, now_s, to_base64
 from polyrank.server.failures import Failure
 from polyrank.server.service import Embedded, Vectors
 from polyrank.types import InputType, OutputDtype
@@ -68,7 +67,7 @@ class EmbeddingsBody(Body):
     embedding_type: Literal["float", "base64", "binary", "ubinary"] | None = None
     truncate: bool | None = None
     normalized: bool | None = None
-    late_chunking: Off | None = None
+    late_chunking: bool | None = None
 
     def wanted(self) -> Vectors:
         """Return how vectors are wanted."""
@@ -90,11 +89,12 @@ class EmbeddingsBody(Body):
 
 async def embeddings(body: EmbeddingsBody, api: Api) -> dict[str, Any]:
     """Return one vector per input."""
-    if body.late_chunking:
-        raise CapabilityError("late_chunking is not done here: embed the passages one by one")
     texts = await api.read_texts(body.input, model=body.model)
-    is_allowed = body.truncation if body.truncation is not None else body.truncate
-    found = await api.embed(texts, body.wanted(), model=body.model, cut=Cut(is_allowed))
+    if body.late_chunking:
+        found = await api.embed_chunks(texts, body.wanted(), model=body.model)
+    else:
+        is_allowed = body.truncation if body.truncation is not None else body.truncate
+        found = await api.embed(texts, body.wanted(), model=body.model, cut=Cut(is_allowed))
     return {
         "object": "list",
         "data": await api.aside(len(texts), _data, found, is_base64=body.is_base64),
