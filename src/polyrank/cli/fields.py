@@ -26,9 +26,9 @@ class Setting:
         kind: Its type; where it may be None, the type beside that.
         default: Value where none is given; `MISSING` where one must be.
         sentence: What the class's docstring says of it.
-        metadata: As the field has it. Options are made by "flags" (their names, if not the
-            setting's with hyphens), "metavar", "least", "panel" (heading in the help) and
-            "is_argument".
+        metadata: As the field has it. Options are made by "name" (if not the setting's), "flags"
+            (if not that with hyphens), "metavar", "least", "panel" (heading in the help), "scale"
+            (what one typed stands for) with "unit", and "is_argument".
     """
 
     name: str
@@ -115,6 +115,48 @@ def option(name: str, kind: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
+def set_option(setting: Setting) -> inspect.Parameter:
+    """Return the option of a setting with the setting's default.
+
+    Args:
+        setting: The setting. Its sentence is the help.
+
+    Returns:
+        The parameter.
+    """
+    default, scale = setting.default, setting.metadata.get("scale")
+    text = setting.sentence
+    if scale:
+        default //= scale
+        text = f"{text} In {setting.metadata['unit']}."
+    is_optional = default in (None, ())
+    kind = _typed_kind(setting)
+    declared = declaration(setting, text, show_default=not is_optional)
+    name = setting.metadata.get("name", setting.name)
+    if is_optional:
+        return option(name, Annotated[kind | None, declared])
+    return option(name, Annotated[kind, declared], default)
+
+
+def set_values(known: Iterable[Setting], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the options of `set_option` received, by name of the setting.
+
+    Args:
+        known: Settings that have an option.
+        typed: Values by name of the option.
+
+    Returns:
+        Values by name of the setting, scaled.
+    """
+    values = {}
+    for setting in known:
+        value = typed[setting.metadata.get("name", setting.name)]
+        if setting.kind == tuple[str, ...]:
+            value = tuple(value or ())
+        values[setting.name] = value * setting.metadata.get("scale", 1) if value else value
+    return values
+
+
 def unset_option(setting: Setting) -> inspect.Parameter:
     """Return the option of a setting that may stand elsewhere: None where it is not typed.
 
@@ -146,7 +188,7 @@ def declaration(setting: Setting, text: str, **more: Any) -> Any:
         return typer.Argument(help=text, show_default=False)
     flags = data.get("flags", ())
     if setting.kind is bool and not flags and not setting.default:
-        flags = (f"--{setting.name.replace('_', '-')}",)  # and no --no-… beside it
+        flags = (f"--{data.get('name', setting.name).replace('_', '-')}",)  # and no --no-…
     return typer.Option(
         *flags,
         help=text,

@@ -2,256 +2,98 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from polyrank.cli import options, screen
-from polyrank.cli.memory import MEGABYTE
+from polyrank.cli.fields import set_option, set_values, settings_of, takes
 from polyrank.errors import ConfigError
+from polyrank.server.settings import (
+    DEFAULT_MAX_PENDING_BYTES,
+    MODELS,
+    SAFETY,
+    Limits,
+    ModelSource,
+    ServerSettings,
+)
 
 if TYPE_CHECKING:
-    from polyrank.server.settings import ModelSource
     from polyrank.server.tracing import Tracing
 
 ENVIRONMENT_PREFIX = "POLYRANK_SERVE"
 # what Kubernetes puts into every container for a service by the name of polyrank-serve
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
-LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
+LEVELS = ("debug", "info", "warning", "error")
+_KNOWN = {
+    cls: [each for each in settings_of(cls).values() if each.metadata.get("is_option")]
+    for cls in (ServerSettings, Limits)
+}
+OPTIONS = [set_option(each) for cls in (ServerSettings, Limits) for each in _KNOWN[cls]]
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="[NAME=]MODEL",
+        help="Folder or Hub id to serve, under a name of its own if one is given. Repeat it "
+        "for more models. Left out: the default model.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+OnDemand = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]MODEL",
+        help="A model that only the admin route loads. Repeat it for more.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keys that requests need, one a line. POLYRANK_API_KEYS in the environment adds "
+        "more. Without any key, nothing is asked.",
+        rich_help_panel=SAFETY,
+        show_default=False,
+    ),
+]
+AdminKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keys of /admin/models (also POLYRANK_ADMIN_KEYS). Without any key there is no "
+        "such route.",
+        rich_help_panel=SAFETY,
+        show_default=False,
+    ),
+]
+LogFormat = Annotated[str, typer.Option(help="json or plain.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+Trace = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        help="Send spans of requests by OpenTelemetry, as its OTEL_* variables say (extra otel).",
+    ),
+]
 
 
+@takes(*OPTIONS)
 def serve(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="[NAME=]MODEL",
-            help="Folder or Hub id to serve, under a name of its own if one is given. Repeat it "
-            "for more models. Left out: the default model.",
-            rich_help_panel=MODELS,
-            show_default=False,
-        ),
-    ] = None,
-    on_demand: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]MODEL",
-            help="A model that only the admin route loads. Repeat it for more.",
-            rich_help_panel=MODELS,
-            show_default=False,
-        ),
-    ] = None,
-    host: Annotated[
-        str,
-        typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in."),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", help="0 takes a free one.")] = 3000,
-    encoder: Annotated[
-        str, typer.Option(help="auto, native, onnx or pytorch.", rich_help_panel=MODELS)
-    ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Left out: all that this process may use.", min=1, rich_help_panel=MODELS
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="cpu, or a device of the pytorch encoder.", rich_help_panel=MODELS),
-    ] = "cpu",
-    compute_dtype: Annotated[
-        str,
-        typer.Option(
-            "--compute-dtype",
-            help="auto, float32, int8 or bfloat16, as elsewhere.",
-            rich_help_panel=MODELS,
-        ),
-    ] = "auto",
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="Branch, tag or commit of Hub ids.", rich_help_panel=MODELS, show_default=False
-        ),
-    ] = None,
-    strict_names: Annotated[
-        bool,
-        typer.Option(
-            "--strict-names",
-            help="Refuse requests that name a model that is not served. Without it, such a name "
-            "means the one model that can do the task, if there is only one.",
-            rich_help_panel=MODELS,
-        ),
-    ] = False,
-    auto_truncate: Annotated[
-        bool,
-        typer.Option(
-            help="Cut texts that are too long where a request does not say.",
-            rich_help_panel=MODELS,
-        ),
-    ] = True,
-    min_probability: Annotated[
-        str | None,
-        typer.Option(
-            help="Leave documents out of rankings that answer with less probability, where a "
-            "request does not say: 0 to 1, precision:0.9 or recall:0.9.",
-            rich_help_panel=MODELS,
-            show_default=False,
-        ),
-    ] = None,
-    aggregation: Annotated[
-        str,
-        typer.Option(
-            help="How long documents are read where a request does not say: max_p, first_p, "
-            "top_k_mean or decayed_sum of their passages, or truncate.",
-            rich_help_panel=MODELS,
-        ),
-    ] = "max_p",
-    max_document_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Tokens that are read of a document in passages.",
-            min=1,
-            rich_help_panel=LIMITS,
-        ),
-    ] = 32_768,
-    max_batch_tokens: Annotated[
-        int,
-        typer.Option(help="Most tokens of a forward pass.", min=1, rich_help_panel=LIMITS),
-    ] = 16_384,
-    max_concurrent_requests: Annotated[
-        int, typer.Option(help="More get 429.", min=1, rich_help_panel=LIMITS)
-    ] = 512,
-    max_queued_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="More get 429. Without it, requests that could not be done in their time do.",
-            min=1,
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    max_client_batch_size: Annotated[
-        int, typer.Option(help="Texts or documents of a request.", min=1, rich_help_panel=LIMITS)
-    ] = 10_000,
-    payload_limit: Annotated[
-        int, typer.Option(help="Bytes of a request.", min=1, rich_help_panel=LIMITS)
-    ] = 16_000_000,
-    request_timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds until a request gets 504. The header X-Request-Timeout-Ms asks for less.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 60.0,
-    max_connections: Annotated[
-        int,
-        typer.Option(
-            help="Connections at once; beyond them idle ones make room, or new ones get 503.",
-            min=1,
-            rich_help_panel=LIMITS,
-        ),
-    ] = 1000,
-    write_timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds in which a client must read on in its reply.", rich_help_panel=LIMITS
-        ),
-    ] = 30.0,
-    drain: Annotated[
-        float,
-        typer.Option(
-            help="Seconds that requests have to end after SIGTERM.", rich_help_panel=LIMITS
-        ),
-    ] = 30.0,
-    drain_delay: Annotated[
-        float,
-        typer.Option(
-            help="Seconds after SIGTERM in which readiness is gone but connections are taken.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 0.0,
-    cache: Annotated[
-        int,
-        typer.Option(
-            "--cache-mb", help="Megabytes of results to keep; 0: none.", rich_help_panel=LIMITS
-        ),
-    ] = 0,
-    row_cache: Annotated[
-        int,
-        typer.Option(
-            "--row-cache-mb",
-            help="Megabytes of documents that each model may keep as it read them, where it reads "
-            "them apart from queries: they are not read again for another query. 0: none.",
-            min=0,
-            rich_help_panel=LIMITS,
-        ),
-    ] = 0,
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--tokenization-workers",
-            help="Threads that tokenise beside the encoder.",
-            min=1,
-            rich_help_panel=LIMITS,
-        ),
-    ] = 2,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keys that requests need, one a line. POLYRANK_API_KEYS in the environment adds "
-            "more. Without any key, nothing is asked.",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    admin_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keys of /admin/models (also POLYRANK_ADMIN_KEYS). Without any key there is no "
-            "such route.",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(help="Certificate chain, PEM.", rich_help_panel=SAFETY, show_default=False),
-    ] = None,
-    tls_key: Annotated[
-        Path | None,
-        typer.Option(help="Its key, PEM.", rich_help_panel=SAFETY, show_default=False),
-    ] = None,
-    cors_allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Origin whose pages may call, such as https://example.org. Repeat it for more. "
-            "Left out: none.",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name that requests may call the server by, beside localhost; * allows all. "
-            "Repeat it for more. Left out: localhost alone where --host is this machine's, else "
-            "all.",
-            rich_help_panel=SAFETY,
-            show_default=False,
-        ),
-    ] = None,
-    log_format: Annotated[str, typer.Option(help="json or plain.")] = "plain",
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-    trace: Annotated[
-        bool,
-        typer.Option(
-            "--trace",
-            help="Send spans of requests by OpenTelemetry, as its OTEL_* variables say (extra "
-            "otel).",
-        ),
-    ] = False,
+    model: Models = None,
+    on_demand: OnDemand = None,
+    api_key_file: ApiKeyFile = None,
+    admin_key_file: AdminKeyFile = None,
+    log_format: LogFormat = "plain",
+    log_level: LogLevel = "info",
+    trace: Trace = False,
     quiet: options.Quiet = False,
+    **typed: Any,
 ) -> None:
     """Serve models over HTTP to the clients that people already have.
 
@@ -277,53 +119,14 @@ def serve(
     from polyrank.server.keys import ADMIN_KEYS_VARIABLE, API_KEYS_VARIABLE, read_keys
     from polyrank.server.models import Registry
     from polyrank.server.run import bind, make_server
-    from polyrank.server.settings import DEFAULT_MAX_PENDING_BYTES, Limits, ServerSettings
 
     tracing = _tracing(is_on=trace)
-    if log_format not in ("json", "plain") or log_level not in _LEVELS:
+    if log_format not in ("json", "plain") or log_level not in LEVELS:
         raise ConfigError(
-            f"log-format must be json or plain, and log-level one of {', '.join(_LEVELS)}; not "
+            f"log-format must be json or plain, and log-level one of {', '.join(LEVELS)}; not "
             f"{log_format!r} and {log_level!r}"
         )
-    limits = Limits(
-        max_concurrent_requests=max_concurrent_requests,
-        max_queued_tokens=max_queued_tokens,
-        max_client_batch_size=max_client_batch_size,
-        max_document_tokens=max_document_tokens,
-        max_payload_bytes=payload_limit,
-        max_pending_bytes=max(DEFAULT_MAX_PENDING_BYTES, payload_limit),
-        request_timeout_s=request_timeout,
-        write_timeout_s=write_timeout,
-        max_connections=max_connections,
-        drain_s=drain,
-        drain_delay_s=drain_delay,
-    )
-    settings = ServerSettings(
-        models=(
-            *(_source(given, is_loaded=True) for given in model or [""]),
-            *(_source(given, is_loaded=False) for given in on_demand or []),
-        ),
-        host=host,
-        port=port,
-        limits=limits,
-        auto_truncate=auto_truncate,
-        aggregation=aggregation,
-        is_strict_about_names=strict_names,
-        cors_origins=tuple(cors_allow_origin or ()),
-        allowed_hosts=tuple(allowed_host or ()),
-        certificate=tls_cert,
-        private_key=tls_key,
-        cache_bytes=cache * MEGABYTE,
-        row_cache_bytes=row_cache * MEGABYTE,
-        num_workers=workers,
-        encoder=encoder,
-        max_batch_tokens=max_batch_tokens,
-        num_threads=threads,
-        device=device,
-        compute_dtype=compute_dtype,
-        revision=revision,
-        min_probability=min_probability,
-    )
+    settings = _settings(model or [""], on_demand or [], typed)
     keys = read_keys(api_key_file, API_KEYS_VARIABLE)
     admin_keys = read_keys(admin_key_file, ADMIN_KEYS_VARIABLE)
     logs.set_up(is_json=log_format == "json", level=log_level)
@@ -338,6 +141,21 @@ def serve(
         raise ConfigError("the server could not start; its log says why")
 
 
+def _settings(
+    models: Sequence[str], on_demand: Sequence[str], typed: Mapping[str, Any]
+) -> ServerSettings:
+    limits = set_values(_KNOWN[Limits], typed)
+    pending = max(DEFAULT_MAX_PENDING_BYTES, limits["max_payload_bytes"])
+    return ServerSettings(
+        models=(
+            *(_source(model, is_loaded=True) for model in models),
+            *(_source(model, is_loaded=False) for model in on_demand),
+        ),
+        limits=Limits(**limits, max_pending_bytes=pending),
+        **set_values(_KNOWN[ServerSettings], typed),
+    )
+
+
 def ignore_service_links() -> None:
     """Take an orchestrator's address of a service out of the environment: it is no option."""
     name = f"{ENVIRONMENT_PREFIX}_PORT"
@@ -345,9 +163,6 @@ def ignore_service_links() -> None:
     if _SERVICE_LINK.match(value):
         screen.remark(f"{name}={value} names a service and is ignored; give --port", quiet=False)
         del os.environ[name]
-
-
-_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _tracing(*, is_on: bool) -> "Tracing":
@@ -363,10 +178,9 @@ def _tracing(*, is_on: bool) -> "Tracing":
     return otel.from_environment()
 
 
-def _source(given: str, *, is_loaded: bool) -> "ModelSource":
+def _source(given: str, *, is_loaded: bool) -> ModelSource:
     """Return a model and its name: what stands before "=", or the end of its path or id."""
     from polyrank.checkpoint.hub import default_model_folder
-    from polyrank.server.settings import ModelSource
 
     name, equals, path = given.partition("=")
     if not given:

@@ -1,8 +1,12 @@
-"""What a server is told at start. Checks itself; nothing changes afterwards."""
+"""What a server is told at start. Checks itself; nothing changes afterwards.
+
+`polyrank serve` makes its options of the fields: what the docstrings say of them is the options'
+help, and `option` says what an option has beside that.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from polyrank.calibration.thresholds import parse_threshold
 from polyrank.config import PassageConfig, check_choice
@@ -12,6 +16,23 @@ from polyrank.types import Aggregation
 MAX_NAME_LENGTH = 200
 DEFAULT_MAX_PENDING_BYTES = 256_000_000
 TRUNCATE = "truncate"
+IN_MEGABYTES = {"scale": 1_000_000, "unit": "megabytes"}
+LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
+
+
+def option(panel: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return the metadata of a field that `polyrank serve` has an option for.
+
+    Args:
+        panel: Heading of the option in the help.
+        **more: "name" (in the environment and, with hyphens, on the command line, if not the
+            field's), "flags" (if not that), "least", "scale" (what one typed stands for) and
+            "unit" (what that is called).
+
+    Returns:
+        The metadata.
+    """
+    return {"is_option": True, "panel": panel, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,42 +64,45 @@ class Limits:
     Attributes:
         max_concurrent_requests: Requests under way at once; more get 429.
         max_queued_tokens: Tokens that may wait; a request that comes to more gets 429, unless
-            nothing waits. None sets no limit beyond what can be done within requests' time, and
-            2,000,000 until the speed is known.
-        max_client_batch_size: Documents or texts of one request.
-        max_document_tokens: Tokens of a document that are read of it, where it is read in passages.
-        max_payload_bytes: Bytes of one request's body.
+            nothing waits. Without it, requests that could not be done in their time get 429, and
+            those beyond 2,000,000 until the speed is known.
+        max_client_batch_size: Texts or documents of a request.
+        max_document_tokens: Tokens that are read of a document in passages.
+        max_payload_bytes: Bytes of a request's body.
         max_pending_bytes: Bytes of all bodies under way together; and of all replies that are
             being sent.
         max_reply_values: Numbers in one reply: vectors of texts, or of tokens.
         max_json_depth: Lists and objects within each other.
-        request_timeout_s: Seconds after which a request gets 504, if its header asks for no less.
+        request_timeout_s: Seconds until a request gets 504. The header X-Request-Timeout-Ms asks
+            for less.
         body_timeout_s: Seconds in which a request's head must have come, and then its body.
-        write_timeout_s: Seconds in which a client must read some of its reply, or is hung up on.
-        max_connections: Connections at once. Beyond them one that is idle makes room, or the new
-            one gets 503.
+        write_timeout_s: Seconds in which a client must read on in its reply, or is hung up on.
+        max_connections: Connections at once; beyond them idle ones make room, or new ones get
+            503.
         drain_s: Seconds that requests under way have to end after SIGTERM.
-        drain_delay_s: Seconds after SIGTERM in which new connections are still taken, so that
-            load balancers can see that readiness is gone.
+        drain_delay_s: Seconds after SIGTERM in which readiness is gone but connections are taken,
+            so that load balancers can see it.
 
     Raises:
         ConfigError: If a value is out of range.
     """
 
-    max_concurrent_requests: int = 512
-    max_queued_tokens: int | None = None
-    max_client_batch_size: int = 10_000
-    max_document_tokens: int = 32_768
-    max_payload_bytes: int = 16_000_000
+    max_concurrent_requests: int = field(default=512, metadata=option(LIMITS, least=1))
+    max_queued_tokens: int | None = field(default=None, metadata=option(LIMITS, least=1))
+    max_client_batch_size: int = field(default=10_000, metadata=option(LIMITS, least=1))
+    max_document_tokens: int = field(default=32_768, metadata=option(LIMITS, least=1))
+    max_payload_bytes: int = field(
+        default=16_000_000, metadata=option(LIMITS, least=1, name="payload_limit")
+    )
     max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES
     max_reply_values: int = 20_000_000
     max_json_depth: int = 16
-    request_timeout_s: float = 60.0
+    request_timeout_s: float = field(default=60.0, metadata=option(LIMITS, name="request_timeout"))
     body_timeout_s: float = 30.0
-    write_timeout_s: float = 30.0
-    max_connections: int = 1000
-    drain_s: float = 30.0
-    drain_delay_s: float = 0.0
+    write_timeout_s: float = field(default=30.0, metadata=option(LIMITS, name="write_timeout"))
+    max_connections: int = field(default=1000, metadata=option(LIMITS, least=1))
+    drain_s: float = field(default=30.0, metadata=option(LIMITS, name="drain"))
+    drain_delay_s: float = field(default=0.0, metadata=option(LIMITS, name="drain_delay"))
 
     @property
     def max_json_values(self) -> int:
@@ -103,58 +127,73 @@ class ServerSettings:
 
     Attributes:
         models: What may be served, the first being the default where tasks allow.
-        host: Address to listen on.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 takes a free one.
         limits: What is refused.
-        auto_truncate: Whether texts that are too long are cut where a request does not say.
+        auto_truncate: Cut texts that are too long where a request does not say.
         aggregation: How documents to rank are read that are longer than the window, where a
-            request does not say: in passages whose logits are joined by "max_p", "first_p",
-            "top_k_mean" or "decayed_sum", or cut, by "truncate".
-        is_strict_about_names: Whether a request must name a served model exactly.
-        cors_origins: Origins of web pages that may call; none by default.
-        allowed_hosts: Names that requests may call the server by; "*" allows all. Without any,
-            a server that only this machine reaches goes by this machine's names alone.
-        certificate: TLS certificate chain, or None for plain HTTP.
-        private_key: The certificate's key.
-        cache_bytes: Size of the result cache; 0 switches it off.
-        row_cache_bytes: Size of the token rows that each model may keep, for texts that come
-            again under late interaction; 0 keeps none.
+            request does not say: max_p, first_p, top_k_mean or decayed_sum of their passages, or
+            truncate.
+        is_strict_about_names: Refuse requests that name a model that is not served. Without it,
+            such a name means the one model that can do the task, if there is only one.
+        cors_origins: Origin whose pages may call, such as https://example.org. Repeat it for
+            more. Left out: none.
+        allowed_hosts: Name that requests may call the server by, beside localhost; * allows all.
+            Repeat it for more. Left out: localhost alone where the host is this machine's, else
+            all.
+        certificate: TLS certificate chain, PEM. Left out: plain HTTP.
+        private_key: Its key, PEM.
+        cache_bytes: Size of the cache of results; 0: none.
+        row_cache_bytes: Size of the documents that each model may keep as it read them, where it
+            reads them apart from queries: they are not read again for another query. 0: none.
         num_workers: Threads that tokenise and finish, beside the one that encodes.
-        encoder: As for `EngineConfig`; so are the next four.
-        max_batch_tokens: Most tokens of a batch.
-        num_threads: Threads of the encoder.
-        device: Where it runs.
-        compute_dtype: Type of the products.
+        encoder: auto, native, onnx or pytorch.
+        max_batch_tokens: Most tokens of a forward pass.
+        num_threads: Threads of the encoder. Left out: all that this process may use.
+        device: cpu, or a device of the pytorch encoder.
+        compute_dtype: Type of the products: auto, float32, int8 or bfloat16, as elsewhere.
         revision: Branch, tag or commit of Hub ids.
-        min_probability: Documents that answer with less probability are left out of rankings,
-            where a request does not say: 0 to 1, "precision:0.9" or "recall:0.9". Models that
-            rank must then be calibrated.
+        min_probability: Leave documents out of rankings that answer with less probability, where
+            a request does not say: 0 to 1, precision:0.9 or recall:0.9. Models that rank must
+            then be calibrated.
 
     Raises:
         ConfigError: If a value is out of range or contradicts another.
     """
 
     models: tuple[ModelSource, ...]
-    host: str = "127.0.0.1"
-    port: int = 3000
+    host: str = field(default="127.0.0.1", metadata=option())
+    port: int = field(default=3000, metadata=option(flags=("--port", "-p")))
     limits: Limits = field(default_factory=Limits)
-    auto_truncate: bool = True
-    aggregation: str = "max_p"
-    is_strict_about_names: bool = False
-    cors_origins: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    certificate: Path | None = None
-    private_key: Path | None = None
-    cache_bytes: int = 0
-    row_cache_bytes: int = 0
-    num_workers: int = 2
-    encoder: str = "auto"
-    max_batch_tokens: int = 16_384
-    num_threads: int | None = None
-    device: str = "cpu"
-    compute_dtype: str = "auto"
-    revision: str | None = None
-    min_probability: str | None = None
+    auto_truncate: bool = field(default=True, metadata=option(MODELS))
+    aggregation: str = field(default="max_p", metadata=option(MODELS))
+    is_strict_about_names: bool = field(default=False, metadata=option(MODELS, name="strict_names"))
+    cors_origins: tuple[str, ...] = field(
+        default=(), metadata=option(SAFETY, name="cors_allow_origin")
+    )
+    allowed_hosts: tuple[str, ...] = field(default=(), metadata=option(SAFETY, name="allowed_host"))
+    certificate: Path | None = field(default=None, metadata=option(SAFETY, name="tls_cert"))
+    private_key: Path | None = field(default=None, metadata=option(SAFETY, name="tls_key"))
+    cache_bytes: int = field(
+        default=0, metadata=option(LIMITS, name="cache", flags=("--cache-mb",), **IN_MEGABYTES)
+    )
+    row_cache_bytes: int = field(
+        default=0,
+        metadata=option(
+            LIMITS, name="row_cache", flags=("--row-cache-mb",), least=0, **IN_MEGABYTES
+        ),
+    )
+    num_workers: int = field(
+        default=2,
+        metadata=option(LIMITS, name="workers", flags=("--tokenization-workers",), least=1),
+    )
+    encoder: str = field(default="auto", metadata=option(MODELS))
+    max_batch_tokens: int = field(default=16_384, metadata=option(LIMITS, least=1))
+    num_threads: int | None = field(default=None, metadata=option(MODELS, name="threads", least=1))
+    device: str = field(default="cpu", metadata=option(MODELS))
+    compute_dtype: str = field(default="auto", metadata=option(MODELS))
+    revision: str | None = field(default=None, metadata=option(MODELS))
+    min_probability: str | None = field(default=None, metadata=option(MODELS))
 
     def __post_init__(self) -> None:
         if self.min_probability is not None:
