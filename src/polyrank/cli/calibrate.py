@@ -23,76 +23,85 @@ class CalibrationTask(StrEnum):
     CLASSIFY = "classify"
 
 
+CalibratedModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Folder of a checkpoint. Left out: the default model, with --output or --check.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A folder in BEIR form, or JSON lines of query, passage and label (1 or 0, or a "
+        "label of the model). Repeat it for more.",
+        show_default=False,
+    ),
+]
+Task = Annotated[CalibrationTask, typer.Option(help="Scores of rankings, or labels.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for polyrank_calibration.json. Left out: the checkpoint's own.",
+        show_default=False,
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write figures and diagrams before and after: .html, .md, .json or .svg.",
+        show_default=False,
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Measure the calibration that is there; fit and write none."),
+]
+Reorder = Annotated[
+    bool,
+    typer.Option(
+        "--reorder",
+        help="Let the length of documents count too. Rankings then go by probability, not by "
+        "score.",
+    ),
+]
+CandidateRun = Annotated[
+    Path | None,
+    typer.Option(
+        help="Candidates of each query as a run of TREC's form. Left out: the model's own "
+        "vectors find them, or BM25.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[int, typer.Option(help="Candidates of each query.", min=2)]
+MaxQueries = Annotated[int, typer.Option(help="Queries of a set in a language, at random.", min=1)]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option(help="Take this language alone. Repeat it for more.", show_default=False),
+]
+Seed = Annotated[int, typer.Option(help="Of all choices.", min=0)]
+RowCacheMb = Annotated[int, typer.Option(help="Token rows to keep, in megabytes.", min=0)]
+
+
 def calibrate_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="Folder of a checkpoint. Left out: the default model, with --output or --check.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A folder in BEIR form, or JSON lines of query, passage and label (1 or 0, or a "
-            "label of the model). Repeat it for more.",
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        CalibrationTask, typer.Option(help="Scores of rankings, or labels.")
-    ] = CalibrationTask.RERANK,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for polyrank_calibration.json. Left out: the checkpoint's own.",
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write figures and diagrams before and after: .html, .md, .json or .svg.",
-            show_default=False,
-        ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Measure the calibration that is there; fit and write none."),
-    ] = False,
-    reorder: Annotated[
-        bool,
-        typer.Option(
-            "--reorder",
-            help="Let the length of documents count too. Rankings then go by probability, not by "
-            "score.",
-        ),
-    ] = False,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            help="Candidates of each query as a run of TREC's form. Left out: the model's own "
-            "vectors find them, or BM25.",
-            show_default=False,
-        ),
-    ] = None,
-    top_k: Annotated[int, typer.Option(help="Candidates of each query.", min=2)] = 50,
-    max_queries: Annotated[
-        int, typer.Option(help="Queries of a set in a language, at random.", min=1)
-    ] = 300,
-    language: Annotated[
-        list[str] | None,
-        typer.Option(help="Take this language alone. Repeat it for more.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of all choices.", min=0)] = 0,
+    model: CalibratedModel = None,
+    data: Data = None,
+    task: Task = CalibrationTask.RERANK,
+    output: Output = None,
+    report: Report = None,
+    check: Check = False,
+    reorder: Reorder = False,
+    run: CandidateRun = None,
+    top_k: TopK = 50,
+    max_queries: MaxQueries = 300,
+    language: Languages = None,
+    seed: Seed = 0,
     threads: options.Threads = None,
     compute_dtype: options.ComputeDtype = "auto",
-    row_cache_mb: Annotated[
-        int, typer.Option(help="Token rows to keep, in megabytes.", min=0)
-    ] = 1_000,
+    row_cache_mb: RowCacheMb = 1_000,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polyrank.cli import options, screen
+from polyrank.cli.fields import takes
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
 from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
@@ -16,36 +17,34 @@ from polyrank.types import Classification
 
 QUERY = "query"
 
+PairQuery = Annotated[
+    str | None,
+    typer.Option(
+        "--query", help="Pair every text with this query (relevance).", show_default=False
+    ),
+]
+QueryField = Annotated[
+    str | None,
+    typer.Option(
+        help='Field that holds each text\'s own query. Left out: "query", where every row has '
+        'one. "": texts alone.',
+        show_default=False,
+    ),
+]
 
+
+@takes(*options.ENGINE)
 def classify(
     file: options.File = STDIN,
-    query: Annotated[
-        str | None,
-        typer.Option(
-            "--query", help="Pair every text with this query (relevance).", show_default=False
-        ),
-    ] = None,
-    query_field: Annotated[
-        str | None,
-        typer.Option(
-            help='Field that holds each text\'s own query. Left out: "query", where every row has '
-            'one. "": texts alone.',
-            show_default=False,
-        ),
-    ] = None,
+    query: PairQuery = None,
+    query_field: QueryField = None,
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
     text_field: options.TextField = "text",
-    max_length: options.MaxLength = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    compute_dtype: options.ComputeDtype = "auto",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    revision: options.Revision = None,
     output: options.Output = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Label texts, or pairs of query and text, with a probability for each label.
 
@@ -69,16 +68,7 @@ def classify(
     screen.note_empty_query(query, quiet=quiet)
     timer = screen.Timer()
     with screen.loading(model, quiet=quiet):
-        classifier = Classifier(
-            model,
-            max_length=max_length,
-            encoder=encoder,
-            num_threads=threads,
-            device=device,
-            compute_dtype=compute_dtype,
-            max_batch_tokens=max_batch_tokens,
-            revision=revision,
-        )
+        classifier = Classifier(model, **engine)
     timer.lap()
     records = list(source.records())
     inputs = _inputs(records, query, query_field)
@@ -91,8 +81,7 @@ def classify(
         timer.note(f"{len(records):,} texts labelled", classifier.info.name, quiet=quiet)
     else:
         write_rows(_rows(results, records), output)
-    limit = classifier.info.max_length
-    screen.note_truncated(classifier.num_truncated, len(records), limit, quiet=quiet)
+    screen.note_truncated(classifier, len(records), quiet=quiet)
 
 
 def _inputs(

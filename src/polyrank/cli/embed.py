@@ -1,11 +1,12 @@
 """`polyrank embed`: vectors of texts, to JSON lines, NumPy or Parquet."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from polyrank.cli import options, screen
+from polyrank.cli.fields import takes
 from polyrank.cli.inputs import STDIN, InputFormat, Source, chunks
 from polyrank.cli.outputs import STDOUT, VECTOR_SUFFIXES, check_output, vector_sink
 from polyrank.cli.progress import steps
@@ -14,40 +15,40 @@ from polyrank.types import InputType, OutputDtype
 
 CHUNK = 1024  # texts embedded and written at a time: bounds memory, keeps batches full
 
+InputTypeName = Annotated[
+    Literal["document", "passage", "query", "none"],
+    typer.Option(
+        help="document (or passage) for what is searched, query for questions, none for "
+        "neither: chooses the checkpoint's prompt."
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="Text put before each input, instead.", show_default=False),
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(help="Keep only the first N values.", min=1, show_default=False),
+]
+VectorDtype = Annotated[
+    OutputDtype,
+    typer.Option(help="Type of the values; binary and ubinary hold eight to a byte."),
+]
 
+
+@takes(*options.ENGINE)
 def embed(
     file: options.File = STDIN,
-    input_type: Annotated[
-        Literal["document", "passage", "query", "none"],
-        typer.Option(
-            help="document (or passage) for what is searched, query for questions, none for "
-            "neither: chooses the checkpoint's prompt."
-        ),
-    ] = "document",
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="Text put before each input, instead.", show_default=False),
-    ] = None,
-    dimensions: Annotated[
-        int | None,
-        typer.Option(help="Keep only the first N values.", min=1, show_default=False),
-    ] = None,
-    output_dtype: Annotated[
-        OutputDtype,
-        typer.Option(help="Type of the values; binary and ubinary hold eight to a byte."),
-    ] = "float32",
+    input_type: InputTypeName = "document",
+    prompt: Prompt = None,
+    dimensions: Dimensions = None,
+    output_dtype: VectorDtype = "float32",
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
     text_field: options.TextField = "text",
-    max_length: options.MaxLength = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    compute_dtype: options.ComputeDtype = "auto",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    revision: options.Revision = None,
     output: options.Output = None,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Turn texts into vectors.
 
@@ -66,16 +67,7 @@ def embed(
     from polyrank.inference.embedder import Embedder
 
     with screen.loading(model, quiet=quiet):
-        embedder = Embedder(
-            model,
-            max_length=max_length,
-            encoder=encoder,
-            num_threads=threads,
-            device=device,
-            compute_dtype=compute_dtype,
-            max_batch_tokens=max_batch_tokens,
-            revision=revision,
-        )
+        embedder = Embedder(model, **engine)
     chosen: InputType | None = None
     if prompt is None and input_type != "none":
         chosen = input_type
@@ -94,8 +86,7 @@ def embed(
             count += len(part)
     if output not in (None, STDOUT):
         screen.remark(f"{count:,} vectors written to {output}", quiet=quiet)
-    limit = embedder.info.max_length
-    screen.note_truncated(embedder.num_truncated, count, limit, quiet=quiet)
+    screen.note_truncated(embedder, count, quiet=quiet)
 
 
 def _part(report: StepProgress | None, count: int) -> Progress | None:

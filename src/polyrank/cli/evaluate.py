@@ -2,16 +2,19 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
-from polyrank.cli import options, screen
+from polyrank.cli import measuring, options, screen
+from polyrank.cli.fields import takes
 from polyrank.cli.memory import row_cache_bytes
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
@@ -19,9 +22,14 @@ from polyrank.cli.systems import compare_systems
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polyrank.evaluation import LogitReranker, Provenance, Retriever
+    from polyrank.evaluation import (
+        Dataset,
+        EvaluationConfig,
+        LogitReranker,
+        Provenance,
+        Retriever,
+    )
     from polyrank.evaluation.plan import Mode
-    from polyrank.evaluation.results import Report
     from polyrank.inference.embedder import Embedder
     from polyrank.inference.reranker import Reranker
     from polyrank.types import FirstStageKind
@@ -48,130 +56,144 @@ class ModeName(StrEnum):
     ALL = "all"
 
 
+DatasetDir = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder in BEIR form: corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels.tsv.",
+    ),
+]
+RetrieverOption = Annotated[
+    RetrieverName,
+    typer.Option(help="What searches the whole corpus: vectors, or BM25 on words."),
+]
+EmbedderName = Annotated[
+    str, typer.Option(help="Checkpoint of the embedder: folder, Hub id, or default.")
+]
+RerankerName = Annotated[
+    str | None,
+    typer.Option(
+        help="Checkpoint that orders what was found anew: folder, Hub id, or default. "
+        "Left out: the first stage alone is measured.",
+        show_default=False,
+    ),
+]
+Systems = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]RETRIEVER[+RERANKER[@WEIGHT]]",
+        help="Compare systems: give it several times, the baseline first. RETRIEVER is bm25 or "
+        "an embedder's checkpoint, RERANKER a checkpoint (default: the one that ships), WEIGHT "
+        "as for --first-stage-weight.",
+        show_default=False,
+    ),
+]
+FirstStageWeight = Annotated[
+    str | None,
+    typer.Option(
+        help="Add the first stage's scores to the reranker's, by the weight that the "
+        "reranker has learnt: auto (lexical for bm25, dense for an embedder), lexical or "
+        "dense; or by a weight, in logits for a standard deviation.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)]
+ModeOption = Annotated[
+    ModeName,
+    typer.Option(
+        help="same: each language with itself. cross: every pair of different languages. "
+        "pool: documents of all languages together. all: one figure for everything. "
+        'auto: same, or all where rows have no "lang".'
+    ),
+]
+Languages = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUERIES[:DOCUMENTS]",
+        help="Only these, as in en,de,th; or those of queries and of documents, as in ja:zh,th. "
+        "Left out: all.",
+        show_default=False,
+    ),
+]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        help="For a quick look: a random sample of N queries a language.",
+        min=1,
+        show_default=False,
+    ),
+]
+Titles = Annotated[bool, typer.Option(help="Put a document's title before its text.")]
+Seed = Annotated[int, typer.Option(help="Of the sample and the intervals.", min=0)]
+RowCache = Annotated[
+    int | None,
+    typer.Option(
+        "--row-cache-mb",
+        help="Megabytes of documents to keep as the reranker read them, where it reads them "
+        "apart from queries: a document that was found before is not read again; 0: none. "
+        "Left out: 4096, or a quarter of the free memory if that is less.",
+        min=0,
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder to write report.json, report.md and plot.png to; with --system a page "
+        "with charts, report.html, in place of the plot.",
+        show_default=False,
+    ),
+]
+
+
+ENGINE = [each for each in options.ENGINE if each.name not in ("compute_dtype", "revision")]
+
+
+@takes(*ENGINE)
 def evaluate_command(
-    dataset_dir: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder in BEIR form: corpus.jsonl, queries.jsonl (or .jsonl.gz) and qrels.tsv.",
-        ),
-    ],
-    retriever: Annotated[
-        RetrieverName,
-        typer.Option(help="What searches the whole corpus: vectors, or BM25 on words."),
-    ] = RetrieverName.EMBEDDER,
-    embedder: Annotated[
-        str, typer.Option(help="Checkpoint of the embedder: folder, Hub id, or default.")
-    ] = DEFAULT,
-    reranker: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint that orders what was found anew: folder, Hub id, or default. "
-            "Left out: the first stage alone is measured.",
-            show_default=False,
-        ),
-    ] = None,
-    system: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]RETRIEVER[+RERANKER[@WEIGHT]]",
-            help="Compare systems: give it several times, the baseline first. RETRIEVER is bm25 or "
-            "an embedder's checkpoint, RERANKER a checkpoint (default: the one that ships), WEIGHT "
-            "as for --first-stage-weight.",
-            show_default=False,
-        ),
-    ] = None,
-    first_stage_weight: Annotated[
-        str | None,
-        typer.Option(
-            help="Add the first stage's scores to the reranker's, by the weight that the "
-            "reranker has learnt: auto (lexical for bm25, dense for an embedder), lexical or "
-            "dense; or by a weight, in logits for a standard deviation.",
-            show_default=False,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int, typer.Option(help="Documents that the first stage hands on.", min=1)
-    ] = DEFAULT_TOP_K,
-    mode: Annotated[
-        ModeName,
-        typer.Option(
-            help="same: each language with itself. cross: every pair of different languages. "
-            "pool: documents of all languages together. all: one figure for everything. "
-            'auto: same, or all where rows have no "lang".'
-        ),
-    ] = ModeName.AUTO,
-    languages: Annotated[
-        str | None,
-        typer.Option(help="Only these, as in en,de,th. Left out: all.", show_default=False),
-    ] = None,
-    query_languages: Annotated[
-        str | None, typer.Option(help="Languages of queries, instead.", show_default=False)
-    ] = None,
-    document_languages: Annotated[
-        str | None, typer.Option(help="Languages of documents, instead.", show_default=False)
-    ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            help="For a quick look: a random sample of N queries a language.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    titles: Annotated[bool, typer.Option(help="Put a document's title before its text.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the sample and the intervals.", min=0)] = 0,
-    max_length: options.MaxLength = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    row_cache: Annotated[
-        int | None,
-        typer.Option(
-            "--row-cache-mb",
-            help="Megabytes of documents to keep as the reranker read them, where it reads them "
-            "apart from queries: a document that was found before is not read again; 0: none. "
-            "Left out: 4096, or a quarter of the free memory if that is less.",
-            min=0,
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder to write report.json, report.md and plot.png to; with --system a page "
-            "with charts, report.html, in place of the plot.",
-            show_default=False,
-        ),
-    ] = None,
+    dataset_dir: DatasetDir,
+    retriever: RetrieverOption = RetrieverName.EMBEDDER,
+    embedder: EmbedderName = DEFAULT,
+    reranker: RerankerName = None,
+    system: Systems = None,
+    first_stage_weight: FirstStageWeight = None,
+    top_k: TopK = DEFAULT_TOP_K,
+    mode: ModeOption = ModeName.AUTO,
+    languages: Languages = None,
+    max_queries: MaxQueries = None,
+    titles: Titles = True,
+    seed: Seed = 0,
+    row_cache: RowCache = None,
+    output: Output = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Measure how well documents are found and ranked, by language.
 
     The first stage searches the whole corpus; a reranker, if you name one, orders what it found
-    anew. Shows nDCG@10, MRR@10, mAP and recall with 95 % intervals, and how fast each step was.
-    A terminal gets tables; a pipe gets the report as one line of JSON.
+    anew. Shows nDCG@10, MRR@10, mAP and recall with 95 % intervals, and how fast each step was; a
+    pipe gets the report as one line of JSON.
 
     For example:
 
         polyrank eval data/xquad
         polyrank eval data/xquad --retriever bm25 --reranker FOLDER --output report
         polyrank eval data/xquad --retriever bm25 --reranker default --first-stage-weight auto
-        polyrank eval data/xquad --mode cross --languages en,th,ar --max-queries 100
+        polyrank eval data/xquad --mode cross --languages en:th,ar --max-queries 100
         polyrank eval data/xquad --system bm25 --system default --system bm25+default -o report
     """
     check_folder(output)
-    from polyrank.evaluation import EvaluationConfig, evaluate, load_dataset
+    from polyrank.evaluation import EvaluationConfig, load_dataset
     from polyrank.evaluation.report import prepare_folder
 
+    of_queries, of_documents = measuring.languages_of_both(languages)
     config = EvaluationConfig(
-        mode=None if mode is ModeName.AUTO else cast("Mode", mode.value),
+        None if mode is ModeName.AUTO else cast("Mode", mode.value),
         top_k=top_k,
-        query_languages=_codes(query_languages or languages),
-        document_languages=_codes(document_languages or languages),
+        query_languages=of_queries,
+        document_languages=of_documents,
         max_queries=max_queries,
         with_titles=titles,
         seed=seed,
@@ -181,38 +203,16 @@ def evaluate_command(
     counts_for = _counts_for(first_stage_weight, retriever, reranker)
     if output is not None:
         prepare_folder(output)
-    dataset = load_dataset(dataset_dir)
-    settings = {
-        "max_length": max_length,
-        "encoder": encoder,
-        "num_threads": threads,
-        "device": device,
-        "max_batch_tokens": max_batch_tokens,
-    }
+    dataset, kept = load_dataset(dataset_dir), row_cache_bytes(row_cache)
+    shown: dict[str, Any] = {"output": output, "as_json": as_json, "quiet": quiet}
     if system:
-        return compare_systems(
-            dataset,
-            system,
-            config,
-            settings,
-            row_cache=row_cache_bytes(row_cache),
-            output=output,
-            as_json=as_json,
-            quiet=quiet,
-        )
-    models = _Models(**settings)
+        return compare_systems(dataset, system, config, engine, row_cache=kept, **shown)
+    models = _Models(engine, kept)
     searcher = models.retriever(retriever, embedder)
-    judge = None
-    if reranker is not None:
-        judge = models.reranker(reranker, row_cache_bytes(row_cache))
-        if counts_for is not None:
-            weight = models.first_stage_weight(counts_for)
-            config = replace(config, first_stage_weight=weight)
-    with steps(quiet=quiet) as progress:
-        report = evaluate(
-            dataset, retriever=searcher, reranker=judge, config=config, progress=progress
-        )
-    _show(report, models.provenance(retriever), output, as_json=as_json, quiet=quiet)
+    judge = None if reranker is None else models.reranker(reranker)
+    if counts_for is not None:
+        config = replace(config, first_stage_weight=models.first_stage_weight(counts_for))
+    _measure(dataset, searcher, judge, config, partial(models.provenance, retriever), **shown)
     models.note_truncated(quiet=quiet)
 
 
@@ -242,34 +242,42 @@ def _counts_for(
     return options.first_stage(weight)
 
 
-def _codes(listed: str | None) -> tuple[str, ...] | None:
-    codes = tuple(code.strip() for code in (listed or "").split(",") if code.strip())
-    return codes or None
-
-
-def _show(
-    report: "Report", provenance: "Provenance", output: Path | None, *, as_json: bool, quiet: bool
+def _measure(
+    dataset: "Dataset",
+    searcher: "Retriever[Any, Any]",
+    judge: "LogitReranker | None",
+    config: "EvaluationConfig",
+    provenance: "Callable[[], Provenance]",
+    *,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    from polyrank.evaluation import report_table, write_report
+    from polyrank.evaluation import evaluate, report_table, write_report
     from polyrank.evaluation.report import report_dict
 
+    with steps(quiet=quiet) as progress:
+        report = evaluate(
+            dataset, retriever=searcher, reranker=judge, config=config, progress=progress
+        )
+    origin = provenance()  # only now is known what was cut
     if output is not None:
-        for path in write_report(report, provenance, output):
+        for path in write_report(report, origin, output):
             screen.remark(f"wrote {path}", quiet=quiet)
     if screen.is_table_wanted(as_json, None):
         Console(highlight=False).print(report_table(report))
     else:
-        sys.stdout.write(json.dumps(report_dict(report, provenance), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(report_dict(report, origin), ensure_ascii=False) + "\n")
 
 
 class _Models:
     """Loads what was named, with the same engine settings, and remembers it for the report."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any], row_cache_bytes: int) -> None:
         self._settings = settings
         self._loaded: dict[str, Embedder | Reranker] = {}
         self._reranker: Reranker | None = None
-        self._row_cache_bytes = 0
+        self._row_cache_bytes = row_cache_bytes
 
     def retriever(self, kind: RetrieverName, name: str) -> "Retriever[Any, Any]":
         from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
@@ -282,15 +290,16 @@ class _Models:
         self._loaded["embedder"] = model
         return EmbeddingRetriever(model)
 
-    def reranker(self, name: str, row_cache_bytes: int) -> "LogitReranker":
+    def reranker(self, name: str) -> "LogitReranker":
         from polyrank.evaluation import LogitReranker
         from polyrank.inference.reranker import Reranker
 
         model = Reranker(
-            None if name == DEFAULT else name, row_cache_bytes=row_cache_bytes, **self._settings
+            None if name == DEFAULT else name,
+            row_cache_bytes=self._row_cache_bytes,
+            **self._settings,
         )
         self._loaded["reranker"] = model
-        self._row_cache_bytes = row_cache_bytes
         self._reranker = model
         return LogitReranker(model)
 

@@ -153,7 +153,9 @@ def set_values(known: Iterable[Setting], typed: Mapping[str, Any]) -> dict[str, 
         value = typed[setting.metadata.get("name", setting.name)]
         if setting.kind == tuple[str, ...]:
             value = tuple(value or ())
-        values[setting.name] = value * setting.metadata.get("scale", 1) if value else value
+        if "scale" in setting.metadata:
+            value *= setting.metadata["scale"]
+        values[setting.name] = value
     return values
 
 

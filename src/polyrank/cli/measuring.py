@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from polyrank.evaluation.retrievers import Retriever
 
 REFUSED = 3
+Codes = tuple[str, ...] | None
 BM25 = "bm25"
 
 Texts = Annotated[
@@ -35,10 +36,22 @@ RetrieverName = Annotated[
 ]
 
 
-def codes(listed: str | None) -> tuple[str, ...] | None:
-    """Return the members of a list such as "en,de,th", or None where it has none."""
-    found = tuple(code.strip() for code in (listed or "").split(",") if code.strip())
-    return found or None
+def languages_of_both(listed: str | None) -> tuple[Codes, Codes]:
+    """Return the languages of queries and those of documents; None where all are taken.
+
+    Args:
+        listed: Such as "en,de", for both, or "en:de,th".
+
+    Returns:
+        Two tuples of codes, or None in place of an empty one.
+    """
+    queries, colon, documents = (listed or "").partition(":")
+    of_queries = _codes(queries)
+    return of_queries, _codes(documents) if colon else of_queries
+
+
+def _codes(listed: str) -> Codes:
+    return tuple(code.strip() for code in listed.split(",") if code.strip()) or None
 
 
 def retriever(name: str, num_threads: int | None) -> "Retriever[Any, Any]":

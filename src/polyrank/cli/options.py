@@ -5,10 +5,13 @@ from typing import Annotated, cast, get_args
 import typer
 
 from polyrank import types
+from polyrank.cli.fields import option
 from polyrank.cli.inputs import InputFormat
 from polyrank.config import DEFAULT_MAX_BATCH_TOKENS
 from polyrank.errors import ConfigError
 from polyrank.types import FirstStageKind
+
+COMPUTING = "Computing"
 
 Model = Annotated[
     str | None,
@@ -60,17 +63,31 @@ MaxLength = Annotated[
         help="Tokens that the model reads of a text or pair. Left out: the checkpoint's limit.",
         show_default=False,
         min=1,
+        rich_help_panel=COMPUTING,
     ),
 ]
 Encoder = Annotated[
     str,
-    typer.Option(help="auto, native, onnx or pytorch. `polyrank doctor` lists them."),
+    typer.Option(
+        help="auto, native, onnx or pytorch. `polyrank doctor` lists them.",
+        rich_help_panel=COMPUTING,
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="Left out: all that this process may use.", min=1),
+    typer.Option(
+        "--threads",
+        help="Left out: all that this process may use.",
+        min=1,
+        rich_help_panel=COMPUTING,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, or a device of the pytorch encoder such as cuda.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, or a device of the pytorch encoder such as cuda.", rich_help_panel=COMPUTING
+    ),
+]
 ComputeDtype = Annotated[
     types.ComputeDtype,
     typer.Option(
@@ -78,11 +95,20 @@ ComputeDtype = Annotated[
         help="Type of the products in linear layers: auto is float32 unless the checkpoint "
         "carries a passed quality gate for int8, and int8 is quicker on this processor. "
         "bfloat16 is near to float32, and twice as quick where the processor multiplies it.",
+        rich_help_panel=COMPUTING,
     ),
 ]
-MaxBatchTokens = Annotated[int, typer.Option(help="Tokens in one forward pass.", min=1)]
+MaxBatchTokens = Annotated[
+    int,
+    typer.Option(help="Tokens in one forward pass.", min=1, rich_help_panel=COMPUTING),
+]
 Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a Hub id.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Branch, tag or commit of a Hub id.",
+        show_default=False,
+        rich_help_panel=COMPUTING,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines even on a terminal.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no remarks.")]
@@ -95,6 +121,19 @@ Output = Annotated[
         show_default=False,
     ),
 ]
+
+MAX_BATCH_TOKENS = DEFAULT_MAX_BATCH_TOKENS
+
+ENGINE = (
+    option("max_length", MaxLength),
+    option("encoder", Encoder, "auto"),
+    option("num_threads", Threads),
+    option("device", Device, "cpu"),
+    option("compute_dtype", ComputeDtype, "auto"),
+    option("max_batch_tokens", MaxBatchTokens, DEFAULT_MAX_BATCH_TOKENS),
+    option("revision", Revision),
+)
+"""How a model computes, by the names of the arguments of `Reranker` and its like."""
 
 
 def first_stage(text: str) -> FirstStageKind | float:
@@ -117,6 +156,3 @@ def first_stage(text: str) -> FirstStageKind | float:
     except ValueError as exc:
         kinds = ", ".join(get_args(FirstStageKind))
         raise ConfigError(f"a first stage is {kinds} or a weight, not {text!r}") from exc
-
-
-MAX_BATCH_TOKENS = DEFAULT_MAX_BATCH_TOKENS

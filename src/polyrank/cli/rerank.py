@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polyrank.cli import options, screen
+from polyrank.cli.fields import takes
 from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
 from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
@@ -18,70 +19,72 @@ from polyrank.types import Passage, RankedDocument, TruncationStrategy
 
 ReadingRule = Literal["max_p", "first_p", "top_k_mean", "decayed_sum", "truncate"]
 
+Query = Annotated[str, typer.Argument(help="What is looked for, in any language.")]
+TopN = Annotated[
+    int | None,
+    typer.Option(
+        "--top-n", "--top-k", "-n", help="Show only the best N.", min=1, show_default=False
+    ),
+]
+FirstStageField = Annotated[
+    str | None,
+    typer.Option(
+        help="Field or column that holds what a search gave each document: such scores then "
+        "count beside the model's.",
+        show_default=False,
+    ),
+]
+Truncation = Annotated[
+    TruncationStrategy,
+    typer.Option(
+        help="longest_first cuts the longer of query and document; only_second cuts "
+        "the document alone."
+    ),
+]
+AggregationOption = Annotated[
+    ReadingRule,
+    typer.Option(
+        help="How a document is read that is longer than the model's window: in passages, of "
+        "which the best counts (max_p), the first (first_p), the mean of the best three "
+        "(top_k_mean), or all with falling weights (decayed_sum); or cut (truncate)."
+    ),
+]
+MaxPassages = Annotated[
+    int | None,
+    typer.Option(
+        help="Passages of a document to read, at most. Left out: all.",
+        min=1,
+        show_default=False,
+    ),
+]
 
+
+@takes(*options.ENGINE)
 def rerank(
-    query: Annotated[str, typer.Argument(help="What is looked for, in any language.")],
+    query: Query,
     file: options.File = STDIN,
-    top_n: Annotated[
-        int | None,
-        typer.Option(
-            "--top-n", "--top-k", "-n", help="Show only the best N.", min=1, show_default=False
-        ),
-    ] = None,
+    top_n: TopN = None,
     model: options.Model = None,
     input_format: options.Format = InputFormat.AUTO,
     text_field: options.TextField = "text",
-    first_stage_field: Annotated[
-        str | None,
-        typer.Option(
-            help="Field or column that holds what a search gave each document: such scores then "
-            "count beside the model's.",
-            show_default=False,
-        ),
-    ] = None,
+    first_stage_field: FirstStageField = None,
     first_stage: options.FirstStage = "lexical",
     min_probability: options.MinProbability = None,
-    max_length: options.MaxLength = None,
-    truncation: Annotated[
-        TruncationStrategy,
-        typer.Option(
-            help="longest_first cuts the longer of query and document; only_second cuts "
-            "the document alone."
-        ),
-    ] = "longest_first",
-    aggregation: Annotated[
-        ReadingRule,
-        typer.Option(
-            help="How a document is read that is longer than the model's window: in passages, of "
-            "which the best counts (max_p), the first (first_p), the mean of the best three "
-            "(top_k_mean), or all with falling weights (decayed_sum); or cut (truncate)."
-        ),
-    ] = "max_p",
-    max_passages: Annotated[
-        int | None,
-        typer.Option(
-            help="Passages of a document to read, at most. Left out: all.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    compute_dtype: options.ComputeDtype = "auto",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    revision: options.Revision = None,
+    truncation: Truncation = "longest_first",
+    aggregation: AggregationOption = "max_p",
+    max_passages: MaxPassages = None,
     output: options.Output = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Rank documents by relevance to a query.
 
     A terminal gets a table; a pipe gets one JSON object a line, best first, with "rank",
     "index", "score", "probability" (where the model is calibrated) and every field of the document.
-    With --output the name's ending decides:
-    .jsonl, .ndjson, .json, .csv, .tsv or .parquet. A document that is longer than the model's
-    window is read in passages; the table shows its best one, and rows have "passages" with offsets.
+    With --output the name's ending decides: .jsonl, .ndjson, .json, .csv, .tsv or .parquet. A
+    document that is longer than the model's window is read in passages; the table shows its best
+    one, and rows have "passages" with offsets.
 
     For example:
 
@@ -98,54 +101,43 @@ def rerank(
     from polyrank.inference.reranker import Reranker
 
     screen.note_empty_query(query, quiet=quiet)
-    records = list(source.records())
-    kind = options.first_stage(first_stage)
-    found = None if first_stage_field is None else _scores(records, first_stage_field)
-    timer = screen.Timer()
+    records, kind = list(source.records()), options.first_stage(first_stage)
+    scores = _scores(records, first_stage_field)
+    passages, timer = _passages(aggregation, max_passages), screen.Timer()
     with screen.loading(model, quiet=quiet):
-        reranker = Reranker(
-            model,
-            max_length=max_length,
-            truncation=truncation,
-            passages=_passages(aggregation, max_passages),
-            encoder=encoder,
-            num_threads=threads,
-            device=device,
-            compute_dtype=compute_dtype,
-            max_batch_tokens=max_batch_tokens,
-            revision=revision,
-        )
-    if found is not None:
+        reranker = Reranker(model, truncation=truncation, passages=passages, **engine)
+    if scores is not None:
         kind = reranker.first_stage_weight(kind)  # fails before the work where there is none
     timer.lap()
-    texts = [record.text for record in records]
     with tokens("ranking", quiet=quiet) as progress:
         ranked = reranker.rank(
             query,
-            texts,
+            [record.text for record in records],
             top_n=top_n,
-            first_stage_scores=found,
+            first_stage_scores=scores,
             first_stage=kind,
             min_probability=min_probability,
             progress=progress,
         )
     timer.lap()
     if screen.is_table_wanted(as_json, output):
-        console = Console()
-        is_probability = reranker.info.activation == "sigmoid"
-        console.print(_table(ranked, console.width, is_probability=is_probability))
+        _print(ranked, is_probability=reranker.info.activation == "sigmoid")
         timer.note(f"{len(records):,} documents ranked", reranker.info.name, quiet=quiet)
     else:
         write_rows(_rows(ranked, records), output)
     if records and not ranked:
-        least = f"no document reaches --min-probability {min_probability}"
-        screen.remark(f"nothing answers: {least}", quiet=quiet)
-    limit = reranker.info.max_length
-    screen.note_truncated(reranker.num_truncated, len(records), limit, quiet=quiet)
+        _note_nothing(min_probability, quiet=quiet)
+    screen.note_truncated(reranker, len(records), quiet=quiet)
 
 
-def _scores(records: Sequence[Record], field: str) -> list[float]:
+def _note_nothing(least: str | float | None, *, quiet: bool) -> None:
+    screen.remark(f"nothing answers: no document reaches --min-probability {least}", quiet=quiet)
+
+
+def _scores(records: Sequence[Record], field: str | None) -> list[float] | None:
     """Return the number that each document has in a field; cells of CSV files hold texts."""
+    if field is None:
+        return None
     scores = []
     for record in records:
         value = record.fields.get(field)
@@ -196,7 +188,9 @@ def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[d
     ]
 
 
-def _table(ranked: Sequence[RankedDocument], width: int, *, is_probability: bool) -> Table:
+def _print(ranked: Sequence[RankedDocument], *, is_probability: bool) -> None:
+    console = Console()
+    width = console.width
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("rank", justify="right", min_width=4)
     table.add_column("score", justify="right", style="bold", min_width=7)
@@ -211,4 +205,4 @@ def _table(ranked: Sequence[RankedDocument], width: int, *, is_probability: bool
         shown = screen.one_line(whole, width - (43 if is_calibrated else 30))
         likely = [] if hit.probability is None else [f"{hit.probability:.3f}"]
         table.add_row(str(rank), f"{hit.score:.4f}", screen.bar(share), *likely, shown)
-    return table
+    console.print(table)

@@ -5,13 +5,18 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from polyrank.errors import CheckpointWarning
+
+if TYPE_CHECKING:
+    from polyrank.inference.classifier import Classifier
+    from polyrank.inference.embedder import Embedder
+    from polyrank.inference.reranker import Reranker
 
 BAR_WIDTH = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -62,12 +67,12 @@ def note_empty_query(query: str | None, *, quiet: bool) -> None:
         remark("the query is empty: the scores compare the texts with nothing.", quiet=quiet)
 
 
-def note_truncated(count: int, total: int, max_length: int, *, quiet: bool) -> None:
+def note_truncated(model: "Classifier | Embedder | Reranker", total: int, *, quiet: bool) -> None:
     """Say how many texts were longer than the model reads."""
-    if count:
+    if model.num_truncated:
         remark(
-            f"{count:,} of {total:,} were longer than {max_length:,} tokens; "
-            "the rest of them was not read (--max-length sets the limit).",
+            f"{model.num_truncated:,} of {total:,} were longer than {model.info.max_length:,} "
+            "tokens; the rest of them was not read (--max-length sets the limit).",
             quiet=quiet,
         )
 

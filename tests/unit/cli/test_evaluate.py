@@ -43,8 +43,8 @@ def test_quiet_says_nothing_but_the_result(tmp_path):
     [
         (["--languages", "en,th"], ["en", "th"]),
         (["--mode", "cross", "--languages", "en, th"], ["en→th", "th→en"]),
-        (["--mode", "cross", "--query-languages", "ja", "--document-languages", "zh"], ["ja→zh"]),
-        (["--mode", "pool", "--languages", "en,th", "--query-languages", "de"], ["de"]),
+        (["--mode", "cross", "--languages", "ja:zh"], ["ja→zh"]),
+        (["--mode", "pool", "--languages", "de:en,th"], ["de"]),
         (["--mode", "all"], ["all"]),
     ],
 )
