@@ -198,12 +198,7 @@ class PassagePairs:
             Its passages; None where all of it is read at once.
         """
         config, tokenizer = self.config, self.builder.tokenizer
-        end = len(document)
-        if config.max_tokens_per_document is not None:
-            most = config.max_tokens_per_document
-            (ids,) = tokenizer.encode_ends([document], most)
-            if len(ids) > most:
-                end = tokenizer.end_of_token(document, most)
+        end = self._end(document, room)
         text, is_cut = document[:end], end < len(document)
         nothing = _Reading([Span(0, end)], True) if is_cut else None
         if room is None or room < _LEAST_ROOM:
@@ -218,6 +213,21 @@ class PassagePairs:
         most_passages = config.max_passages_per_document
         kept = spans[:most_passages]
         return _Reading(kept, is_cut or len(kept) < len(spans))
+
+    def _end(self, document: str, room: int | None) -> int:
+        """Return how far a document is looked at: where a cap on its tokens or passages lets it."""
+        config, tokenizer = self.config, self.builder.tokenizer
+        most = config.max_tokens_per_document
+        if room is not None and config.max_passages_per_document is not None:
+            # splitting all of 50 MB to keep three passages took 87 s; one more than are kept shows
+            # where the last of them ends
+            size = min(config.max_tokens or room, room)
+            fitting = (config.max_passages_per_document + 1) * size
+            most = fitting if most is None else min(most, fitting)
+        if most is None:
+            return len(document)
+        (ids,) = tokenizer.encode_ends([document], most)
+        return tokenizer.end_of_token(document, most) if len(ids) > most else len(document)
 
 
 @dataclass(frozen=True, slots=True)
