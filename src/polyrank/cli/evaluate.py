@@ -188,12 +188,10 @@ def evaluate_command(
     from polyrank.evaluation import EvaluationConfig, load_dataset
     from polyrank.evaluation.report import prepare_folder
 
-    of_queries, of_documents = measuring.languages_of_both(languages)
     config = EvaluationConfig(
         None if mode is ModeName.AUTO else cast("Mode", mode.value),
-        top_k=top_k,
-        query_languages=of_queries,
-        document_languages=of_documents,
+        top_k,
+        *measuring.languages_of_both(languages),
         max_queries=max_queries,
         with_titles=titles,
         seed=seed,

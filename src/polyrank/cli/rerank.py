@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from polyrank.cli.progress import tokens
 from polyrank.config import PassageConfig
 from polyrank.errors import ConfigError, DataError
 from polyrank.types import Passage, RankedDocument, TruncationStrategy
+
+if TYPE_CHECKING:
+    from polyrank.inference.reranker import Reranker
 
 ReadingRule = Literal["max_p", "first_p", "top_k_mean", "decayed_sum", "truncate"]
 
@@ -57,6 +60,9 @@ MaxPassages = Annotated[
         show_default=False,
     ),
 ]
+
+
+_NOTHING = "nothing answers: no document reaches --min-probability"
 
 
 @takes(*options.ENGINE)
@@ -119,19 +125,28 @@ def rerank(
             min_probability=min_probability,
             progress=progress,
         )
+    _show(ranked, records, reranker, timer, output=output, as_json=as_json, quiet=quiet)
+    if records and not ranked:
+        screen.remark(f"{_NOTHING} {min_probability}", quiet=quiet)
+
+
+def _show(
+    ranked: Sequence[RankedDocument],
+    records: Sequence[Record],
+    reranker: "Reranker",
+    timer: screen.Timer,
+    *,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     timer.lap()
     if screen.is_table_wanted(as_json, output):
         _print(ranked, is_probability=reranker.info.activation == "sigmoid")
         timer.note(f"{len(records):,} documents ranked", reranker.info.name, quiet=quiet)
     else:
         write_rows(_rows(ranked, records), output)
-    if records and not ranked:
-        _note_nothing(min_probability, quiet=quiet)
     screen.note_truncated(reranker, len(records), quiet=quiet)
-
-
-def _note_nothing(least: str | float | None, *, quiet: bool) -> None:
-    screen.remark(f"nothing answers: no document reaches --min-probability {least}", quiet=quiet)
 
 
 def _scores(records: Sequence[Record], field: str | None) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from polyrank.evaluation.dataset import Dataset
 from polyrank.evaluation.labelled import LabelledSet
 from polyrank.evaluation.plan import EvaluationConfig
 from polyrank.evaluation.retrievers import Retriever
-from polyrank.progress import StepProgress
+from polyrank.progress import StepProgress, unheard
 
 DEFAULT_TOLERANCE = 0.002
 ROW_CACHE_BYTES = 512 << 20  # of each compute_dtype: documents of a language that comes again
@@ -128,14 +129,9 @@ def quantize_folder(
         CapabilityError: If the checkpoint has no head for one of the sets.
     """
     check_free(output)
-    source = str(checkpoint.spec.folder)
     texts = calibration or sample_pairs(data[0], config.evaluation.seed)
     words = f"{len(texts)} {'texts given' if calibration else f'pairs of {data[0].name}'}"
-
-    def calibrating(done: int, total: int) -> None:
-        if progress is not None:
-            progress("calibration", done, total)
-
+    source, calibrating = str(checkpoint.spec.folder), partial(progress or unheard, "calibration")
     with building(output) as folder:
         inputs = record_inputs(source, texts, config.evaluation.seed, calibrating)
         write_int8(

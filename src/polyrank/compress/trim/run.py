@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyrank._files import building, publish
 from polyrank.checkpoint.building import check_free, copy_rest
@@ -127,19 +128,8 @@ def trim_vocabulary(
         languages = measure_coverage(
             held_out, tokenizer, _tokenizer(trimmed), new_ids, vocabulary.unknown_id, progress
         )
-        record = TrimRecord(
-            model=checkpoint.spec.name,
-            created=config.created,
-            pieces=sum(piece is not None for piece in vocabulary.pieces),
-            pieces_after=int(kept.sum()),
-            settings={**asdict(config.choice), **asdict(config.corpus)},
-            weights_bytes=(_size(checkpoint.weights.paths), _size(trimmed.weights.paths)),
-            tokenizer_bytes=(_size([checkpoint.tokenizer_file]), _size([trimmed.tokenizer_file])),
-            languages=languages,
-            scripts=measure_scripts(vocabulary, kept),
-        )
-        if check is not None:
-            record = replace(record, check=check(folder))
+        record = _record(checkpoint, trimmed, vocabulary, kept, config)
+        record = replace(record, languages=languages, check=check(folder) if check else None)
         if not record.passed:
             path = output.with_name(f"{output.name}.trim.json")
             write_trim_record(record, path)
@@ -147,6 +137,26 @@ def trim_vocabulary(
         write_trim_record(record, folder / RECORD_FILE)
         publish(folder, output)
     return TrimOutcome(record, output / RECORD_FILE, output)
+
+
+def _record(
+    checkpoint: Checkpoint,
+    trimmed: Checkpoint,
+    vocabulary: Vocabulary,
+    kept: NDArray[np.bool_],
+    config: TrimConfig,
+) -> TrimRecord:
+    return TrimRecord(
+        model=checkpoint.spec.name,
+        created=config.created,
+        pieces=sum(piece is not None for piece in vocabulary.pieces),
+        pieces_after=int(kept.sum()),
+        settings={**asdict(config.choice), **asdict(config.corpus)},
+        weights_bytes=(_size(checkpoint.weights.paths), _size(trimmed.weights.paths)),
+        tokenizer_bytes=(_size([checkpoint.tokenizer_file]), _size([trimmed.tokenizer_file])),
+        languages={},
+        scripts=measure_scripts(vocabulary, kept),
+    )
 
 
 def open_vocabulary(checkpoint: Checkpoint) -> Vocabulary:

@@ -94,11 +94,7 @@ def train_late_interaction(
     report = progress or unheard
     folder, name = resolve_float(job.model)
     checkpoint = read_checkpoint(folder, name)
-    if checkpoint.spec.quantization is not None or "embed" not in checkpoint.spec.heads:
-        raise CapabilityError(
-            f"{name} cannot learn late interaction: that takes an embedding checkpoint with float "
-            "weights. Quantise the result with `polyrank compress quantize`."
-        )
+    _check_start(checkpoint, name)
     sources, config = read_mixture(job.data), job.config
     schedule = plan_draws(sources, config.drawing)
     engine = EngineConfig(num_threads=job.num_threads, compute_dtype=config.compute_dtype)
@@ -129,6 +125,14 @@ def train_late_interaction(
     tensors = {f"{PREFIX}.center": center, f"{PREFIX}.directions": directions, **heads}
     _publish(checkpoint, tensors, job.output, record)
     return record
+
+
+def _check_start(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.spec.quantization is not None or "embed" not in checkpoint.spec.heads:
+        raise CapabilityError(
+            f"{name} cannot learn late interaction: that takes an embedding checkpoint with float "
+            "weights. Quantise the result with `polyrank compress quantize`."
+        )
 
 
 def collect(
@@ -177,24 +181,33 @@ def collect(
         several = [i for i, entry in enumerate(drawn) if len(entry.passages) > 1]
         lists = [drawn[i] for i in several]
         owners = [int(source_of[start + i]) for i in several]
-        labelled = [
-            ~_mined(entry, config.random_negatives) & ~is_translation[owner]
-            for entry, owner in zip(lists, owners, strict=True)
-        ]
+        labelled = _labelled(lists, is_translation[owners], config.random_negatives)
         add(lists, labelled, owners)
-        generators = {i: np.random.default_rng((config.seed, 13, start + i)) for i in several}
+        generators = [np.random.default_rng((config.seed, 13, start + i)) for i in several]
         short = [
             place
-            for place, i in enumerate(several)
-            if not is_translation[owners[place]] and generators[i].random() < config.shortened
+            for place, owner in enumerate(owners)
+            if not is_translation[owner] and generators[place].random() < config.shortened
         ]
-        chosen = [generators[several[place]] for place in short]
+        chosen = [generators[place] for place in short]
         shorter = shortened([lists[place] for place in short], fit, chosen)
         add(shorter, [labelled[place] for place in short], [owners[place] for place in short])
         start += len(drawn)
         progress("lists", start, num_lists)
     if not parts:
         raise DataError("no query of the data has two passages to tell apart.")
+    return _joined(parts, sources)
+
+
+def _labelled(
+    lists: Sequence[RankedList], are_translations: NDArray[np.bool_], num_random: int
+) -> list[NDArray[np.bool_]]:
+    """Tell of each list which grades are classes too."""
+    pairs = zip(lists, are_translations, strict=True)
+    return [~_mined(entry, num_random) & ~is_translation for entry, is_translation in pairs]
+
+
+def _joined(parts: Sequence[tuple[Any, ...]], sources: Sequence[int]) -> Examples:
     features, matches, grades, is_labelled, rows = zip(*parts, strict=True)
     longest = max(part.shape[1] for part in matches)
     _unlabel_one_topic(features, grades, is_labelled, sources)
