@@ -14,7 +14,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-long bench-kernels bench-quality bench-calibration calibrate eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -266,6 +266,9 @@ soak-server: $(VENV)/.test ## memory of the server over 100,000 requests (OPTION
 
 bench-rows: $(VENV)/.test ## pairs a second where documents come again, their rows kept or not
 	PYTHONPATH=. $(BIN)/python benchmarks/kept_rows.py
+
+bench-candidates: $(VENV)/.test model ## a thousand candidates through cheaper and dearer stages (OPTIONS="--only quality")
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/candidates.py --data $(DATA) $(OPTIONS)
 
 bench-calibration: $(VENV)/.test ## how good the default model's probabilities are, by language (OPTIONS="--queries 50")
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/calibration.py --data $(DATA) $(OPTIONS)

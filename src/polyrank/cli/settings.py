@@ -13,6 +13,7 @@ from polyrank.cli.fields import Setting
 from polyrank.cli.train.first_stage_weight import KNOWN as FIRST_STAGE_WEIGHT
 from polyrank.cli.train.late_interaction import KNOWN as LATE_INTERACTION
 from polyrank.cli.train.options import finetuning_settings
+from polyrank.cli.train.pruning import KNOWN as PRUNING
 from polyrank.errors import ConfigError
 from polyrank.training.config import TrainingConfig, TrainTask
 
@@ -24,6 +25,7 @@ FINETUNING: Mapping[str, TrainTask] = {
 OTHERS: Mapping[str, Mapping[str, Setting]] = {
     "train late-interaction": LATE_INTERACTION,
     "train first-stage-weight": FIRST_STAGE_WEIGHT,
+    "train pruning": PRUNING,
     "compress quantize": QUANTIZE,
     "compress trim": TRIM,
 }

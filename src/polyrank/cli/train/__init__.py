@@ -6,6 +6,7 @@ from polyrank.cli.train.classifier import classifier
 from polyrank.cli.train.embedder import embedder
 from polyrank.cli.train.first_stage_weight import first_stage_weight
 from polyrank.cli.train.late_interaction import late_interaction
+from polyrank.cli.train.pruning import pruning
 from polyrank.cli.train.reranker import reranker
 
 train_app = typer.Typer(name="train", no_args_is_help=True)
@@ -26,3 +27,4 @@ train_app.command("classifier")(classifier)
 train_app.command("embedder")(embedder)
 train_app.command("late-interaction")(late_interaction)
 train_app.command("first-stage-weight")(first_stage_weight)
+train_app.command("pruning")(pruning)
