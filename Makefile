@@ -7,6 +7,7 @@ INFINITY := .venv-bench-infinity
 WIRE := .venv-wire
 INTEGRATIONS := .venv-integrations
 STORES := .venv-stores
+BULK := .venv-bulk
 RELEASE := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
@@ -14,7 +15,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -95,6 +96,14 @@ bench-stores: $(STORES)/.ready ## each store of vectors on multilingual help pag
 	DATA=$(DATA) PYTHONPATH=. $(STORES)/bin/python -m benchmarks.stores.run
 
 $(STORES)/.ready: tests/stores/requirements.txt pyproject.toml
+	$(framework_environment)
+
+in_bulk = RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 $(BULK)/bin/python -m pytest tests/bulk --override-ini filterwarnings=default
+
+test-bulk: $(BULK)/.ready ## run bulk jobs on Ray, from an object store, in Spark and Dask, and kill their parts
+	$(in_bulk) $(OPTIONS)
+
+$(BULK)/.ready: tests/bulk/requirements.txt pyproject.toml
 	$(framework_environment)
 
 $(INTEGRATIONS)-lowest/.ready: tests/integrations/requirements-lowest.txt pyproject.toml

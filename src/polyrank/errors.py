@@ -18,6 +18,9 @@ PolyrankError
 │   ├── StoreMismatchError                it holds vectors of another size or type
 │   ├── StoreUnavailableError             its server is missing, or another process holds it
 │   └── StoreFullError                    its disk is full
+├── JobError                              a bulk job cannot go on
+│   ├── JobMismatchError                  the output folder holds another job
+│   └── StorageError                      a job's file system cannot be read or written
 ├── RequestError           (ValueError)   a request to the server cannot be read
 │   ├── EmptyRequestError                 it holds no text
 │   ├── PayloadTooLargeError              it holds more than the server takes
@@ -104,6 +107,18 @@ class StoreUnavailableError(StoreError):
 
 class StoreFullError(StoreError):
     """The disk of a store is full."""
+
+
+class JobError(PolyrankError):
+    """A bulk job cannot go on."""
+
+
+class JobMismatchError(JobError):
+    """The output folder holds a job of another input, model or settings."""
+
+
+class StorageError(JobError):
+    """A file system that a job reads or writes fails, is full, or does not answer."""
 
 
 class RequestError(PolyrankError, ValueError):

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from polyrank.cli import screen
+from polyrank.cli.bulk import bulk_app
 from polyrank.cli.calibrate import calibrate_command
 from polyrank.cli.classify import classify
 from polyrank.cli.compress import compress_app
@@ -47,6 +48,7 @@ app.command("classify")(classify)
 app.command("eval")(evaluate_command)
 app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX})(serve)
 app.command("info")(info)
+app.add_typer(bulk_app)
 app.add_typer(compress_app)
 app.add_typer(train_app)
 app.command("calibrate")(calibrate_command)

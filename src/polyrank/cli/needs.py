@@ -9,6 +9,7 @@ import typer
 from polyrank._extras import require
 
 EXTRA_OF_COMMAND: Mapping[str, str] = {
+    "bulk": "bulk",
     "eval": "eval",
     "serve": "server",
     "compress": "eval",

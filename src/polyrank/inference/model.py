@@ -264,6 +264,18 @@ class Front:
         return self._engine.usage
 
     @property
+    def engine_capabilities(self) -> Capabilities:
+        """What computes: the encoder's name, compute dtype and device."""
+        return self._engine.encoder.capabilities
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether results come with probabilities."""
+        calibration = self._model.calibration
+        own = calibration.classify if self._task == "classify" else calibration.rerank
+        return own is not None and self._task != "embed"
+
+    @property
     def num_truncated(self) -> int:
         """Texts or pairs of this object that were longer than the model reads, so far."""
         return self._num_truncated

@@ -331,6 +331,28 @@ class Reranker(Front):
         assert found is not None
         return found
 
+    def score_with_probabilities(
+        self, pairs: Iterable[tuple[str, str]], *, progress: Progress | None = None
+    ) -> tuple[Float32Array, NDArray[np.float64] | None]:
+        """Return what `score` and `probabilities` do of (query, document) pairs, in one pass.
+
+        Args:
+            pairs: Pairs of texts, any number.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            Scores in input order, shape (num_pairs,), and calibrated probabilities, the same shape;
+            None for them where the checkpoint carries no calibration of rankings.
+
+        Raises:
+            InputError: If a pair cannot be read.
+            EncoderError: If the encoder fails.
+        """
+        checked = check_pairs(pairs)
+        logits = _logits(self._run(checked, progress)[1])
+        scores = self._scorer.activate(logits, self._activation)[:, 0]
+        return scores, pair_probabilities(self._model, checked, logits[:, 0])
+
     def token_vectors(
         self,
         texts: Iterable[str],

@@ -15,6 +15,9 @@ from polyrank.errors import MissingExtraError
 
 # arguments that let each command begin
 ARGUMENTS = {
+    "bulk classify": ["nowhere", "--output", "nowhere"],
+    "bulk embed": ["nowhere", "--output", "nowhere"],
+    "bulk rerank": ["nowhere", "--output", "nowhere"],
     "compress quantize": ["--data", "nowhere", "--output", "nowhere"],
     "compress table": ["nowhere", "nowhere", "--text", "nowhere"],
     "compress trim": ["nowhere", "nowhere", "--text", "nowhere"],
@@ -41,7 +44,7 @@ PLAIN_INSTALL = """
 import contextlib, io, json, sys
 from polyrank._extras import EXTRAS
 absent = {name.partition(".")[0] for modules in EXTRAS.values() for name in modules}
-absent -= {"pydantic", "httpx"}  # which typer and huggingface_hub bring along
+absent -= {"pydantic", "httpx", "fsspec"}  # which typer and huggingface_hub bring along
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in absent:
@@ -162,8 +165,9 @@ def test_pip_is_that_of_the_environment(elsewhere: Path, monkeypatch: pytest.Mon
     assert install_command("onnx").startswith(f"uv pip install --python {sys.executable} ")
 
 
-# tested in environments of their own, by make test-integrations and make test-stores
+# tested in environments of their own, by make test-integrations, test-stores and test-bulk
 FRAMEWORKS = {"langchain", "llama-index", "haystack", "dspy", "txtai", "mteb", "lancedb", "chroma"}
+FRAMEWORKS |= {"s3", "gcs", "lance", "ray", "spark", "dask"}
 FRAMEWORKS |= {"faiss", "qdrant", "milvus", "pgvector", "pinecone"}
 
 

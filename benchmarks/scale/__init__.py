@@ -1,0 +1,1 @@
+"""Bulk jobs of real sections beside the bare engine: `make bench-scale`."""

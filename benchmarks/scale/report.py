@@ -1,0 +1,113 @@
+"""The page of results/scale.json, for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.scale import growth
+
+Figures = Mapping[str, Any]
+NAMES = {
+    "embed": "`polyrank bulk embed`, one process",
+    "rerank": "`polyrank bulk rerank`, one process",
+    "ray_1": "`--ray local`, 1 worker of one thread",
+    "ray_2": "`--ray local`, 2 workers of one thread",
+}
+ENGINES = {"embed": "engine_embed", "rerank": "engine_rerank"}
+
+
+def write_report(path: Path) -> None:
+    """Write scale.md beside a file of figures."""
+    known = json.loads(path.read_text())
+    machine = known["machine"]
+    parts = [
+        "# Bulk jobs beside the bare engine\n",
+        f"`make bench-scale` on {machine['cores']} cores of {machine['cpu']} "
+        f"(kernels: {machine['kernels']}), the model that ships, sections of GNOME's and "
+        "LibreOffice's help in many languages, shuffled.\n",
+        *table(known),
+        *memory(known),
+        *bits(known),
+        *faults(known),
+        *(growth.table(growth.speeds(known)) if "embed" in known else []),
+    ]
+    path.with_suffix(".md").write_text("\n".join(parts), "utf8")
+
+
+def speed(figures: Figures, seconds: str = "seconds") -> float:
+    """Return tokens a second."""
+    return float(figures["tokens"]) / float(figures[seconds])
+
+
+def table(known: Figures) -> list[str]:
+    """Return the table of speeds."""
+    rows = [
+        "| | rows | tokens | seconds | tokens/s | share of the bare engine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, name in ENGINES.items():
+        if name in known:
+            own = known[name]
+            rows.append(
+                f"| the engine alone ({task}) | {own['rows']:,} | {own['tokens']:,} | "
+                f"{own['seconds']:.1f} | {speed(own):,.0f} | |"
+            )
+    for part, name in NAMES.items():
+        if part not in known:
+            continue
+        own, bare = known[part], known.get(ENGINES.get(part, "engine_embed"))
+        share = "" if bare is None else f"{speed(own, 'job_s') / speed(bare):.1%}"
+        rows.append(
+            f"| {name} | {own['rows']:,} | {own['tokens']:,} | {own['job_s']:.1f} | "
+            f"{speed(own, 'job_s'):,.0f} | {share} |"
+        )
+    return [
+        *rows,
+        "\nSeconds of a job run from its manifest to its last partition: reading, tokenising and "
+        "writing are in them, loading the model is not. The engine alone gets sequences that are "
+        "packed already.\n",
+    ]
+
+
+def memory(known: Figures) -> list[str]:
+    """Return what was held over time."""
+    rows = ["## Memory\n", "| | lowest | median of the 2nd quarter | of the 4th | highest |"]
+    rows.append("|---|---|---|---|---|")
+    for part in ("embed", "rerank"):
+        samples: Sequence[Sequence[float]] = known.get(part, {}).get("memory_mb", [])
+        if not samples:
+            continue
+        held = [mb for _, mb in samples]
+        quarter = max(len(held) // 4, 1)
+        second, last = held[quarter : 2 * quarter], held[-quarter:]
+        rows.append(
+            f"| {NAMES[part]} | {min(held):,.0f} MB | {median(second):,.0f} MB | "
+            f"{median(last):,.0f} MB | {max(held):,.0f} MB |"
+        )
+    return [*rows, "\nMemory that is no mapped file (RssAnon), every half second.\n"]
+
+
+def bits(known: Figures) -> list[str]:
+    """Return how many rows were compared."""
+    if "bits" not in known:
+        return []
+    lines = [
+        f"- {name}: {own['same']:,} of {own['checked']:,} rows have the library's bits"
+        for name, own in known["bits"].items()
+    ]
+    return [
+        "## Bits\n",
+        "Rows drawn from the outputs, each computed alone by the library:\n",
+        *lines,
+        "",
+    ]
+
+
+def faults(known: Figures) -> list[str]:
+    """Return what the fault tests' long form counted."""
+    if "faults" not in known:
+        return []
+    lines = [f"- {text}" for text in known["faults"]]
+    return ["## Faults\n", *lines, ""]
