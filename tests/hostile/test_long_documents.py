@@ -74,6 +74,20 @@ def test_without_a_cap_every_character_is_read(folder: Path, text: str) -> None:
     assert np.isfinite([each.score for each in hits]).all()
 
 
+@pytest.mark.parametrize("cap", [*CAPS.values(), PassageConfig(max_tokens_per_document=2)])
+def test_beside_a_query_that_fills_the_window_no_more_is_told_than_was_read(
+    folder: Path, cap: PassageConfig
+) -> None:
+    text, query = SENTENCES * 100, "what " * 2_000
+    limits = {"truncation": "only_second", "max_query_length": 504}
+    (cut,) = Reranker(folder, passages=None, **limits).rank(query, [text])  # type: ignore[arg-type]
+    (hit,) = Reranker(folder, passages=cap, **limits).rank(query, [text])  # type: ignore[arg-type]
+    assert hit.is_truncated
+    assert 0 < hit.passage.end <= cut.passage.end < 40
+    if cap.max_tokens_per_document != 2:
+        assert (hit.passage, hit.logit) == (cut.passage, cut.logit)
+
+
 def test_an_empty_document_among_long_ones_has_one_empty_passage(folder: Path) -> None:
     hits = Reranker(folder).rank("how long is it?", [SENTENCES * 100, "", SENTENCES * 200])
     (empty,) = (hit for hit in hits if hit.index == 1)
@@ -111,6 +125,17 @@ def test_a_passage_of_one_token_still_loses_nothing(folder: Path) -> None:
 def test_long_texts_embed_to_one_unit_vector(checkpoint: Checkpoint, text: str) -> None:
     vectors = Embedder(checkpoint("multilingual-e5-small")).encode([text, ""])
     assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [[""], ["", "a", ""], ["a b c d " * 5_000, "x"], ["a b"] * 2_000, ["\u0301" * 100_000, "b"]],
+    ids=["empty", "empty ones", "longer than the window", "many", "combining marks"],
+)
+def test_odd_chunks_have_a_unit_vector_each(checkpoint: Checkpoint, chunks: list[str]) -> None:
+    vectors = Embedder(checkpoint("multilingual-e5-small")).encode_chunks(chunks)
+    assert len(vectors) == len(chunks)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 

@@ -201,8 +201,10 @@ class PassagePairs:
         end = self._end(document, room)
         text, is_cut = document[:end], end < len(document)
         nothing = _Reading([Span(0, end)], True) if is_cut else None
-        if room is None or room < _LEAST_ROOM:
+        if room is None:
             return nothing
+        if room < _LEAST_ROOM:  # the window ends the reading, unless a cap does before it
+            return nothing if (config.max_tokens_per_document or room) < room else None
         spans = split_passages(text, tokenizer, max_tokens=room)
         if len(spans) <= 1:
             return nothing  # it is the query that was cut, or the cap lets it fit
