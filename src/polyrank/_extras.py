@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "ray": ("ray", "pyarrow", "fsspec"),
     "spark": ("pyspark", "pyarrow"),
     "dask": ("dask", "pyarrow"),
+    "index": ("markdown_it", "selectolax", "pypdfium2", "docx"),
     "langchain": ("langchain_core",),
     "llama-index": ("llama_index.core",),
     "haystack": ("haystack",),

@@ -10,6 +10,9 @@ from polyrank.errors import ConfigError
 from polyrank.types import Aggregation, ComputeDtype, RowDtype, TruncationStrategy
 
 DEFAULT_MAX_BATCH_TOKENS = 4096
+DEFAULT_STORE = "lancedb://polyrank-index"
+DEFAULT_PASSAGE_TOKENS = 256
+DEFAULT_MAX_FILE_BYTES = 200 << 20
 MOST_ROW_POOLING = 8  # beyond that nothing of a text is left
 
 

@@ -24,9 +24,11 @@ from polyrank.cli.compress import compress_app
 from polyrank.cli.doctor import doctor
 from polyrank.cli.embed import embed
 from polyrank.cli.evaluate import evaluate_command
+from polyrank.cli.index import index
 from polyrank.cli.info import info
 from polyrank.cli.needs import EXTRA_OF_COMMAND, needing
 from polyrank.cli.rerank import rerank
+from polyrank.cli.search import search
 from polyrank.cli.serve import ENVIRONMENT_PREFIX, ignore_service_links, serve
 from polyrank.cli.settings import settings
 from polyrank.cli.train import train_app
@@ -49,6 +51,8 @@ app.command("eval")(evaluate_command)
 app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX})(serve)
 app.command("info")(info)
 app.add_typer(bulk_app)
+app.command("index")(index)
+app.command("search")(search)
 app.add_typer(compress_app)
 app.add_typer(train_app)
 app.command("calibrate")(calibrate_command)

@@ -1,0 +1,1 @@
+"""Texts of files: one module a format, each by one library."""
