@@ -55,8 +55,8 @@ def index(
     passage_tokens: Annotated[
         int | None,
         typer.Option(
-            help=f"Tokens of a passage at most. Left out: {DEFAULT_PASSAGE_TOKENS}, or what the store was "
-            "begun with.",
+            help=f"Tokens of a passage at most. Left out: {DEFAULT_PASSAGE_TOKENS}, or what the "
+            "store was begun with.",
             min=16,
             show_default=False,
         ),

@@ -271,9 +271,10 @@ class _Run:
             if file.older is not None and file.older.content == file.content:
                 self._leave(replace(file.older, signature=file.signature))
                 return
-        self._counts["added" if file.older is None else "changed"] += 1
         if not file.passages:
             self._skipped.append(Remark(file.path, "holds no text"))
+        if file.passages or file.older is not None:
+            self._counts["added" if file.older is None else "changed"] += 1
         self._current = file
         self._writer.add(file, self._heard)
         self._current = None
