@@ -69,6 +69,14 @@ class Writer:
     def __init__(
         self, store: Store, words: WordIndex | None, manifest: Manifest, embedder: Embedder
     ) -> None:
+        """Take where passages go.
+
+        Args:
+            store: The store.
+            words: The index of words beside it, if it has none of its own.
+            manifest: What is in it.
+            embedder: Makes vectors.
+        """
         self._store, self._words = store, words
         self._manifest, self._embedder = manifest, embedder
         self._parts: list[_Part] = []
