@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 from polyrank.config import (
     DEFAULT_MAX_FILE_BYTES,
@@ -159,7 +160,7 @@ class Indexer:
             run.renew(store)
             return run.report(listing)
 
-    def _agreed(self, manifest: Manifest, embedder: Embedder) -> dict[str, object]:
+    def _agreed(self, manifest: Manifest, embedder: Embedder) -> dict[str, Any]:
         """Return how the store is filled: as it was begun, which is what was asked for."""
         known, own = manifest.settings(), self._settings
         if "probe" not in known:
@@ -172,9 +173,9 @@ class Indexer:
                 "kept_fields": list(own.kept_fields or ()),
             }
         check_probe(embedder, known["probe"], self._url, known["model_name"])
-        asked = {"passage_tokens": own.passage_tokens, "kept_fields": own.kept_fields}
+        fields = None if own.kept_fields is None else list(own.kept_fields)
+        asked = {"passage_tokens": own.passage_tokens, "kept_fields": fields}
         for name, value in asked.items():
-            value = list(value) if isinstance(value, tuple) else value
             if value is not None and value != known[name]:
                 raise ConfigError(
                     f"{self._url} was begun with {name} {known[name]}, not {value}. Leave the "

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -119,10 +120,8 @@ def test_word_files_cut_anywhere_are_broken(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="broken Word file"):
             extract("a.docx", whole[:size])
         changed = whole[:size] + b"\xff\0\xff" + whole[size + 3 :]
-        try:
+        with suppress(DataError):
             extract("a.docx", changed)
-        except DataError:
-            pass
 
 
 def test_a_word_file_that_unpacks_to_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,10 @@ the index of words and of the manifest. `tests/e2e/test_index_kills.py` kills pr
 """
 
 import itertools
-from collections.abc import Callable
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,17 @@ class Kills:
 
 
 @pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: each change waits for the disk otherwise."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> Kills:
     made = Kills()
     for owner, name in CHANGES:
@@ -87,15 +101,15 @@ def run(folder: Path, url: str) -> None:
 
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
 def test_a_kill_at_any_change_loses_and_doubles_nothing(
-    history: list[dict[str, str]], kills: Kills, tmp_path: Path
+    history: list[dict[str, str]], kills: Kills, quick: Path
 ) -> None:
-    docs = tmp_path / "docs"
+    docs = quick / "docs"
     lay(docs, history[-1])
-    run(docs, f"sqlite://{tmp_path}/clean.db")
-    wanted = contents(f"sqlite://{tmp_path}/clean.db")
+    run(docs, f"sqlite://{quick}/clean.db")
+    wanted = contents(f"sqlite://{quick}/clean.db")
     killed_at = 1 if len(history) > 1 else 0  # the run that is killed
     for count in itertools.count():
-        url = f"sqlite://{tmp_path}/{count}.db"
+        url = f"sqlite://{quick}/{count}.db"
         died = False
         for at, files in enumerate(history):
             lay(docs, files)
@@ -112,11 +126,11 @@ def test_a_kill_at_any_change_loses_and_doubles_nothing(
     assert count > 8
 
 
-def test_what_a_kill_left_of_files_elsewhere_is_taken_back(kills: Kills, tmp_path: Path) -> None:
-    docs, other = tmp_path / "docs", tmp_path / "other"
+def test_what_a_kill_left_of_files_elsewhere_is_taken_back(kills: Kills, quick: Path) -> None:
+    docs, other = quick / "docs", quick / "other"
     lay(docs, FIRST)
     lay(other, {"o.txt": "One."})
-    url = f"sqlite://{tmp_path}/index.db"
+    url = f"sqlite://{quick}/index.db"
     kills.left = 8
     with pytest.raises(Killed):
         run(docs, url)
@@ -124,3 +138,20 @@ def test_what_a_kill_left_of_files_elsewhere_is_taken_back(kills: Kills, tmp_pat
     kills.left = None
     run(other, url)
     assert [row[1] for row in contents(url)] == ["One."]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_many_kills_in_a_row(seed: int, kills: Kills, quick: Path) -> None:
+    chance = random.Random(seed)
+    docs, url = quick / "docs", f"sqlite://{quick}/index.db"
+    for _ in range(8):
+        lay(docs, chance.choice([FIRST, SECOND, THIRD]))
+        kills.left = chance.randrange(40)
+        try:
+            run(docs, url)
+        except Killed:
+            continue
+    kills.left = None
+    run(docs, url)
+    run(docs, f"sqlite://{quick}/clean.db")
+    assert contents(url) == contents(f"sqlite://{quick}/clean.db")
