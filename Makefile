@@ -15,7 +15,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -53,6 +53,13 @@ demo: $(VENV)/.demo ## rank and classify real text in many languages with the mo
 	$(BIN)/polyrank rerank "猫の寿命はどのくらいですか" examples/cats.jsonl --top-n 5
 	@echo
 	$(BIN)/polyrank classify --query "How long do cats live?" examples/cats.jsonl
+
+demo-search: $(VENV)/.demo ## index the Debian Reference in German and Japanese, and search it across languages
+	$(BIN)/python -m pip install --quiet 'polyrank[index,sqlite]'
+	$(BIN)/python examples/search_help.py
+
+test-index-kills: $(VENV)/.test ## kill polyrank index at random points, and compare what it resumes (KILLS=55)
+	KILLS=$(or $(KILLS),55) $(BIN)/python -m pytest -m slow tests/e2e/test_index_kills.py
 
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest

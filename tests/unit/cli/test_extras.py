@@ -35,8 +35,10 @@ WITHOUT = {
     "compress export",
     "doctor",
     "embed",
+    "index",
     "info",
     "rerank",
+    "search",
     "settings",
 }
 
