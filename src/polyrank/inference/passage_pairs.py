@@ -4,8 +4,11 @@ Where every document fits, the same sequences run as without this module, to the
 server plan and finish here, as for everything else.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from polyrank.text.passages import Span, split_passages
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.types import Activation, Float32Array, Passage, PoolingMode
 
+MOST_SPLIT_PASSAGES = 200_000  # 20 MB and less
 _LEAST_ROOM = 8  # tokens beside a query; with fewer a document is cut, as the query is
 
 
@@ -60,6 +64,45 @@ class PassagePlan:
     spans: list[list[Span]]
 
 
+class SplitCache:
+    """How long documents were split, least recently used first out. Safe for threads.
+
+    Where a document's rows are kept, splitting it anew for each query would be half of the work.
+    """
+
+    def __init__(self, most_passages: int = MOST_SPLIT_PASSAGES) -> None:
+        """Make an empty cache.
+
+        Args:
+            most_passages: Passages of all documents that are kept.
+        """
+        self._most = most_passages
+        self._num_passages = 0
+        self._found: OrderedDict[Hashable, tuple[_Reading | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> "tuple[_Reading | None] | None":
+        """Return what is kept under a key, which thereby becomes the newest."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: Hashable, found: "tuple[_Reading | None]") -> None:
+        """Keep a split, and drop the oldest until all fit."""
+        with self._lock:
+            if key not in self._found:
+                self._num_passages += _num_passages(found)
+            self._found[key] = found
+            while self._num_passages > self._most:
+                _, oldest = self._found.popitem(last=False)
+                self._num_passages -= _num_passages(oldest)
+
+
+def _num_passages(found: "tuple[_Reading | None]") -> int:
+    return 1 if found[0] is None else 1 + len(found[0].spans)
+
+
 @dataclass(frozen=True, slots=True)
 class PassagePairs:
     """Logits of (query, document) pairs whose documents may be longer than the window.
@@ -71,6 +114,7 @@ class PassagePairs:
 
     pairs: ScorePairs
     config: PassageConfig
+    splits: "SplitCache" = field(default_factory=lambda: SplitCache(), compare=False, repr=False)
 
     @property
     def engine(self) -> Engine:
@@ -174,18 +218,24 @@ class PassagePairs:
         before = 0
         if plan.prompt:  # and one more, should its last space and the text's first make a token
             before = len(self.builder.tokenizer.encode([plan.prompt.strip()])[0]) + 1
-        known: dict[tuple[str, int], _Reading | None] = {}
         readings: list[_Reading | None] = []
         for i, (_, document) in enumerate(pairs):
             is_cut, room = bool(whole.is_truncated[i]), int(plan.num_kept_tokens[i]) - before
             if not is_cut and self.config.max_tokens_per_document is None:
                 readings.append(None)
-                continue
-            key = document, room if is_cut else 0
-            if key not in known:
-                known[key] = self._read(document, room if is_cut else None)
-            readings.append(known[key])
+            else:
+                readings.append(self._read_once(document, room if is_cut else None))
         return readings
+
+    def _read_once(self, document: str, room: int | None) -> "_Reading | None":
+        """Return what is read of a document, as `_read` does; kept for queries to come."""
+        digest = hashlib.blake2b(document.encode("utf8"), digest_size=16).digest()
+        key = digest, room, self.config.key
+        found = self.splits.get(key)
+        if found is None:
+            found = (self._read(document, room),)
+            self.splits.put(key, found)
+        return found[0]
 
     def _read(self, document: str, room: int | None) -> "_Reading | None":
         """Return what is read of a document.

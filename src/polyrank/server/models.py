@@ -25,7 +25,7 @@ from polyrank.errors import (
 from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
 from polyrank.inference.late_chunks import LateChunks, late_chunks
 from polyrank.inference.model import Model, load_tokenizer
-from polyrank.inference.passage_pairs import PassagePairs
+from polyrank.inference.passage_pairs import PassagePairs, SplitCache
 from polyrank.inference.probabilities import least_probability
 from polyrank.inference.window_means import WindowMeans
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
@@ -60,6 +60,7 @@ class ServedModel:
         self.name = name
         self.is_truncating = is_truncating
         self._passages = passages
+        self._splits = SplitCache()
         self.loaded_at = int(time.time())
         self._model = model
         for task in model.spec.tasks:
@@ -135,7 +136,7 @@ class ServedModel:
         if self._passages is None or not cut.is_reading_whole:
             return pairs
         config = replace(self._passages, max_passages_per_document=cut.max_passages)
-        return PassagePairs(pairs, config)
+        return PassagePairs(pairs, config, self._splits)
 
     def classifier(self, cut: Cut) -> ScorePairs | RunHead:
         """Return what labels texts and pairs: the classifier, or else the reranker's one label.

@@ -1,13 +1,16 @@
 """Documents of any length: passages where they do not fit, the same bits where they do."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from polyrank import Reranker
 from polyrank.config import PassageConfig
+from polyrank.inference import passage_pairs
 from polyrank.tasks.aggregation import aggregate
+from polyrank.text.passages import Span
 from tests.unit.tasks.test_late_interaction import Checkpoint
 
 FILLER = "Bread needs flour and water. The moon is far away! Ships sail to Peru. "
@@ -106,3 +109,27 @@ def test_rules_of_aggregation() -> None:
 def test_info_says_how_long_documents_are_read(reranker: Reranker) -> None:
     assert any("passages (max_p)" in note for note in reranker.info.notes)
     assert not any("passages" in note for note in Reranker(passages=None).info.notes)
+
+
+def test_a_document_is_split_once_for_all_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    split = passage_pairs.split_passages
+
+    def counted(*arguments: Any, **settings: Any) -> list[Span]:
+        calls.append(1)
+        return split(*arguments, **settings)
+
+    monkeypatch.setattr(passage_pairs, "split_passages", counted)
+    reranker = Reranker()
+    first = reranker.rank(QUERY, [LONG])
+    assert len(calls) == 1
+    assert reranker.rank(QUERY, [LONG]) == first
+    reranker.rank("What is bread made of?", [LONG])
+    assert len(calls) == 1
+
+
+def test_splits_that_are_kept_are_bounded() -> None:
+    cache = passage_pairs.SplitCache(most_passages=10)
+    for i in range(50):
+        cache.put(i, (None,))
+    assert [i for i in range(50) if cache.get(i) is not None] == list(range(40, 50))
