@@ -56,7 +56,7 @@ demo: $(VENV)/.demo ## rank and classify real text in many languages with the mo
 
 demo-search: $(VENV)/.demo ## index the Debian Reference in German and Japanese, and search it across languages
 	$(BIN)/python -m pip install --quiet 'polyrank[index,sqlite]'
-	$(BIN)/python examples/search_help.py
+	$(BIN)/python tools/demo_search.py
 
 test-index-kills: $(VENV)/.test ## kill polyrank index at random points, and compare what it resumes (KILLS=55)
 	KILLS=$(or $(KILLS),55) $(BIN)/python -m pytest -m slow tests/e2e/test_index_kills.py

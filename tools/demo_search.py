@@ -45,7 +45,8 @@ def fetch() -> None:
 
 def polyrank(*arguments: str) -> None:
     """Run the command, as it would be typed."""
-    print(f"\n$ polyrank {' '.join(arguments)}", flush=True)
+    sys.stdout.write(f"\n$ polyrank {' '.join(arguments)}\n")
+    sys.stdout.flush()
     subprocess.run([sys.executable, "-m", "polyrank", *arguments], check=True)
 
 
