@@ -286,6 +286,10 @@ bench-rows: $(VENV)/.test ## pairs a second where documents come again, their ro
 bench-candidates: $(VENV)/.test model ## a thousand candidates through cheaper and dearer stages (OPTIONS="--only quality")
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/candidates.py --data $(DATA) $(OPTIONS)
 
+bench-scale: $(VENV)/.test $(BULK)/.ready ## bulk jobs beside the bare engine, on Ray, and thirty random kills (OPTIONS="--sections 20000")
+	PYTHONPATH=. $(BULK)/bin/python -m benchmarks.scale --data $(DATA) --work build/scale $(OPTIONS) engine-embed embed engine-rerank rerank ray bits report
+	$(in_bulk) -m slow
+
 bench-calibration: $(VENV)/.test ## how good the default model's probabilities are, by language (OPTIONS="--queries 50")
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/calibration.py --data $(DATA) $(OPTIONS)
 

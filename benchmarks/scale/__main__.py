@@ -209,32 +209,25 @@ def bits(asked: argparse.Namespace) -> Figures:
     for output in sorted(asked.work.glob("*/_summary.json")):
         parts = sorted(output.parent.glob("part-*.parquet"))
         table = pa.concat_tables([pq.read_table(part) for part in parts])
-        rows = table.take(draw.sample(range(len(table)), min(CHECKED_ROWS, len(table))))
+        places = draw.sample(range(len(table)), min(CHECKED_ROWS, len(table)))
+        rows = table.take(places).to_pylist()
         if "embedding" in table.column_names:
             same = sum(
                 np.asarray(row["embedding"], np.float32).tobytes()
                 == embedder.encode(row["text"], input_type="document").tobytes()
-                for row in rows.to_pylist()
+                for row in rows
             )
         else:
-            texts = texts_by_id(asked)
+            # by their places: a section has the same id in every language
+            pairs = pq.read_table(rerank_input(asked)).take(places).to_pylist()
             same = sum(
-                np.float32(row["score"]) == np.float32(score_alone(reranker, row, texts))
-                for row in rows.to_pylist()
+                row["id"] == pair["id"]
+                and np.float32(row["score"])
+                == np.float32(reranker.score((pair["query"], pair["text"])))
+                for row, pair in zip(rows, pairs, strict=True)
             )
         found[output.parent.name] = {"checked": len(rows), "same": int(same)}
     return {"bits": found}
-
-
-def texts_by_id(asked: argparse.Namespace) -> dict[str, str]:
-    """Return the texts of the pairs."""
-    table = pq.read_table(rerank_input(asked))
-    return dict(zip(*(table.column(n).to_pylist() for n in ("id", "text")), strict=True))
-
-
-def score_alone(reranker: Reranker, row: Figures, texts: dict[str, str]) -> float:
-    """Return the score of one pair, in a call of its own."""
-    return reranker.score((row["query"], texts[row["id"]]))
 
 
 PARTS = {
