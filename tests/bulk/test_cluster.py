@@ -139,10 +139,7 @@ def test_actors_larger_than_any_node_are_refused(
 
 
 def test_no_cluster_there(source: Path, tmp_path: Path, checkpoint: Checkpoint) -> None:
-    process = jobs.driver(
-        *call(source, tmp_path / "out", checkpoint(EMBEDDER), "127.0.0.1:1"),
-        RAY_gcs_rpc_server_connect_timeout_s="1",
-    )
+    process = jobs.driver(*call(source, tmp_path / "out", checkpoint(EMBEDDER), "127.0.0.1:1"))
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no Ray cluster can be reached at 127.0.0.1:1" in told

@@ -8,6 +8,7 @@ that dies costs what it was computing, and a partition that is done twice is wri
 import inspect
 import json
 import logging
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from polyrank.progress import StepProgress, unheard
 
 LOCAL = "local"
 START_S = 600  # for the first actors: a model may have to be fetched from the Hub
+KNOCK_S = 10.0  # for a cluster's port to answer
 RESTARTS = -1  # of an actor: nodes come and go
 TASK_RETRIES = 8  # of a partition: one that kills every actor that takes it shall end the job
 INIT_DEATHS = 3  # in a row: a node may die while an actor starts
@@ -150,18 +152,26 @@ def _connect(address: str) -> bool:
     if ray.is_initialized():
         return False
     try:
+        _knock(address)
         ray.init(
             address=address,
             include_dashboard=False if address == LOCAL else None,
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+    except (OSError, RuntimeError, ValueError) as exc:
         raise JobError(
             f"no Ray cluster can be reached at {address}: {_said(exc)}. Start one with `ray start "
             "--head`, or name another with --ray."
         ) from exc
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _collect(
