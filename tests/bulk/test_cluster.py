@@ -179,7 +179,7 @@ def test_the_driver_is_killed(cluster: Cluster, case: Case) -> None:
 def test_a_partition_is_corrupted(cluster: Cluster, case: Case) -> None:
     arguments = case.call(cluster.address)
     jobs.finish(jobs.driver(*arguments))
-    name, whole = next(iter(expected.items()))
+    name, whole = next(iter(case.expected.items()))
     (case.out / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     jobs.finish(jobs.driver(*arguments))
     case.check()

@@ -1,6 +1,6 @@
 """Vectors, scores and labels of Spark's frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,15 @@ def with_columns(
     # Spark has no lists of a fixed size
     more = [field.with_type(_spark_type(field.type)) for field in work.fields]
     whole = from_arrow_schema(pa.schema([*own, *more]))
-    return frame.mapInArrow(partial(mapped, settings=settings, run=run), whole)
+    return frame.mapInArrow(partial(_mapped, settings=settings, run=run), whole)
+
+
+def _mapped(
+    batches: Iterable[pa.RecordBatch], settings: JobSettings, run: RunSettings
+) -> Iterator[pa.RecordBatch]:
+    for batch in mapped(batches, settings, run):
+        fields = [field.with_type(_spark_type(field.type)) for field in batch.schema]
+        yield batch.cast(pa.schema(fields))
 
 
 def _spark_type(kind: pa.DataType) -> pa.DataType:
