@@ -8,6 +8,7 @@ from polyrank.text.passages import split_passages
 from polyrank.text.tokenizer import Tokenizer
 
 _BLOCK = 256  # sections whose tokens are counted at once
+_LONG = 200_000  # characters of a text that is split at once: bounds memory
 _SMALL = 4  # sections below this part of a passage are joined with the next
 
 
@@ -40,6 +41,8 @@ def cut_document(document: Document, tokenizer: Tokenizer, max_tokens: int) -> l
         Passages in order, without blanks at their ends; none for a document without words.
     """
     text = document.text
+    sections = tuple(part for each in document.sections for part in _bounded(each, text))
+    document = replace(document, sections=sections)
     cuts = []
     for section, size in _joined(document, tokenizer, max_tokens):
         spans = [(section.start, section.end)]
@@ -54,6 +57,20 @@ def cut_document(document: Document, tokenizer: Tokenizer, max_tokens: int) -> l
             if start < end:
                 cuts.append(Cut(start, end, section.heading, section.page))
     return cuts
+
+
+def _bounded(section: Section, text: str) -> Iterator[Section]:
+    """Yield parts of a section that are short enough, cut at line ends or blanks if there are."""
+    start = section.start
+    while section.end - start > _LONG:
+        low, high = start + _LONG // 2, start + _LONG
+        border = text.rfind("\n", low, high)
+        if border < 0:
+            border = text.rfind(" ", low, high)
+        border = high if border < 0 else border + 1
+        yield replace(section, start=start, end=border)
+        start = border
+    yield replace(section, start=start)
 
 
 def _joined(

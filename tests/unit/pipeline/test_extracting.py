@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,13 @@ def test_passages_follow_headings_pages_and_sentences() -> None:
     assert covered.split() == text.split()
     paged = only("a.pdf", pdf("One.", "Two."))
     assert [cut.page for cut in cut_document(paged, Words(), 40)] == [1, 2]
+
+
+def test_a_long_text_is_split_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyrank.pipeline.cutting._LONG", 100)
+    for text in ("one two three. " * 60, "x" * 950, "line of text\n" * 70):
+        document = only("a.txt", text.encode())
+        cuts = cut_document(document, Words(), 16)
+        covered = "".join(text[cut.start : cut.end] for cut in cuts)
+        assert "".join(covered.split()) == "".join(text.split())
+        assert all(before.end <= after.start for before, after in pairwise(cuts))
