@@ -27,6 +27,7 @@ ARGUMENTS = {
     "train classifier": ["--data", "nowhere", "--output", "nowhere"],
     "train embedder": ["--data", "nowhere", "--output", "nowhere"],
     "train late-interaction": ["--data", "nowhere", "--output", "nowhere"],
+    "train pruning": ["--data", "nowhere", "--output", "nowhere"],
     "train reranker": ["--data", "nowhere", "--output", "nowhere"],
 }
 WITHOUT = {
@@ -46,7 +47,7 @@ PLAIN_INSTALL = """
 import contextlib, io, json, sys
 from polyrank._extras import EXTRAS
 absent = {name.partition(".")[0] for modules in EXTRAS.values() for name in modules}
-absent -= {"pydantic", "httpx", "fsspec"}  # which typer and huggingface_hub bring along
+absent -= {"pydantic", "httpx", "fsspec", "markdown_it"}  # which typer, rich and huggingface_hub bring
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in absent:
