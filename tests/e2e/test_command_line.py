@@ -117,10 +117,14 @@ def on_terminal(command: list[str]) -> str:
 def test_long_documents_are_remarked(checkpoint: Checkpoint) -> None:
     folder = checkpoint("bge-reranker-base")
     text = "cats and dogs " * 400
-    done = run("rerank", "q", "--model", folder, "--max-length", "32", stdin=f"{text}\nshort\n")
+    short = ("rerank", "q", "--model", folder, "--max-length", "32")
+    read = run(*short, stdin=f"{text}\nshort\n")
+    assert "longer" not in read.stderr
+    assert [len(row.get("passages", ())) > 20 for row in lines(read.stdout)].count(True) == 1
+    done = run(*short, "--aggregation", "truncate", stdin=f"{text}\nshort\n")
     assert "1 of 2 were longer than 32 tokens" in done.stderr
     assert [row.get("is_truncated", False) for row in lines(done.stdout)].count(True) == 1
-    quiet = run("rerank", "q", "--model", folder, "--max-length", "32", "-q", stdin=text)
+    quiet = run(*short, "--aggregation", "truncate", "-q", stdin=text)
     assert quiet.stderr == ""
 
 

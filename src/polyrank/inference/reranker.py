@@ -175,13 +175,13 @@ class Reranker(Front):
         """What is loaded, and what differs from the checkpoint."""
         own = self._head.spec.activation
         notes = row_format_notes(self._scorer)
-        if isinstance(self._computation, PassagePairs):
-            rule = self._computation.config.aggregation
-            notes += (f"Documents longer than the window are read in passages ({rule}).",)
         if isinstance(self._scorer, CosineScorer):
             notes += ("An embedding checkpoint: scores are cosines, from -1 to 1.",)
         elif self._activation not in (None, own):
             notes += (f"The checkpoint's own activation is {own}.",)
+        if isinstance(self._computation, PassagePairs):
+            rule = self._computation.config.aggregation
+            notes += (f"Documents longer than the window are read in passages ({rule}).",)
         return self._describe(self._activation or own, notes)
 
     @naming(RANK_HINTS)
