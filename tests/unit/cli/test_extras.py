@@ -47,7 +47,7 @@ PLAIN_INSTALL = """
 import contextlib, io, json, sys
 from polyrank._extras import EXTRAS
 absent = {name.partition(".")[0] for modules in EXTRAS.values() for name in modules}
-absent -= {"pydantic", "httpx", "fsspec", "markdown_it"}  # which typer, rich and huggingface_hub bring
+absent -= {"pydantic", "httpx", "fsspec", "markdown_it"}  # of other parts
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in absent:
