@@ -8,11 +8,13 @@ known.
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.calibration.newton import minimized
 from polyrank.errors import ConfigError, InputError, TrainingError
 from polyrank.tasks.first_stage import standardized
 
@@ -20,8 +22,6 @@ DEFAULT_K = 60
 """Where the weights of ranks begin, as in the paper: high enough that no first rank wins alone."""
 
 _RIDGE = 1e-5  # keeps weights finite where they could tell all answers apart
-_MOST_STEPS = 100
-_TOLERANCE = 1e-9
 
 Float64Array = NDArray[np.float64]
 IdT = TypeVar("IdT", bound=Hashable)
@@ -179,29 +179,13 @@ def learn_fusion_weights(questions: Sequence[Question]) -> tuple[float, ...]:
     kept = list(range(num_rankings))
     weights = np.zeros(num_rankings)
     while kept:
-        found = _fit([question.scores[:, kept] for question in usable], usable)
+        columns = [question.scores[:, kept] for question in usable]
+        found = minimized(partial(_loss, columns=columns, questions=usable), len(kept))
         if found.min() >= 0:
             weights[kept] = found
             break
         del kept[int(found.argmin())]
     return tuple(weights.tolist())
-
-
-def _fit(columns: Sequence[Float64Array], questions: Sequence[Question]) -> Float64Array:
-    weights = np.zeros(columns[0].shape[1])
-    loss, slope, curve = _loss(weights, columns, questions)
-    for _ in range(_MOST_STEPS):
-        step = np.linalg.solve(curve, slope)
-        if slope @ step < _TOLERANCE:
-            break
-        size = 1.0
-        while True:
-            after = _loss(weights - size * step, columns, questions)
-            if after[0] <= loss - 1e-4 * size * (slope @ step) or size < 1e-8:
-                break
-            size /= 2
-        weights, (loss, slope, curve) = weights - size * step, after
-    return weights
 
 
 def _loss(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank.calibration.newton import minimized
 from polyrank.errors import TrainingError
 from polyrank.evaluation.measures import measure
 from polyrank.types import Float32Array
@@ -14,8 +15,6 @@ from polyrank.types import Float32Array
 MEASURE = "nDCG@10"
 _FOLDS = 5
 _RIDGE = 1e-5  # keeps both multipliers finite where they could tell all answers apart
-_MOST_STEPS = 100
-_TOLERANCE = 1e-9
 
 Float64Array = NDArray[np.float64]
 
@@ -79,20 +78,7 @@ def fit_weight(questions: Sequence[Ranked], shares: Mapping[str, float]) -> floa
         TrainingError: If the logits themselves do not help beside the first stage.
     """
     lists = _Lists.of(questions, shares)
-    multipliers = np.zeros(2)
-    loss, slope, curve = lists.loss(multipliers)
-    for _ in range(_MOST_STEPS):
-        step = np.linalg.solve(curve, slope)
-        if slope @ step < _TOLERANCE:
-            break
-        size = 1.0
-        while True:
-            tried = multipliers - size * step
-            after = lists.loss(tried)
-            if after[0] <= loss - 1e-4 * size * (slope @ step) or size < 1e-8:
-                break
-            size /= 2
-        multipliers, (loss, slope, curve) = tried, after
+    multipliers = minimized(lists.loss, 2)
     alpha, beta = multipliers[0] / lists.scale, multipliers[1]
     if beta <= 0:
         return 0.0
