@@ -39,20 +39,24 @@ class Work(Protocol):
         ...
 
 
+def _engine(settings: JobSettings, run: RunSettings) -> dict[str, Any]:
+    """Return how a model computes, by the names of the arguments that all three classes take."""
+    return {
+        "max_length": settings.max_length,
+        "encoder": settings.encoder,
+        "num_threads": run.num_threads,
+        "max_batch_tokens": run.max_batch_tokens,
+        "device": run.device,
+        "compute_dtype": settings.compute_dtype,
+        "revision": settings.revision,
+    }
+
+
 class EmbedWork:
     """Vectors, in a column "embedding"."""
 
     def __init__(self, settings: JobSettings, run: RunSettings) -> None:
-        self.front = Embedder(
-            settings.model,
-            max_length=settings.max_length,
-            encoder=settings.encoder,
-            num_threads=run.num_threads,
-            max_batch_tokens=run.max_batch_tokens,
-            device=run.device,
-            compute_dtype=settings.compute_dtype,
-            revision=settings.revision,
-        )
+        self.front = Embedder(settings.model, **_engine(settings, run))
         self._settings = settings
         probe = self._vectors(["a"], None)
         kind = pa.list_(pa.from_numpy_dtype(probe.dtype), probe.shape[1])
@@ -83,16 +87,7 @@ class RerankWork:
     """Scores of pairs, in a column "score"; "probability" beside it where there is one."""
 
     def __init__(self, settings: JobSettings, run: RunSettings) -> None:
-        self.front = Reranker(
-            settings.model,
-            max_length=settings.max_length,
-            encoder=settings.encoder,
-            num_threads=run.num_threads,
-            max_batch_tokens=run.max_batch_tokens,
-            device=run.device,
-            compute_dtype=settings.compute_dtype,
-            revision=settings.revision,
-        )
+        self.front = Reranker(settings.model, **_engine(settings, run))
         self.fields = [pa.field("score", pa.float32())]
         if self.front.is_calibrated:
             self.fields.append(pa.field("probability", pa.float64()))
@@ -111,16 +106,7 @@ class ClassifyWork:
     """Labels, in columns "label", "label_score" and "probabilities"."""
 
     def __init__(self, settings: JobSettings, run: RunSettings) -> None:
-        self.front = Classifier(
-            settings.model,
-            max_length=settings.max_length,
-            encoder=settings.encoder,
-            num_threads=run.num_threads,
-            max_batch_tokens=run.max_batch_tokens,
-            device=run.device,
-            compute_dtype=settings.compute_dtype,
-            revision=settings.revision,
-        )
+        self.front = Classifier(settings.model, **_engine(settings, run))
         shares = pa.struct([pa.field(label, pa.float64()) for label in self.front.labels])
         self.fields = [
             pa.field("label", pa.string()),

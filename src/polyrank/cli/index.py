@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from polyrank.cli import options, screen
+from polyrank.cli.fields import takes
 from polyrank.cli.outputs import write_lines
 from polyrank.cli.progress import steps
 from polyrank.config import DEFAULT_MAX_FILE_BYTES, DEFAULT_PASSAGE_TOKENS, DEFAULT_STORE
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 FAILED = 1
 _SHOWN = 20  # remarks in a summary
 _MEGABYTE = 1 << 20
+
+# passages are cut to a size of their own
+ENGINE = [each for each in options.ENGINE if each.name != "max_length"]
 
 StoreUrl = Annotated[
     str,
@@ -42,6 +46,7 @@ StoreKey = Annotated[
 ]
 
 
+@takes(*ENGINE)
 def index(
     places: Annotated[
         list[Path],
@@ -74,14 +79,9 @@ def index(
     ] = DEFAULT_MAX_FILE_BYTES // _MEGABYTE,
     api_key: StoreKey = None,
     model: options.Model = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    compute_dtype: options.ComputeDtype = "auto",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    revision: options.Revision = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Bring a store up to date with files and folders.
 
@@ -98,9 +98,7 @@ def index(
     from polyrank.pipeline.indexing import Indexer, IndexSettings
     from polyrank.pipeline.models import ModelSettings
 
-    models = ModelSettings(
-        model, encoder, threads, device, compute_dtype, max_batch_tokens, revision
-    )
+    models = ModelSettings(model, **engine)
     fields = None if keep is None else tuple(keep)
     settings = IndexSettings(passage_tokens, fields, max_file_size * _MEGABYTE, api_key)
     indexer = Indexer(store, models=models, settings=settings)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from polyrank.cli import options, screen
-from polyrank.cli.index import StoreKey, StoreUrl
+from polyrank.cli.fields import takes
+from polyrank.cli.index import ENGINE, StoreKey, StoreUrl
 from polyrank.cli.outputs import write_rows
 from polyrank.config import DEFAULT_STORE
 from polyrank.errors import ConfigError
@@ -22,6 +23,7 @@ _LINES = 4  # of a passage, on a terminal
 _NUMBERS = frozenset({"page", "row", "passage", "start", "end"})
 
 
+@takes(*ENGINE)
 def search(
     query: Annotated[str, typer.Argument(help="What is looked for, in any language.")],
     store: StoreUrl = DEFAULT_STORE,
@@ -53,15 +55,10 @@ def search(
     ] = None,
     api_key: StoreKey = None,
     model: options.Model = None,
-    encoder: options.Encoder = "auto",
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    compute_dtype: options.ComputeDtype = "auto",
-    max_batch_tokens: options.MaxBatchTokens = options.MAX_BATCH_TOKENS,
-    revision: options.Revision = None,
     output: options.Output = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    **engine: Any,
 ) -> None:
     """Find the passages that answer a question, in files that were indexed.
 
@@ -79,9 +76,7 @@ def search(
     from polyrank.pipeline.searching import Searcher
 
     wanted = dict(map(_pair, filter or ()))
-    models = ModelSettings(
-        model, encoder, threads, device, compute_dtype, max_batch_tokens, revision
-    )
+    models = ModelSettings(model, **engine)
     screen.note_empty_query(query, quiet=quiet)
     timer = screen.Timer()
     with screen.loading(model, quiet=quiet):

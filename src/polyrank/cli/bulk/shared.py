@@ -9,6 +9,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from polyrank.cli import options
+from polyrank.cli.fields import option, takes
+
+_EMPTY = inspect.Parameter.empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,29 +99,17 @@ def sharing(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         The command as typer reads it.
     """
-    own = [
-        parameter.replace(annotation=kind)
-        for name, kind in get_type_hints(command, include_extras=True).items()
-        if (parameter := inspect.signature(command).parameters.get(name)) and name != "shared"
-    ]
     kinds = get_type_hints(Shared, include_extras=True)
     others = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=kinds[field.name],
-        )
-        for field in fields(Shared)
+        option(each.name, kinds[each.name], _EMPTY if each.default is MISSING else each.default)
+        for each in fields(Shared)
     ]
-    names = [parameter.name for parameter in others]
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "shared"]
 
     @wraps(command)
     def whole(**given: Any) -> None:
-        shared = Shared(**{name: given.pop(name) for name in names})
+        shared = Shared(**{each.name: given.pop(each.name) for each in others})
         command(**given, shared=shared)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + others
-    whole.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # as inspect reads it
-    whole.__annotations__ = {p.name: p.annotation for p in parameters}
-    return whole
+    whole.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]  # as inspect reads it
+    return takes(*others)(whole)
