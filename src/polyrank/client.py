@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank import errors
+from polyrank._closing import Closing
 from polyrank._extras import require
 from polyrank.calibration.thresholds import parse_threshold
 from polyrank.config import check_choice, check_whole
@@ -272,7 +273,7 @@ def _checked(parse: Any, reply: Any, *more: Any) -> Any:
         raise ServingError("the server's reply has not the shape that was expected") from exc
 
 
-class Client:
+class Client(Closing):
     """A blocking client. Safe to use from several threads; close it, or use it in a `with`."""
 
     def __init__(
@@ -387,17 +388,6 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        cls: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class AsyncClient:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from polyrank._closing import Closing
 from polyrank.errors import DataError
 from polyrank.pipeline.listing import Signature
+from polyrank.stores.entries import transaction
 from polyrank.stores.failures import translated
 
 _VERSION = 1
@@ -66,7 +67,7 @@ class Pending:
     written: int = 0
 
 
-class Manifest:
+class Manifest(Closing):
     """The file beside a store. One process writes it; others may read."""
 
     def __init__(self, path: Path, url: str) -> None:
@@ -84,7 +85,7 @@ class Manifest:
         with self._translating():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-            with self._writing():
+            with transaction(self._connection):
                 for statement in filter(str.strip, _MADE.split(";\n")):
                     self._connection.execute(statement)
         held = self.settings()
@@ -104,7 +105,7 @@ class Manifest:
     def set(self, values: Mapping[str, Any]) -> None:
         """Keep how the store is filled."""
         rows = [(key, json.dumps(value)) for key, value in {**values, "version": _VERSION}.items()]
-        with self._translating(), self._writing():
+        with self._translating(), transaction(self._connection):
             self._connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
 
     def files(self) -> dict[str, FileRecord]:
@@ -127,14 +128,14 @@ class Manifest:
     def write_pending(self, files: Iterable[Pending]) -> None:
         """Say that passages of files are about to be written, or how many are."""
         rows = [(each.path, each.content, each.passages, each.written) for each in files]
-        with self._translating(), self._writing():
+        with self._translating(), transaction(self._connection):
             self._connection.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", rows)
 
     def finish(self, files: Iterable[FileRecord]) -> None:
         """Say that the passages of files are in the store, and no older ones of them."""
         files = list(files)
         rows = [_row(record) for record in files]
-        with self._translating(), self._writing():
+        with self._translating(), transaction(self._connection):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows
             )
@@ -148,40 +149,18 @@ class Manifest:
             version: The file; from now on none of its passages are certain to be there.
         """
         row = (version.path, version.content, version.passages, 0)
-        with self._translating(), self._writing():
+        with self._translating(), transaction(self._connection):
             self._connection.execute("DELETE FROM files WHERE path = ?", (version.path,))
             self._connection.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?)", row)
 
     def drop_pending(self, path: str) -> None:
         """Say that what was being written of a file has been taken back."""
-        with self._translating(), self._writing():
+        with self._translating(), transaction(self._connection):
             self._connection.execute("DELETE FROM pending WHERE path = ?", (path,))
 
     def close(self) -> None:
         """Let the file go."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

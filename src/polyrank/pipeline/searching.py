@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from polyrank._closing import Closing
 from polyrank.config import DEFAULT_STORE, check_whole
 from polyrank.errors import StoreError
 from polyrank.pipeline.cutting import context
@@ -59,7 +60,7 @@ class Answer:
     metadata: Mapping[str, Scalar] = field(default_factory=lambda: _NO_METADATA)
 
 
-class Searcher:
+class Searcher(Closing):
     """An open store with the models that search it. Closed by `with`."""
 
     def __init__(
@@ -165,17 +166,6 @@ class Searcher:
         self._store.close()
         if isinstance(self._words, WordIndex):
             self._words.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def search(

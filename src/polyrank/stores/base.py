@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from types import MappingProxyType, TracebackType
-from typing import Any, ClassVar, Literal, Self, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank._closing import Closing
 from polyrank.config import check_choice, check_whole
 from polyrank.errors import CapabilityError, InputError, PolyrankError, StoreMismatchError
 from polyrank.progress import Progress
@@ -113,7 +114,7 @@ class StoreSettings:
             )
 
 
-class Store(ABC):
+class Store(Closing, ABC):
     """A store of texts with vectors and metadata, searched by cosine. Closed by `with`."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
@@ -262,17 +263,6 @@ class Store(ABC):
         """Write what is open and let the store go; again does nothing."""
         with self._translating():
             self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _upsert(self, entries: Sequence[Entry]) -> None:

@@ -27,6 +27,26 @@ CREATE TABLE {name}_entries (
 """
 
 
+@contextmanager
+def transaction(connection: Any) -> Iterator[None]:
+    """Do what is inside whole or not at all.
+
+    Args:
+        connection: An open file of `sqlite3` or a module like it, without transactions of its own.
+
+    Yields:
+        Nothing.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 class EntryTable:
     """The tables of a collection in a file.
 
@@ -67,14 +87,8 @@ class EntryTable:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Do what is inside whole or not at all, and keep other threads out."""
-        with self._lock:
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self.connection.execute("ROLLBACK")
-                raise
-            self.connection.execute("COMMIT")
+        with self._lock, transaction(self.connection):
+            yield
 
     def held(self) -> tuple[int, str, int]:
         """Return dimensions, dtype and row dimensions of what the file holds."""
