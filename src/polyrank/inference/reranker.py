@@ -239,10 +239,10 @@ class Reranker(Front):
         logits = _logits(results)
         # of the model's own logits: what a search found is no part of the calibration
         likely = probable(self._model, query, texts, logits[:, 0], min_probability)
-        own = self._scorer.activate(logits, self._activation)[:, 0]
+        own = scores = self._scorer.activate(logits, self._activation)[:, 0]
         if add is not None:
             logits = add(logits)
-        scores = self._scorer.activate(logits, self._activation)
+            scores = self._scorer.activate(logits, self._activation)[:, 0]
 
         def passages_of(i: int) -> tuple[Passage, ...]:
             tokenizer = self._model.tokenizer
@@ -257,7 +257,7 @@ class Reranker(Front):
         return ranking(
             documents,
             logits[:, 0],
-            scores[:, 0],
+            scores,
             prepared.is_truncated,
             passages_of,
             top_n,

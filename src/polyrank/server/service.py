@@ -36,7 +36,6 @@ from polyrank.server.models import Registry, ServedModel
 from polyrank.tasks.embed import check_dimensions, finish_vectors
 from polyrank.tasks.first_stage import first_stage_adder
 from polyrank.tasks.rerank import Probable, best_first
-from polyrank.tasks.scoring import PairScorer
 from polyrank.text.inputs import check_text
 from polyrank.text.windows import window_of
 from polyrank.types import FirstStageKind, Float32Array, InputType, OutputDtype, Passage
@@ -74,8 +73,8 @@ class Scored:
         is_truncated: Whether a pair lost tokens, one a pair.
         num_tokens: Tokens of all pairs.
         probable: Their probabilities, where the model is calibrated and the query is one.
-        passages: For each pair the passages of its document, best first; none where that was
-            read at once.
+        passages_of: Gives the passages of a pair's document, best first; none where that was read
+            at once.
     """
 
     model: str
@@ -84,7 +83,7 @@ class Scored:
     is_truncated: list[bool]
     num_tokens: int
     probable: Probable | None = None
-    passages: Sequence[tuple[Passage, ...]] = ()
+    passages_of: Callable[[int], tuple[Passage, ...]] = lambda i: ()
 
     def best_first(self, top_n: int | None = None) -> list[int]:
         """Return the documents of one query to show, best first; see `tasks.rerank`."""
@@ -199,10 +198,13 @@ class Service:
         if add is not None:
             logits = add(logits)
         scores = computation.scorer.activate(logits, None)
-        passages = [
-            _passages(served, computation.scorer, pair, result)
-            for pair, result in zip(pairs, results, strict=True)
-        ]
+
+        def passages_of(i: int) -> tuple[Passage, ...]:  # most dialects ask for none
+            found = by_logit(results[i].passages)
+            if not found:
+                return ()
+            return described(served.model, computation.scorer, None, *pairs[i], found)
+
         return Scored(
             served.name,
             logits[:, 0],
@@ -210,7 +212,7 @@ class Service:
             work.is_truncated,
             context.num_tokens,
             likely,
-            passages,
+            passages_of,
         )
 
     async def classify(
@@ -589,16 +591,6 @@ def _probable(
     if any(other != query for other, _ in pairs):
         return None
     return probable(served.model, query, [text for _, text in pairs], logits, least)
-
-
-def _passages(
-    served: ServedModel, scorer: PairScorer, pair: tuple[str, str], result: Result
-) -> tuple[Passage, ...]:
-    """Return the passages of a document, best first; none where it was read at once."""
-    if not result.passages:
-        return ()
-    found = by_logit(result.passages)
-    return described(served.model, scorer, None, *pair, found)
 
 
 def _prompted(before: str, texts: Sequence[str]) -> list[str]:

@@ -98,7 +98,7 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
                         "score": passage.score,
                         "probability": passage.probability,
                     }
-                    for passage in scored.passages[i]
+                    for passage in scored.passages_of(i)
                 ],
             }
             for i in scored.best_first(body.top_n)
