@@ -73,6 +73,27 @@ class Prepared:
     num_query_tokens: Int32Array | None = None
     plan: Any = None
 
+    def grouped(self, starts: NDArray[np.intp], is_cut: NDArray[np.bool_], plan: Any) -> "Prepared":
+        """Return the same sequences as those of fewer items, each read in several of these.
+
+        Args:
+            starts: Where the parts of each item begin, and the end of the last, shape
+                (num_items + 1,); an item has one part or more.
+            is_cut: Whether something of an item is in no part, shape (num_items,).
+            plan: What the computation of the items needs to finish.
+
+        Returns:
+            The items, ready to run; a query counts once for all parts of its document.
+        """
+        first, queries = starts[:-1], self.num_query_tokens
+        return Prepared(
+            self.batch,
+            np.logical_or.reduceat(self.is_truncated, first) | is_cut,
+            np.add.reduceat(self.num_tokens, first).astype(np.int32),
+            None if queries is None else queries[first],
+            plan,
+        )
+
 
 class Computation(Protocol):
     """A task of one model under one window."""

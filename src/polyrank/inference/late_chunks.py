@@ -49,7 +49,7 @@ def windows_of(
     Returns:
         Windows in order; a chunk that is longer than a window has one of its own.
     """
-    first = len(tokenizer.encode([before.strip()])[0]) + 1 if before else 0
+    first = tokenizer.count_prompt(before)
     windows: list[ChunkWindow] = []
     ends: list[int] = []
     text, size = before, first

@@ -173,14 +173,7 @@ class PassagePairs:
         inner = self.pairs.prepare(passages)
         plan = PassagePlan(inner, np.array(starts, np.intp), spans_of)
         is_cut = np.array([bool(reading and reading.is_cut) for reading in readings], bool)
-        first = plan.starts[:-1]
-        return Prepared(
-            inner.batch,
-            np.logical_or.reduceat(inner.is_truncated, first) | is_cut,
-            np.add.reduceat(inner.num_tokens, first).astype(np.int32),
-            None if inner.num_query_tokens is None else inner.num_query_tokens[first],
-            plan,
-        )
+        return inner.grouped(plan.starts, is_cut, plan)
 
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the result of each pair."""
@@ -215,9 +208,7 @@ class PassagePairs:
         self, pairs: Sequence[tuple[str, str]], whole: Prepared
     ) -> list["_Reading | None"]:
         plan: PairPlan = whole.plan
-        before = 0
-        if plan.prompt:  # and one more, should its last space and the text's first make a token
-            before = len(self.builder.tokenizer.encode([plan.prompt.strip()])[0]) + 1
+        before = self.builder.tokenizer.count_prompt(plan.prompt)
         readings: list[_Reading | None] = []
         for i, (_, document) in enumerate(pairs):
             is_cut, room = bool(whole.is_truncated[i]), int(plan.num_kept_tokens[i]) - before
@@ -276,10 +267,7 @@ class PassagePairs:
             size = min(config.max_tokens or room, room)
             fitting = (config.max_passages_per_document + 1) * size
             most = fitting if most is None else min(most, fitting)
-        if most is None:
-            return len(document)
-        (ids,) = tokenizer.encode_ends([document], most)
-        return tokenizer.end_of_token(document, most) if len(ids) > most else len(document)
+        return len(document) if most is None else tokenizer.end_within(document, most)
 
 
 @dataclass(frozen=True, slots=True)

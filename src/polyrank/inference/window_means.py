@@ -99,14 +99,7 @@ class WindowMeans:
             is_cut.append(was_cut)
         inner = self.vectors.prepare(windows)
         plan = WindowPlan(inner, np.array(starts, np.intp))
-        first = plan.starts[:-1]
-        return Prepared(
-            inner.batch,
-            np.logical_or.reduceat(inner.is_truncated, first) | np.array(is_cut, bool),
-            np.add.reduceat(inner.num_tokens, first).astype(np.int32),
-            None,
-            plan,
-        )
+        return inner.grouped(plan.starts, np.array(is_cut, bool), plan)
 
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the vector of each text, as the head gives it."""
@@ -138,14 +131,10 @@ class WindowMeans:
         """Return the windows of a text that does not fit, and whether a cap left some of it out."""
         tokenizer, before = self.builder.tokenizer, self.before
         own = text[len(before) :]
-        end = len(own)
-        if self.max_tokens is not None:
-            (ids,) = tokenizer.encode_ends([own], self.max_tokens)
-            if len(ids) > self.max_tokens:
-                end = tokenizer.end_of_token(own, self.max_tokens)
+        most = self.max_tokens
+        end = len(own) if most is None else tokenizer.end_within(own, most)
         room = self.builder.max_length - tokenizer.single.num_special_tokens
-        if before:  # and one more, should its last space and the text's first make a token
-            room -= len(tokenizer.encode([before.strip()])[0]) + 1
+        room -= tokenizer.count_prompt(before)
         if room < _LEAST_ROOM:
             return [text], False
         spans = split_passages(own[:end], tokenizer, max_tokens=room)

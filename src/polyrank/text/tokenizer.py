@@ -276,6 +276,26 @@ class Tokenizer:
         with _translated(self.path, "cannot spell these ids"):
             return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
+    def end_within(self, text: str, num_tokens: int) -> int:
+        """Return how far a text can be read within some tokens.
+
+        Args:
+            text: The text.
+            num_tokens: Tokens that may be read, 1 or more.
+
+        Returns:
+            Offset after the last character; the text's length where it has no more tokens.
+        """
+        (ids,) = self.encode_ends([text], num_tokens)
+        return self.end_of_token(text, num_tokens) if len(ids) > num_tokens else len(text)
+
+    def count_prompt(self, prompt: str) -> int:
+        """Return how many tokens a prompt takes before a text, at most.
+
+        One more than it has alone, should its last blank and the text's first character make one.
+        """
+        return len(self.encode([prompt.strip()])[0]) + 1 if prompt else 0
+
     def end_of_token(self, text: str, num_tokens: int) -> int:
         """Return the character offset after a text's first tokens.
 
