@@ -1,13 +1,12 @@
 """Documents in passages: by headings and pages first, and by sentences where those are long."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from polyrank.pipeline.extracting.document import Document, Section
-from polyrank.text.passages import split_passages
+from polyrank.text.passages import count_tokens, split_passages
 from polyrank.text.tokenizer import Tokenizer
 
-_BLOCK = 256  # sections whose tokens are counted at once
 _LONG = 200_000  # characters of a text that is split at once: bounds memory
 _SMALL = 4  # sections below this part of a passage are joined with the next
 
@@ -79,7 +78,8 @@ def _joined(
     """Yield sections and their tokens; small ones are joined with what follows on their page."""
     waiting: Section | None = None
     size = 0
-    counts = _counts(document, tokenizer)
+    texts = [document.text[each.start : each.end] for each in document.sections]
+    counts = count_tokens(tokenizer, texts)
     for section, count in zip(document.sections, counts, strict=True):
         if waiting is None:
             waiting, size = section, count
@@ -94,15 +94,6 @@ def _joined(
             waiting, size = section, count
     if waiting is not None:
         yield waiting, size
-
-
-def _counts(document: Document, tokenizer: Tokenizer) -> list[int]:
-    counts: list[int] = []
-    sections: Sequence[Section] = document.sections
-    for at in range(0, len(sections), _BLOCK):
-        texts = [document.text[each.start : each.end] for each in sections[at : at + _BLOCK]]
-        counts += map(len, tokenizer.encode(texts))
-    return counts
 
 
 def context(title: str, heading: str, text: str) -> str:

@@ -77,14 +77,14 @@ def split_passages(
         )
     if not text:
         return []
-    if len(text) <= max_tokens * _PER_TOKEN and _counts(tokenizer, [text])[0] <= max_tokens:
+    if len(text) <= max_tokens * _PER_TOKEN and count_tokens(tokenizer, [text])[0] <= max_tokens:
         return [Span(0, len(text))]
     pieces = _small_pieces(text, tokenizer, max_tokens)
     packed = _pack(pieces, max_tokens, overlap_tokens)
     return _within(text, tokenizer, packed, max_tokens)
 
 
-def _counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """Return how many tokens each text has, some of them at a time."""
     counts: list[int] = []
     start, size = 0, 0
@@ -104,7 +104,7 @@ def _small_pieces(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[_Pie
         for part in _parts(text, sentence, max(max_tokens * _PER_TOKEN, 2))
     ]
     pieces: list[_Piece] = []
-    counts = _counts(tokenizer, [text[span.start : span.end] for span in spans])
+    counts = count_tokens(tokenizer, [text[span.start : span.end] for span in spans])
     for span, count in zip(spans, counts, strict=True):
         if count <= max_tokens:
             pieces.append(_Piece(span.start, span.end, count))
@@ -160,7 +160,7 @@ def _halved(text: str, tokenizer: Tokenizer, span: Span, max_tokens: int) -> lis
     while waiting:
         part = waiting.pop()
         size = part.end - part.start
-        (count,) = _counts(tokenizer, [text[part.start : part.end]])
+        (count,) = count_tokens(tokenizer, [text[part.start : part.end]])
         if count <= max_tokens or size == 1:
             pieces.append(_Piece(part.start, part.end, count))
             continue
@@ -206,12 +206,12 @@ def _within(
     spans: list[Span] = []
     waiting = [list(passage) for passage in reversed(passages)]
     texts = [text[passage[0].start : passage[-1].end] for passage in passages]
-    known = dict(zip(texts, _counts(tokenizer, texts), strict=True))
+    known = dict(zip(texts, count_tokens(tokenizer, texts), strict=True))
     while waiting:
         passage = waiting.pop()
         start, end = passage[0].start, passage[-1].end
         joined = text[start:end]
-        count = known[joined] if joined in known else _counts(tokenizer, [joined])[0]
+        count = known[joined] if joined in known else count_tokens(tokenizer, [joined])[0]
         if count <= max_tokens or len(passage) == 1:
             spans.append(Span(start, end))
         else:
