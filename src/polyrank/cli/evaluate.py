@@ -25,18 +25,15 @@ if TYPE_CHECKING:
     from polyrank.evaluation import (
         Dataset,
         EvaluationConfig,
-        LogitReranker,
         Provenance,
         Retriever,
     )
     from polyrank.evaluation.plan import Mode
     from polyrank.inference.embedder import Embedder
     from polyrank.inference.reranker import Reranker
-    from polyrank.types import FirstStageKind
 
-DEFAULT = "default"
-AUTO = "auto"
 DEFAULT_TOP_K = 100
+_NO_RERANKER = "--first-stage-weight adds to a reranker's scores. Name one with --reranker."
 
 
 class RetrieverName(StrEnum):
@@ -154,7 +151,7 @@ ENGINE = [each for each in options.ENGINE if each.name not in ("compute_dtype", 
 def evaluate_command(
     dataset_dir: DatasetDir,
     retriever: RetrieverOption = RetrieverName.EMBEDDER,
-    embedder: EmbedderName = DEFAULT,
+    embedder: EmbedderName = measuring.DEFAULT,
     reranker: RerankerName = None,
     system: Systems = None,
     first_stage_weight: FirstStageWeight = None,
@@ -198,18 +195,23 @@ def evaluate_command(
     )
     if system:
         _check_alone(retriever, embedder, reranker, first_stage_weight)
-    counts_for = _counts_for(first_stage_weight, retriever, reranker)
+    counts_for = None
+    if first_stage_weight is not None:
+        if reranker is None:
+            raise ConfigError(_NO_RERANKER)
+        is_lexical = retriever is RetrieverName.BM25
+        counts_for = measuring.first_stage(first_stage_weight, is_lexical=is_lexical)
     if output is not None:
         prepare_folder(output)
     dataset, kept = load_dataset(dataset_dir), row_cache_bytes(row_cache)
     shown: dict[str, Any] = {"output": output, "as_json": as_json, "quiet": quiet}
     if system:
         return compare_systems(dataset, system, config, engine, row_cache=kept, **shown)
-    models = _Models(engine, kept)
+    models = _Loaded(engine, kept)
     searcher = models.retriever(retriever, embedder)
     judge = None if reranker is None else models.reranker(reranker)
-    if counts_for is not None:
-        config = replace(config, first_stage_weight=models.first_stage_weight(counts_for))
+    if judge is not None and counts_for is not None:
+        config = replace(config, first_stage_weight=judge.first_stage_weight(counts_for))
     _measure(dataset, searcher, judge, config, partial(models.provenance, retriever), **shown)
     models.note_truncated(quiet=quiet)
 
@@ -217,7 +219,7 @@ def evaluate_command(
 def _check_alone(
     retriever: RetrieverName, embedder: str, reranker: str | None, weight: str | None
 ) -> None:
-    is_default = retriever is RetrieverName.EMBEDDER and embedder == DEFAULT
+    is_default = retriever is RetrieverName.EMBEDDER and embedder == measuring.DEFAULT
     if not is_default or reranker is not None or weight is not None:
         raise ConfigError(
             "--system names retriever, reranker and weight of each system; leave out --retriever, "
@@ -225,25 +227,10 @@ def _check_alone(
         )
 
 
-def _counts_for(
-    weight: str | None, retriever: RetrieverName, reranker: str | None
-) -> "FirstStageKind | float | None":
-    """Return what the first stage's scores count for, as `Reranker.first_stage_weight` takes it."""
-    if weight is None:
-        return None
-    if reranker is None:
-        raise ConfigError(
-            "--first-stage-weight adds to a reranker's scores. Name one with --reranker."
-        )
-    if weight == AUTO:
-        return "lexical" if retriever is RetrieverName.BM25 else "dense"
-    return options.first_stage(weight)
-
-
 def _measure(
     dataset: "Dataset",
     searcher: "Retriever[Any, Any]",
-    judge: "LogitReranker | None",
+    judge: "Reranker | None",
     config: "EvaluationConfig",
     provenance: "Callable[[], Provenance]",
     *,
@@ -251,12 +238,16 @@ def _measure(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from polyrank.evaluation import evaluate, report_table, write_report
+    from polyrank.evaluation import LogitReranker, evaluate, report_table, write_report
     from polyrank.evaluation.report import report_dict
 
     with steps(quiet=quiet) as progress:
         report = evaluate(
-            dataset, retriever=searcher, reranker=judge, config=config, progress=progress
+            dataset,
+            retriever=searcher,
+            reranker=None if judge is None else LogitReranker(judge),
+            config=config,
+            progress=progress,
         )
     origin = provenance()  # only now is known what was cut
     if output is not None:
@@ -268,42 +259,24 @@ def _measure(
         sys.stdout.write(json.dumps(report_dict(report, origin), ensure_ascii=False) + "\n")
 
 
-class _Models:
-    """Loads what was named, with the same engine settings, and remembers it for the report."""
+class _Loaded:
+    """The models of one system, remembered for the report."""
 
     def __init__(self, settings: Mapping[str, Any], row_cache_bytes: int) -> None:
-        self._settings = settings
+        self._settings, self._row_cache_bytes = settings, row_cache_bytes
+        self._models = measuring.Models(settings)
         self._loaded: dict[str, Embedder | Reranker] = {}
-        self._reranker: Reranker | None = None
-        self._row_cache_bytes = row_cache_bytes
 
     def retriever(self, kind: RetrieverName, name: str) -> "Retriever[Any, Any]":
-        from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
-
         if kind is RetrieverName.BM25:
-            return Bm25Retriever()
-        from polyrank.inference.embedder import Embedder
+            return self._models.retriever(measuring.BM25)
+        self._loaded["embedder"] = self._models.embedder(name)
+        return self._models.retriever(name)
 
-        model = Embedder(None if name == DEFAULT else name, **self._settings)
-        self._loaded["embedder"] = model
-        return EmbeddingRetriever(model)
-
-    def reranker(self, name: str) -> "LogitReranker":
-        from polyrank.evaluation import LogitReranker
-        from polyrank.inference.reranker import Reranker
-
-        model = Reranker(
-            None if name == DEFAULT else name,
-            row_cache_bytes=self._row_cache_bytes,
-            **self._settings,
-        )
+    def reranker(self, name: str) -> "Reranker":
+        model = self._models.reranker(name, self._row_cache_bytes)
         self._loaded["reranker"] = model
-        self._reranker = model
-        return LogitReranker(model)
-
-    def first_stage_weight(self, first_stage: "FirstStageKind | float") -> float:
-        assert self._reranker is not None
-        return self._reranker.first_stage_weight(first_stage)
+        return model
 
     def provenance(self, kind: RetrieverName) -> "Provenance":
         from polyrank.evaluation import Provenance

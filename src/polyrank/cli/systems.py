@@ -3,21 +3,21 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from polyrank.cli import options, screen
+from polyrank.cli import measuring, screen
 from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
 
 if TYPE_CHECKING:
     from polyrank.evaluation import Dataset, EvaluationConfig, Retriever, System
-
-BM25, DEFAULT, AUTO = "bm25", "default", "auto"
+    from polyrank.inference.embedder import Embedder
+    from polyrank.inference.reranker import Reranker
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def compare_systems(
     from polyrank.evaluation.comparison_report import ComparisonProvenance, comparison_dict
 
     names = [SystemName.parse(each) for each in given]
-    models = _Loaded(settings, row_cache)
+    models = _Systems(settings, row_cache)
     systems = [models.system(name) for name in names]
     with steps(quiet=quiet) as progress:
         comparison = compare(dataset, systems, config=config, progress=progress)
@@ -109,69 +109,43 @@ def compare_systems(
         sys.stdout.write(json.dumps(content, ensure_ascii=False) + "\n")
 
 
-class _Loaded:
-    """Loads each model once, whichever systems name it."""
+class _Systems:
+    """Makes systems of the models that they name."""
 
     def __init__(self, settings: Mapping[str, Any], row_cache: int) -> None:
-        self._settings, self._row_cache = settings, row_cache
-        self._retrievers: dict[str, Retriever[Any, Any]] = {}
-        self._rerankers: dict[tuple[str, int], Any] = {}
-        self._infos: dict[tuple[str, str], Any] = {}
+        self._models, self._row_cache = measuring.Models(settings), row_cache
+        self._retrievers: dict[str, Retriever[Any, Any]] = {}  # one each: systems share its index
 
     def system(self, name: SystemName) -> "System":
         from polyrank.evaluation import LogitReranker, System
 
+        if name.retriever not in self._retrievers:
+            self._retrievers[name.retriever] = self._models.retriever(name.retriever)
+        retriever = self._retrievers[name.retriever]
         if name.reranker is None:
-            return System(name.name, self._retriever(name.retriever))
-        judge = self._reranker(name.reranker, self._row_cache)
+            return System(name.name, retriever)
+        judge = self._models.reranker(name.reranker, self._row_cache)
         weight = 0.0
         if name.weight is not None:
-            kind = options.first_stage(name.weight) if name.weight != AUTO else "dense"
-            if name.weight == AUTO and name.retriever == BM25:
-                kind = "lexical"
+            is_lexical = name.retriever == measuring.BM25
+            kind = measuring.first_stage(name.weight, is_lexical=is_lexical)
             weight = judge.first_stage_weight(kind)
-        timed = self._reranker(name.reranker, 0)  # reads documents anew, as for a new query
-        return System(
-            name.name,
-            self._retriever(name.retriever),
-            LogitReranker(judge),
-            weight,
-            LogitReranker(timed),
-        )
+        timed = self._models.reranker(name.reranker, 0)  # reads documents anew, as for a new query
+        return System(name.name, retriever, LogitReranker(judge), weight, LogitReranker(timed))
 
     def words(self, name: SystemName) -> str:
         """Return what a system is made of."""
-        parts = []
-        for kind, model in (("embedder", name.retriever), ("reranker", name.reranker)):
-            info = self._infos.get((kind, model or ""))
-            if info is None:
-                parts += [model] if model else []
-            else:
-                encoder = asdict(info.encoder)
-                parts.append(f"{info.name} ({encoder['name']}, {encoder['compute_dtype']})")
+        parts: list[str] = []
+        if name.retriever == measuring.BM25:
+            parts.append(measuring.BM25)
+        else:
+            parts.append(_running(self._models.embedder(name.retriever)))
+        if name.reranker is not None:
+            parts.append(_running(self._models.reranker(name.reranker, self._row_cache)))
         added = f", first stage's scores {name.weight}" if name.weight else ""
         return " + ".join(parts) + added
 
-    def _retriever(self, name: str) -> "Retriever[Any, Any]":
-        from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
-        from polyrank.inference.embedder import Embedder
 
-        if name not in self._retrievers:
-            if name == BM25:
-                self._retrievers[name] = Bm25Retriever()
-            else:
-                model = Embedder(None if name == DEFAULT else name, **self._settings)
-                self._infos["embedder", name] = model.info
-                self._retrievers[name] = EmbeddingRetriever(model)
-        return self._retrievers[name]
-
-    def _reranker(self, name: str, row_cache: int) -> Any:
-        from polyrank.inference.reranker import Reranker
-
-        if (name, row_cache) not in self._rerankers:
-            model = Reranker(
-                None if name == DEFAULT else name, row_cache_bytes=row_cache, **self._settings
-            )
-            self._infos["reranker", name] = model.info
-            self._rerankers[name, row_cache] = model
-        return self._rerankers[name, row_cache]
+def _running(front: "Embedder | Reranker") -> str:
+    info = front.info
+    return f"{info.name} ({info.encoder.name}, {info.encoder.compute_dtype})"
