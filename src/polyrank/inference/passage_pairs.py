@@ -5,14 +5,13 @@ server plan and finish here, as for everything else.
 """
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank._bounded import BoundedCache
 from polyrank.config import PassageConfig
 from polyrank.engine.engine import Engine
 from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair, run
@@ -64,43 +63,29 @@ class PassagePlan:
     spans: list[list[Span]]
 
 
-class SplitCache:
-    """How long documents were split, least recently used first out. Safe for threads.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a document is read.
 
-    Where a document's rows are kept, splitting it anew for each query would be half of the work.
+    Attributes:
+        spans: Of its passages; none where it is read at once, as it is.
+        is_cut: Whether a cap left some of it out.
     """
 
-    def __init__(self, most_passages: int = MOST_SPLIT_PASSAGES) -> None:
-        """Make an empty cache.
-
-        Args:
-            most_passages: Passages of all documents that are kept.
-        """
-        self._most = most_passages
-        self._num_passages = 0
-        self._found: OrderedDict[Hashable, tuple[_Reading | None]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> "tuple[_Reading | None] | None":
-        """Return what is kept under a key, which thereby becomes the newest."""
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
-
-    def put(self, key: Hashable, found: "tuple[_Reading | None]") -> None:
-        """Keep a split, and drop the oldest until all fit."""
-        with self._lock:
-            if key not in self._found:
-                self._num_passages += _num_passages(found)
-            self._found[key] = found
-            while self._num_passages > self._most:
-                _, oldest = self._found.popitem(last=False)
-                self._num_passages -= _num_passages(oldest)
+    spans: list[Span]
+    is_cut: bool = False
 
 
-def _num_passages(found: "tuple[_Reading | None]") -> int:
-    return 1 if found[0] is None else 1 + len(found[0].spans)
+_AT_ONCE = Reading([])
+Splits = BoundedCache[Hashable, Reading]
+
+
+def kept_splits() -> Splits:
+    """Return a place for how long documents are read, so that each is split once for all queries.
+
+    Where a document's rows are kept, splitting it anew would be half of the work for a query.
+    """
+    return BoundedCache(MOST_SPLIT_PASSAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +99,7 @@ class PassagePairs:
 
     pairs: ScorePairs
     config: PassageConfig
-    splits: "SplitCache" = field(default_factory=lambda: SplitCache(), compare=False, repr=False)
+    splits: Splits = field(default_factory=kept_splits, compare=False, repr=False)
 
     @property
     def engine(self) -> Engine:
@@ -161,7 +146,7 @@ class PassagePairs:
         pairs = [as_pair(item) for item in items]
         whole = self.pairs.prepare(pairs)
         readings = self._readings(pairs, whole)
-        spans_of = [reading.spans if reading else [] for reading in readings]
+        spans_of = [reading.spans for reading in readings]
         if not any(spans_of):
             return replace(whole, plan=PassagePlan(whole, np.arange(len(pairs) + 1), spans_of))
         passages: list[tuple[str, str]] = []
@@ -172,7 +157,7 @@ class PassagePairs:
             starts.append(len(passages))
         inner = self.pairs.prepare(passages)
         plan = PassagePlan(inner, np.array(starts, np.intp), spans_of)
-        is_cut = np.array([bool(reading and reading.is_cut) for reading in readings], bool)
+        is_cut = np.array([reading.is_cut for reading in readings], bool)
         return inner.grouped(plan.starts, is_cut, plan)
 
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
@@ -204,31 +189,29 @@ class PassagePairs:
             found.append(joined)
         return found
 
-    def _readings(
-        self, pairs: Sequence[tuple[str, str]], whole: Prepared
-    ) -> list["_Reading | None"]:
+    def _readings(self, pairs: Sequence[tuple[str, str]], whole: Prepared) -> list[Reading]:
         plan: PairPlan = whole.plan
         before = self.builder.tokenizer.count_prompt(plan.prompt)
-        readings: list[_Reading | None] = []
+        readings: list[Reading] = []
         for i, (_, document) in enumerate(pairs):
             is_cut, room = bool(whole.is_truncated[i]), int(plan.num_kept_tokens[i]) - before
             if not is_cut and self.config.max_tokens_per_document is None:
-                readings.append(None)
+                readings.append(_AT_ONCE)
             else:
                 readings.append(self._read_once(document, room if is_cut else None))
         return readings
 
-    def _read_once(self, document: str, room: int | None) -> "_Reading | None":
+    def _read_once(self, document: str, room: int | None) -> Reading:
         """Return what is read of a document, as `_read` does; kept for queries to come."""
         digest = hashlib.blake2b(document.encode("utf8"), digest_size=16).digest()
         key = digest, room, self.config.key
         found = self.splits.get(key)
         if found is None:
-            found = (self._read(document, room),)
-            self.splits.put(key, found)
-        return found[0]
+            found = self._read(document, room)
+            self.splits.put(key, found, 1 + len(found.spans))
+        return found
 
-    def _read(self, document: str, room: int | None) -> "_Reading | None":
+    def _read(self, document: str, room: int | None) -> Reading:
         """Return what is read of a document.
 
         Args:
@@ -236,26 +219,26 @@ class PassagePairs:
             room: Tokens that the window has for it; None where it fits.
 
         Returns:
-            Its passages; None where all of it is read at once.
+            Its passages.
         """
         config, tokenizer = self.config, self.builder.tokenizer
         end = self._end(document, room)
         text, is_cut = document[:end], end < len(document)
-        nothing = _Reading([Span(0, end)], True) if is_cut else None
+        at_once = Reading([Span(0, end)], is_cut=True) if is_cut else _AT_ONCE
         if room is None:
-            return nothing
+            return at_once
         if room < _LEAST_ROOM:  # the window ends the reading, unless a cap does before it
-            return nothing if (config.max_tokens_per_document or room) < room else None
+            return at_once if (config.max_tokens_per_document or room) < room else _AT_ONCE
         spans = split_passages(text, tokenizer, max_tokens=room)
         if len(spans) <= 1:
-            return nothing  # it is the query that was cut, or the cap lets it fit
+            return at_once  # it is the query that was cut, or the cap lets it fit
         if config.overlap_tokens or (config.max_tokens or room) < room:
             size = min(config.max_tokens or room, room)
             overlap = min(config.overlap_tokens, size - 1)
             spans = split_passages(text, tokenizer, max_tokens=size, overlap_tokens=overlap)
         most_passages = config.max_passages_per_document
         kept = spans[:most_passages]
-        return _Reading(kept, is_cut or len(kept) < len(spans))
+        return Reading(kept, is_cut or len(kept) < len(spans))
 
     def _end(self, document: str, room: int | None) -> int:
         """Return how far a document is looked at: where a cap on its tokens or passages lets it."""
@@ -268,14 +251,6 @@ class PassagePairs:
             fitting = (config.max_passages_per_document + 1) * size
             most = fitting if most is None else min(most, fitting)
         return len(document) if most is None else tokenizer.end_within(document, most)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """How a document is read: its passages, and whether a cap left some of it out."""
-
-    spans: list[Span]
-    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ A source finds candidates of a query; a stage scores some of them. Both are prot
 model, store or index can take part; the ones here are polyrank's own.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from polyrank._bounded import BoundedCache
 from polyrank.config import check_whole
 from polyrank.errors import EncoderError
 from polyrank.types import Document, Float32Array, RankedDocument
@@ -140,9 +139,7 @@ class VectorScorer:
             cache_bytes: Most bytes of documents' vectors to keep; 0 keeps none.
         """
         self._embedder = embedder
-        self._most = cache_bytes // max(1, embedder.dimensions * 4)
-        self._vectors: OrderedDict[str, Float32Array] = OrderedDict()
-        self._lock = threading.Lock()
+        self._vectors: BoundedCache[str, Float32Array] = BoundedCache(cache_bytes)
 
     def score(self, query: str, candidates: Sequence[Candidate]) -> StageScores:
         """Return the cosine of the query and each candidate."""
@@ -153,8 +150,10 @@ class VectorScorer:
         return StageScores(scores, scores)
 
     def _vectors_of(self, candidates: Sequence[Candidate]) -> Float32Array:
-        with self._lock:
-            found = [c.vector if c.vector is not None else self._take(c.text) for c in candidates]
+        found = [
+            each.vector if each.vector is not None else self._vectors.get(each.text)
+            for each in candidates
+        ]
         missing = list(
             dict.fromkeys(c.text for c, own in zip(candidates, found, strict=True) if own is None)
         )
@@ -162,25 +161,14 @@ class VectorScorer:
         if missing:
             rows = self._embedder.encode(missing, input_type="document")
             fresh = dict(zip(missing, rows, strict=True))
-            with self._lock:
-                self._keep(fresh)
+            for text, vector in fresh.items():
+                # a copy: a view would keep all rows of the call
+                self._vectors.put(text, vector.copy(), vector.nbytes)
         parts = [
             fresh[candidate.text] if own is None else own
             for candidate, own in zip(candidates, found, strict=True)
         ]
         return np.stack(parts) if parts else np.empty((0, self._embedder.dimensions), np.float32)
-
-    def _take(self, text: str) -> Float32Array | None:
-        vector = self._vectors.get(text)
-        if vector is not None:
-            self._vectors.move_to_end(text)
-        return vector
-
-    def _keep(self, fresh: Mapping[str, Float32Array]) -> None:
-        for text, vector in fresh.items():
-            self._vectors[text] = vector.copy()  # a view would keep all rows of the call
-        while len(self._vectors) > self._most:
-            self._vectors.popitem(last=False)
 
 
 class StoreSource:

@@ -6,11 +6,10 @@ texts, each with its length before it: no two inputs can be joined into the same
 """
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
+from polyrank._bounded import BoundedCache
 from polyrank.types import Float32Array
 
 _LONG_BYTES = 1_000  # from here on a text gives its hash
@@ -77,35 +76,27 @@ class ResultCache:
     """Rows by key. Safe to use from several threads."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.num_bytes = 0
-        self._rows: OrderedDict[bytes, CachedRow] = OrderedDict()
-        self._lock = threading.Lock()
+        self._rows: BoundedCache[bytes, CachedRow] = BoundedCache(max_bytes)
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that rows may take together."""
+        return self._rows.max_size
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that they take."""
+        return self._rows.size
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def get(self, key: bytes) -> CachedRow | None:
         """Return what is kept under a key, which thereby becomes the newest."""
-        with self._lock:
-            found = self._rows.get(key)
-            if found is not None:
-                self._rows.move_to_end(key)
-            return found
+        return self._rows.get(key)
 
     def put(self, key: bytes, found: CachedRow) -> None:
         """Keep a row, and drop the oldest until all fit."""
         # a copy: a view would keep the whole batch alive
         kept = CachedRow(found.row.copy(), found.counts)
-        size = kept.row.nbytes + _OVERHEAD_BYTES
-        if size > self.max_bytes:
-            return
-        with self._lock:
-            before = self._rows.pop(key, None)
-            if before is not None:
-                self.num_bytes -= before.row.nbytes + _OVERHEAD_BYTES
-            self._rows[key] = kept
-            self.num_bytes += size
-            while self.num_bytes > self.max_bytes:
-                _, oldest = self._rows.popitem(last=False)
-                self.num_bytes -= oldest.row.nbytes + _OVERHEAD_BYTES
+        self._rows.put(key, kept, kept.row.nbytes + _OVERHEAD_BYTES)

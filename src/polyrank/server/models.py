@@ -25,7 +25,7 @@ from polyrank.errors import (
 from polyrank.inference.computations import RunHead, ScorePairs, TokenRows, Window
 from polyrank.inference.late_chunks import LateChunks, late_chunks
 from polyrank.inference.model import Model, load_tokenizer
-from polyrank.inference.passage_pairs import PassagePairs, SplitCache
+from polyrank.inference.passage_pairs import PassagePairs, kept_splits
 from polyrank.inference.probabilities import least_probability
 from polyrank.inference.window_means import WindowMeans
 from polyrank.server.cutting import MAX_CHARACTERS, Cut
@@ -60,7 +60,7 @@ class ServedModel:
         self.name = name
         self.is_truncating = is_truncating
         self._passages = passages
-        self._splits = SplitCache()
+        self._splits = kept_splits()
         self.loaded_at = int(time.time())
         self._model = model
         for task in model.spec.tasks:

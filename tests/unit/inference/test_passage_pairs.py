@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from polyrank import Reranker
+from polyrank._bounded import BoundedCache
 from polyrank.config import PassageConfig
 from polyrank.inference import passage_pairs
 from polyrank.tasks.aggregation import aggregate
@@ -129,7 +130,7 @@ def test_a_document_is_split_once_for_all_queries(monkeypatch: pytest.MonkeyPatc
 
 
 def test_splits_that_are_kept_are_bounded() -> None:
-    cache = passage_pairs.SplitCache(most_passages=10)
+    cache: passage_pairs.Splits = BoundedCache(10)
     for i in range(50):
-        cache.put(i, (None,))
+        cache.put(i, passage_pairs.Reading([]), 1)
     assert [i for i in range(50) if cache.get(i) is not None] == list(range(40, 50))
