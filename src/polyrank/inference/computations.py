@@ -123,6 +123,11 @@ class Computation(Protocol):
         """Values in a result row."""
         ...
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        ...
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return the sequences of some items."""
         ...
@@ -160,6 +165,11 @@ class ScorePairs:
     def width(self) -> int:
         """Values in a row."""
         return self.scorer.width
+
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.builder.max_length
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return what the scorer runs."""
@@ -202,6 +212,11 @@ class RunHead:
         """Outputs of the head."""
         return self.head.out_features
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.builder.max_length
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return one sequence per item; texts and pairs may be mixed."""
         return _sequences(self.builder, items)
@@ -225,6 +240,11 @@ class TokenRows:
     def num_values(self) -> int:
         """Values in a token's row."""
         return self.width
+
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.builder.max_length
 
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return one sequence per text."""

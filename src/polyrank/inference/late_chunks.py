@@ -109,6 +109,11 @@ class LateChunks:
         """All that changes a result."""
         return f"{self.rows.settings}:late"
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.rows.longest
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return one sequence a window; items are the windows' own texts."""
         return replace(self.rows.prepare(items), plan=items)

@@ -141,6 +141,11 @@ class PassagePairs:
         """All that changes a pair's result."""
         return f"{self.pairs.settings}:{self.config.key}"
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.config.max_tokens_per_document or self.pairs.longest
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return the sequences of some pairs, one a passage where a document does not fit."""
         pairs = [as_pair(item) for item in items]

@@ -84,6 +84,11 @@ class WindowMeans:
         """All that changes a text's vector."""
         return f"{self.vectors.settings}:mean:{len(self.before)}:{self.max_tokens or ''}"
 
+    @property
+    def longest(self) -> int:
+        """Tokens that are read of one item, at most."""
+        return self.max_tokens or self.vectors.longest
+
     def prepare(self, items: Sequence[Item]) -> Prepared:
         """Return the sequences of some texts, one a window where a text does not fit."""
         texts = [_text(item) for item in items]

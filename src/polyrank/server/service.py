@@ -20,13 +20,12 @@ from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.inference.computations import Computation, Item, Prepared
-from polyrank.inference.passage_pairs import PassagePairs, Result, by_logit, described
+from polyrank.inference.passage_pairs import Result, by_logit, described
 from polyrank.inference.probabilities import (
     label_probabilities,
     least_probability,
     probable,
 )
-from polyrank.inference.window_means import WindowMeans
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.context import RequestContext
@@ -349,7 +348,7 @@ class Service:
             raise EmptyRequestError("the request holds no text; give one or more")
         # several batches may come in one request, so its sum counts
         self.admission.check_batch(context.num_texts + len(items), "texts or documents")
-        sizes, num_characters = _sizes(items, 2 * window_of(_longest(served, computation, cut)))
+        sizes, num_characters = _sizes(items, 2 * window_of(computation.longest))
         context.model = served.name
         context.num_characters += num_characters
         context.num_texts += len(items)
@@ -459,7 +458,7 @@ class _Work:
             self.service.scheduler.expect_no_more(self.context.flow)
 
     def _announce(self, indices: Sequence[int]) -> None:
-        longest = _longest(self.served, self.computation, self.cut)
+        longest = self.computation.longest
         self.service.admission.check_time(
             self.context.flow, self.computation.engine, [self.sizes[i] for i in indices], longest
         )
@@ -492,7 +491,7 @@ class _Work:
         return prepared
 
     def _refuse_to_cut(self, at: int) -> NoReturn:
-        limit = min(self.cut.max_length or self.served.max_length, self.served.max_length)
+        limit = self.computation.longest
         is_told = self.cut.is_allowed is False
         why = self.cut.why_not if is_told else "this server was started with --no-auto-truncate"
         raise InputError(
@@ -530,15 +529,6 @@ class _Work:
         if size <= SMALL_CHARACTERS:
             return call(*args, **kwargs)
         return await self.service.in_worker(call, *args, **kwargs)
-
-
-def _longest(served: ServedModel, computation: Computation, cut: Cut) -> int:
-    """Return how many tokens are read of one text or pair, at most."""
-    if isinstance(computation, PassagePairs):
-        return computation.config.max_tokens_per_document or served.max_length
-    if isinstance(computation, WindowMeans):
-        return computation.max_tokens or served.max_length
-    return min(cut.max_length or served.max_length, served.max_length)
 
 
 def _parts(indices: Sequence[int], sizes: list[int]) -> list[list[int]]:

@@ -8,7 +8,7 @@ here, once for all stores.
 
 import re
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,7 +114,7 @@ class StoreSettings:
             )
 
 
-class Store(Closing, ABC):
+class Store(Closing):
     """A store of texts with vectors and metadata, searched by cosine. Closed by `with`."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
