@@ -88,6 +88,25 @@ def test_ctrl_c_in_the_first_moments() -> None:
             assert (process.returncode, told) == (130, "stopped\n")
 
 
+def test_ctrl_c_within_code_that_is_made_from_a_string(tmp_path: Path) -> None:
+    """Dataclasses make some; a plain KeyboardInterrupt out of it ends Python by the signal."""
+    (tmp_path / "stopped_in_exec.py").write_text(
+        "from polyrank.cli import app, main\n"
+        "made = 'import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)'\n"
+        "app.run = lambda: exec(made)\n"
+        "main.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped_in_exec"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        preexec_fn=hear_ctrl_c,
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
 def test_a_job_that_ignores_ctrl_c_goes_on(checkpoint: Checkpoint) -> None:
     process = subprocess.Popen(
         [*COMMAND, "rerank", "q", "--model", str(checkpoint("bge-reranker-base"))],

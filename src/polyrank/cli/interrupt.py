@@ -17,6 +17,15 @@ PATIENCE_S = 0.4  # what the main thread has to end in good order
 _SHOW_CURSOR = "\x1b[?25h"  # which bars hide
 
 
+class Interrupted(KeyboardInterrupt):
+    """What Ctrl-C raises.
+
+    It has a class of its own since Python notes a plain KeyboardInterrupt that leaves an `exec` of
+    a string, as of the methods of a dataclass, and dies of the signal at its end, however the
+    program ended.
+    """
+
+
 class Interrupts:
     """Listens for Ctrl-C.
 
@@ -49,7 +58,7 @@ class Interrupts:
         self.is_set = True
         if self.is_importing:
             self._end()
-        raise KeyboardInterrupt
+        raise Interrupted
 
     def _watch(self, woken: int) -> None:
         while number := os.read(woken, 1):
