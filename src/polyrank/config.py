@@ -162,7 +162,10 @@ class PassageConfig:
     Attributes:
         aggregation: How the passages' logits become the document's. "max_p" is the best one's,
             "first_p" the first one's, "top_k_mean" the mean of the best three, "decayed_sum" the
-            mean of all with weights 1, 1/2, 1/4 and so on from the best one down.
+            mean of all with weights 1, 1/2, 1/4 and so on from the best one down. "joint_maxsim"
+            compares the query with the token rows of all passages as with those of one text: for
+            checkpoints that compare texts token by token, as the default model does, alone; it
+            holds all rows of a document at once, 1.5 KB a token of the default model.
         max_tokens: Tokens of a passage at most; None takes what the window holds beside the
             query.
         overlap_tokens: Tokens at the end of a passage that the next may begin with.

@@ -30,6 +30,17 @@ def test_client_and_library_read_the_same_passages(folders: Folders, kind: str) 
     assert sum(bool(hit.passages) for hit in hits) == 2
 
 
+def test_client_and_library_join_the_rows_of_passages() -> None:
+    folder = default_model_folder()
+    library = Reranker(folder, passages=PassageConfig("joint_maxsim")).rank(QUERY, DOCUMENTS)
+    with (
+        running({"model": folder}, aggregation="joint_maxsim") as server,
+        Client(server.url) as client,
+    ):
+        hits = client.rank(QUERY, DOCUMENTS)
+    assert [(hit.index, hit.logit) for hit in hits] == [(hit.index, hit.logit) for hit in library]
+
+
 def test_a_kept_result_has_its_passages(folders: Folders) -> None:
     with (
         running({"model": folders["reranker"]}, cache_bytes=1 << 20) as server,

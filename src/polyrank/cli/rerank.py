@@ -15,12 +15,12 @@ from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
 from polyrank.config import PassageConfig
 from polyrank.errors import ConfigError, DataError
-from polyrank.types import Passage, RankedDocument, TruncationStrategy
+from polyrank.types import Aggregation, Passage, RankedDocument, TruncationStrategy
 
 if TYPE_CHECKING:
     from polyrank.inference.reranker import Reranker
 
-ReadingRule = Literal["max_p", "first_p", "top_k_mean", "decayed_sum", "truncate"]
+ReadingRule = Literal[Aggregation, "truncate"]
 
 Query = Annotated[str, typer.Argument(help="What is looked for, in any language.")]
 TopN = Annotated[
@@ -49,7 +49,8 @@ AggregationOption = Annotated[
     typer.Option(
         help="How a document is read that is longer than the model's window: in passages, of "
         "which the best counts (max_p), the first (first_p), the mean of the best three "
-        "(top_k_mean), or all with falling weights (decayed_sum); or cut (truncate)."
+        "(top_k_mean), all with falling weights (decayed_sum), or the token rows of all as one "
+        "text's (joint_maxsim; late interaction alone); or cut (truncate)."
     ),
 ]
 MaxPassages = Annotated[

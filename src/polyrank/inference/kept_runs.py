@@ -1,5 +1,6 @@
 """Scoring pairs by documents' rows made small, of which those that were kept need not run."""
 
+from itertools import pairwise
 from typing import TypeGuard
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from polyrank.engine.engine import Engine
 from polyrank.errors import CapabilityError
 from polyrank.progress import Progress
-from polyrank.tasks.kept_rows import KeepsRows, KeptRows, RowFormat
+from polyrank.tasks.kept_rows import KeepsRows, KeptRows, RowFormat, compare_joined
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.tasks.multi_vector import MultiVectorScorer
 from polyrank.tasks.scoring import PairPlan, PairScorer
@@ -22,13 +23,18 @@ _PART_DOCUMENTS = 4_096  # whose small rows are held at once: 160 MB of 40 KB
 Sequences = NDArray[np.intp]
 
 
+def compares_rows(
+    scorer: PairScorer,
+) -> TypeGuard[LateInteractionScorer | MultiVectorScorer]:
+    """Return whether a scorer compares texts by their token rows."""
+    return isinstance(scorer, LateInteractionScorer | MultiVectorScorer)
+
+
 def keeps_small_rows(
     scorer: PairScorer,
 ) -> TypeGuard[LateInteractionScorer | MultiVectorScorer]:
     """Return whether a scorer compares documents by rows made small."""
-    if not isinstance(scorer, LateInteractionScorer | MultiVectorScorer):
-        return False
-    return not scorer.row_format.is_plain
+    return compares_rows(scorer) and not scorer.row_format.is_plain
 
 
 def check_row_format(scorer: PairScorer, row_format: RowFormat) -> None:
@@ -41,9 +47,7 @@ def check_row_format(scorer: PairScorer, row_format: RowFormat) -> None:
     Raises:
         CapabilityError: If it compares no rows, and they are to be made small.
     """
-    if not row_format.is_plain and not isinstance(
-        scorer, LateInteractionScorer | MultiVectorScorer
-    ):
+    if not row_format.is_plain and not compares_rows(scorer):
         raise CapabilityError(
             f"row_pooling is {row_format.pooling} and row_dtype {row_format.dtype}, but this "
             "checkpoint does not compare texts token by token, so it has no rows to make small. "
@@ -95,8 +99,46 @@ def kept_logits(
     return logits[np.argsort(order)]
 
 
+def joined_logits(
+    engine: Engine,
+    scorer: LateInteractionScorer | MultiVectorScorer,
+    plan: PairPlan,
+    starts: Sequences,
+    progress: Progress | None = None,
+) -> tuple[Float32Array, Float32Array]:
+    """Run some pairs and return their logits, and those of groups of them.
+
+    Groups come in parts of about `PART_TOKENS` tokens, or of one group: all rows of a group are
+    held at once.
+
+    Args:
+        engine: What runs the sequences, and where small rows are kept.
+        scorer: What planned them.
+        plan: The plan.
+        starts: Where the pairs of each group begin, and the end of the last, shape
+            (num_groups + 1,); no group is empty, and its pairs share their query.
+        progress: Called with tokens done and tokens in all.
+
+    Returns:
+        As `polyrank.tasks.kept_rows.compare_joined`.
+
+    Raises:
+        EncoderError: If the encoder fails.
+    """
+    sizes = np.add.reduceat(plan.batch.lengths[plan.members[:, 1]], starts[:-1])
+    edges = [0, *(int(part[-1]) + 1 for part in _in_parts(sizes))]
+    spans = [(starts[first], starts[last]) for first, last in pairwise(edges)]
+    run = _Run(engine, scorer, plan.batch, progress)
+    run.expect(plan, [np.arange(*span) for span in spans])
+    parts = [
+        run.joined(plan.members[slice(*span)], starts[first : last + 1] - starts[first])
+        for span, (first, last) in zip(spans, pairwise(edges), strict=True)
+    ]
+    return np.concatenate([own for own, _ in parts]), np.concatenate([each for _, each in parts])
+
+
 class _Run:
-    """One call of `kept_logits`: what it runs, and how far it is."""
+    """One call: what it runs, and how far it is."""
 
     def __init__(
         self, engine: Engine, scorer: KeepsRows, batch: PackedBatch, progress: Progress | None
@@ -129,6 +171,14 @@ class _Run:
             return self._scorer.kept_logits(nothing, rows, [], places)
         together = np.concatenate([own for _, own in found])
         return together[np.argsort(np.concatenate([pairs for pairs, _ in found]))]
+
+    def joined(self, members: Sequences, starts: Sequences) -> tuple[Float32Array, Float32Array]:
+        sequences, second = np.unique(members[:, 1], return_inverse=True)
+        documents = self._documents(sequences)
+        queries, first = np.unique(members[:, 0], return_inverse=True)
+        batch = self._batch.select(queries)
+        places = np.stack([first, second], axis=1)
+        return compare_joined(self._scorer, batch, self._rows(batch), documents, places, starts)
 
     def _documents(self, sequences: Sequences) -> list[KeptRows]:
         cache = self._engine.small_rows
@@ -164,6 +214,11 @@ def _cut(batch: PackedBatch, sequences: Sequences) -> list[Sequences]:
     """Return places of some sequences in parts of about `PART_TOKENS` tokens."""
     if not len(sequences):
         return []
-    before = np.cumsum(batch.lengths[sequences]) - batch.lengths[sequences]
+    return _in_parts(batch.lengths[sequences])
+
+
+def _in_parts(sizes: NDArray[np.int32]) -> list[Sequences]:
+    """Return places of things of some tokens each, in parts of about `PART_TOKENS` tokens."""
+    before = np.cumsum(sizes) - sizes
     edges = np.flatnonzero(np.diff(before // PART_TOKENS)) + 1
-    return np.split(np.arange(len(sequences)), edges)
+    return np.split(np.arange(len(sizes)), edges)

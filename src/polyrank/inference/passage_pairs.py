@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from polyrank._bounded import BoundedCache
 from polyrank.config import PassageConfig
 from polyrank.engine.engine import Engine
+from polyrank.errors import CapabilityError
 from polyrank.inference.computations import Item, Prepared, ScorePairs, as_pair, run
+from polyrank.inference.kept_runs import compares_rows, joined_logits
 from polyrank.inference.model import Model
 from polyrank.inference.pair_runs import pair_logits
 from polyrank.inference.probabilities import probable
 from polyrank.progress import Progress
 from polyrank.tasks.aggregation import aggregate
 from polyrank.tasks.heads import Head
+from polyrank.tasks.kept_rows import joined_logits_of_kept
 from polyrank.tasks.rerank import end_of_reading
 from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.text.pairs import SequenceBuilder
@@ -101,6 +104,19 @@ class PassagePairs:
     config: PassageConfig
     splits: Splits = field(default_factory=kept_splits, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a rule that the scorer cannot follow.
+
+        Raises:
+            CapabilityError: If token rows are to be joined, and it compares none.
+        """
+        if self.config.aggregation == "joint_maxsim" and not compares_rows(self.scorer):
+            raise CapabilityError(
+                'the aggregation "joint_maxsim" joins the token rows of passages, but this '
+                "checkpoint does not compare texts token by token. Take max_p, or the default "
+                "model or a ColBERT-like one."
+            )
+
     @property
     def engine(self) -> Engine:
         """What runs the sequences."""
@@ -168,15 +184,28 @@ class PassagePairs:
     def finish(self, prepared: Prepared, rows: list[Float32Array]) -> list[Float32Array]:
         """Return the result of each pair."""
         plan: PassagePlan = prepared.plan
+        if self.joins_rows(plan) and compares_rows(self.scorer):
+            inner, together = plan.inner.plan, np.concatenate(rows)
+            return self.results(
+                plan, *joined_logits_of_kept(self.scorer, inner, together, plan.starts)
+            )
         logits = self.pairs.finish(plan.inner, rows)
         return self.results(plan, np.stack(logits) if logits else np.empty((0, 1), np.float32))
 
-    def results(self, plan: PassagePlan, logits: Float32Array) -> list[Float32Array]:
+    def joins_rows(self, plan: PassagePlan) -> bool:
+        """Return whether rows of passages are joined: where nothing was split, nothing is."""
+        return self.config.aggregation == "joint_maxsim" and any(plan.spans)
+
+    def results(
+        self, plan: PassagePlan, logits: Float32Array, of_documents: Float32Array | None = None
+    ) -> list[Float32Array]:
         """Return the result of each pair.
 
         Args:
             plan: What was run.
             logits: Of the passages' pairs, shape (num_passages, num_outputs).
+            of_documents: Where the rows of passages were joined, of the documents, shape
+                (num_pairs, num_outputs).
 
         Returns:
             One array a pair.
@@ -184,7 +213,10 @@ class PassagePairs:
         found: list[Float32Array] = []
         for i, spans in enumerate(plan.spans):
             own = logits[plan.starts[i] : plan.starts[i + 1]]
-            joined = aggregate(own, self.config.aggregation)
+            if of_documents is None:
+                joined = aggregate(own, self.config.aggregation)
+            else:
+                joined = of_documents[i]
             if spans:
                 triples = [
                     (span.start, span.end, logit)
@@ -301,8 +333,13 @@ def run_ranking(
         return prepared, [Result(row, []) for row in logits]
     prepared = computation.prepare(pairs)
     plan: PassagePlan = prepared.plan
-    logits = pair_logits(computation.engine, computation.scorer, plan.inner.plan, progress)
-    rows = computation.results(plan, logits)
+    engine, scorer, inner = computation.engine, computation.scorer, plan.inner.plan
+    if computation.joins_rows(plan) and compares_rows(scorer):
+        logits, of_documents = joined_logits(engine, scorer, inner, plan.starts, progress)
+        rows = computation.results(plan, logits, of_documents)
+    else:
+        logits = pair_logits(engine, scorer, inner, progress)
+        rows = computation.results(plan, logits)
     return prepared, [Result.of(row, logits.shape[1]) for row in rows]
 
 

@@ -130,7 +130,6 @@ void linear_s8(const void* q, const float* scales, int rows, const LinearS8& lin
       });
 }
 
-// Compiled, but not yet run on a processor with tiles.
 void linear_bf16(const void* rounded, int rows, const LinearBf16& linear, const Output& out) {
   linear_in_tiles<float, MakeF32>(
       static_cast<const char*>(rounded), static_cast<size_t>(linear.k) * 2, rows,

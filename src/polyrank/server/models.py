@@ -67,6 +67,8 @@ class ServedModel:
             model.computations.head(task)  # a head that cannot be used must not wait for a request
         model.calibration  # noqa: B018  # nor must a broken file
         self.engine = model.engine
+        if "rerank" in model.spec.tasks:
+            self.ranker(Cut())  # nor a rule that it cannot follow
         self.fingerprint = self._fingerprint()
 
     @property

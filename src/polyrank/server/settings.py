@@ -132,8 +132,8 @@ class ServerSettings:
         limits: What is refused.
         auto_truncate: Cut texts that are too long where a request does not say.
         aggregation: How documents to rank are read that are longer than the window, where a
-            request does not say: max_p, first_p, top_k_mean or decayed_sum of their passages, or
-            truncate.
+            request does not say: max_p, first_p, top_k_mean, decayed_sum or joint_maxsim of their
+            passages, or truncate.
         is_strict_about_names: Refuse requests that name a model that is not served. Without it,
             such a name means the one model that can do the task, if there is only one.
         cors_origins: Origin whose pages may call, such as https://example.org. Repeat it for

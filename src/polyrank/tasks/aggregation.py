@@ -18,7 +18,8 @@ def aggregate(logits: Float32Array, rule: Aggregation) -> Float32Array:
     Args:
         logits: Of its passages, in the order of the text, shape (num_passages, num_outputs),
             num_passages 1 or more.
-        rule: How to join them, as `PassageConfig.aggregation`.
+        rule: How to join them, as `PassageConfig.aggregation`; "joint_maxsim" where nothing was
+            split, since it joins rows, not logits.
 
     Returns:
         Shape (num_outputs,); of one passage its own, to the bit.

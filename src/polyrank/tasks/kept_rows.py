@@ -11,6 +11,7 @@ exactly: every kernel gives the same bits.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, get_args
 
 import numpy as np
@@ -347,14 +348,81 @@ def logits_of_kept(scorer: KeepsRows, plan: PairPlan, rows: Float32Array) -> Flo
     Returns:
         Shape (num_pairs, num_outputs); the bits of documents that were kept.
     """
+    (asked, asked_rows, first), (found, found_rows, second) = _apart(plan, rows)
+    kept = scorer.keep(found, found_rows)
+    return scorer.kept_logits(asked, asked_rows, kept, np.stack([first, second], axis=1))
+
+
+def compare_joined(
+    scorer: KeepsRows,
+    queries: PackedBatch,
+    rows: Float32Array,
+    documents: Sequence[KeptRows],
+    members: NDArray[np.intp],
+    starts: NDArray[np.intp],
+) -> tuple[Float32Array, Float32Array]:
+    """Return logits of pairs, and of groups of them whose documents count as one.
+
+    Args:
+        scorer: What compares.
+        queries: Queries that were run.
+        rows: Their token rows in packed order, shape (total_tokens, hidden_size).
+        documents: As `KeepsRows.keep` returns them.
+        members: Query and document of each pair, by their places, shape (num_pairs, 2); the pairs
+            of a group share their query.
+        starts: Where the pairs of each group begin, and the end of the last, shape
+            (num_groups + 1,); no group is empty.
+
+    Returns:
+        Shapes (num_pairs, num_outputs) and (num_groups, num_outputs). A group of one has the bits
+        of its pair.
+    """
+    groups = [members[start:end, 1].tolist() for start, end in pairwise(starts.tolist())]
+    places = np.arange(len(groups)) + len(documents)
+    together = [*documents, *(_joined([documents[i] for i in group]) for group in groups)]
+    of_groups = np.stack([members[starts[:-1], 0], places], axis=1)
+    logits = scorer.kept_logits(queries, rows, together, np.concatenate([members, of_groups]))
+    return logits[: len(members)], logits[len(members) :]
+
+
+def _joined(documents: Sequence[KeptRows]) -> KeptRows:
+    """Return the rows of several documents as those of one; in float32, since scales differ."""
+    if len(documents) == 1:
+        return documents[0]
+    values = np.concatenate([document.decoded() for document in documents])
+    return KeptRows(values, None, sum(document.num_rows for document in documents))
+
+
+def joined_logits_of_kept(
+    scorer: KeepsRows, plan: PairPlan, rows: Float32Array, starts: NDArray[np.intp]
+) -> tuple[Float32Array, Float32Array]:
+    """Return logits of pairs that were run, and of groups of them, as `compare_joined` does.
+
+    Args:
+        scorer: What compares.
+        plan: What was run.
+        rows: Token rows in packed order, shape (total_tokens, hidden_size).
+        starts: As for `compare_joined`.
+
+    Returns:
+        As `compare_joined`.
+    """
+    (asked, asked_rows, first), (found, found_rows, second) = _apart(plan, rows)
+    kept = scorer.keep(found, found_rows)
+    members = np.stack([first, second], axis=1)
+    return compare_joined(scorer, asked, asked_rows, kept, members, starts)
+
+
+def _apart(
+    plan: PairPlan, rows: Float32Array
+) -> list[tuple[PackedBatch, Float32Array, NDArray[np.intp]]]:
+    """Return for queries, then documents: sequences, their rows, and the place of each pair's."""
     parts = []
     for column in plan.members.T:
         sequences, places = np.unique(column, return_inverse=True)
         batch = plan.batch.select(sequences)
         parts.append((batch, rows[plan.batch.tokens_of(sequences)], places))
-    (asked, asked_rows, first), (found, found_rows, second) = parts
-    kept = scorer.keep(found, found_rows)
-    return scorer.kept_logits(asked, asked_rows, kept, np.stack([first, second], axis=1))
+    return parts
 
 
 def _blocks(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import pytest
 from polyrank import Reranker
 from polyrank._bounded import BoundedCache
 from polyrank.config import PassageConfig
+from polyrank.errors import CapabilityError
 from polyrank.inference import passage_pairs
 from polyrank.tasks.aggregation import aggregate
 from polyrank.text.passages import Span
@@ -105,6 +106,50 @@ def test_rules_of_aggregation() -> None:
         aggregate(alone, rule).tobytes() == alone[0].tobytes()
         for rule in ("max_p", "first_p", "top_k_mean", "decayed_sum")
     )
+
+
+def test_joint_maxsim_compares_the_rows_of_all_passages_as_those_of_one_text(
+    reranker: Reranker,
+) -> None:
+    joint = Reranker(passages=PassageConfig("joint_maxsim"))
+    documents = [LONG, ANSWER, FILLER * 120, ""]
+    hits = {hit.index: hit for hit in joint.rank(QUERY, documents)}
+    plain = {hit.index: hit for hit in reranker.rank(QUERY, documents)}
+    for index, hit in hits.items():
+        assert hit.passages == plain[index].passages
+        own = sorted(hit.passages, key=lambda passage: passage.start)
+        rows = joint.token_vectors([passage.text for passage in own], input_type="document")
+        (expected,) = joint.score_rows(QUERY, [np.concatenate(rows)])
+        assert hit.score == expected
+    assert hits[0].score != plain[0].score
+    assert [hits[i].score for i in (1, 3)] == [plain[i].score for i in (1, 3)]
+    alone = [joint.rank(QUERY, [document])[0].score for document in documents]
+    assert alone == [hits[i].score for i in range(4)]
+
+
+def test_joint_maxsim_joins_small_rows_too() -> None:
+    joint = PassageConfig("joint_maxsim")
+    small = Reranker(passages=joint, row_pooling=2, row_dtype="int8", row_cache_bytes=1 << 24)
+    first, again = (small.rank(QUERY, [LONG, FILLER * 120]) for _ in range(2))
+    assert first == again
+    assert first[0].index == 0
+    assert abs(first[0].score - Reranker(passages=joint).rank(QUERY, [LONG])[0].score) < 0.02
+
+
+def test_joint_maxsim_of_a_multi_vector_folder(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("multi-vector")
+    joint = Reranker(folder, passages=PassageConfig("joint_maxsim"))
+    (hit,) = joint.rank(QUERY, [LONG])
+    own = sorted(hit.passages, key=lambda passage: passage.start)
+    rows = joint.token_vectors([passage.text for passage in own], input_type="document")
+    assert len(rows) > 2
+    assert hit.score == joint.score_rows(QUERY, [np.concatenate(rows)])[0]
+
+
+def test_joint_maxsim_needs_token_rows(checkpoint: Checkpoint) -> None:
+    for name in ("bge-reranker-base", "multilingual-e5-small"):
+        with pytest.raises(CapabilityError, match=r"joint_maxsim.*Take max_p"):
+            Reranker(checkpoint(name), passages=PassageConfig("joint_maxsim"))
 
 
 def test_info_says_how_long_documents_are_read(reranker: Reranker) -> None:
