@@ -23,7 +23,7 @@ import numpy as np
 from polyrank import Embedder, Reranker, Search
 from polyrank.evaluation import load_dataset
 from polyrank.evaluation.measures import measure
-from polyrank.search.pruning import Scored, calibrate_pruning, check_pruning
+from polyrank.search.pruning import ScoredCandidates, calibrate_pruning, check_pruning
 from polyrank.search.stages import RerankerScorer, VectorScorer
 
 RESULTS = Path(__file__).parent / "results"
@@ -215,7 +215,7 @@ def measure_quality(pool: Pool, number: int) -> dict[str, Any]:
     rows["vectors, then small rows on 200"] = ndcg(pool, queries, cascaded(cheap, own, first_200))
     scorer = RerankerScorer(reranker)
     calibration = [
-        Scored(*both)
+        ScoredCandidates(*both)
         for both in zip(
             scores_of(vectors, pool, others), scores_of(scorer, pool, others), strict=True
         )
@@ -230,7 +230,7 @@ def measure_quality(pool: Pool, number: int) -> dict[str, Any]:
             confidence=CONFIDENCE,
             stage="vectors",
         )
-        held = [Scored(*both) for both in zip(cheap, own, strict=True)]
+        held = [ScoredCandidates(*both) for both in zip(cheap, own, strict=True)]
         check = check_pruning(pruning, held)
         name = f"{min_kept} of the first {top_n}"
         promises[name] = {

@@ -21,7 +21,7 @@ from polyrank.cli.compress.trim import TrimSettings
 from polyrank.cli.fields import sentences
 from polyrank.cli.train.first_stage_weight import FirstStageWeightRun
 from polyrank.cli.train.late_interaction import LateInteractionRun
-from polyrank.cli.train.options import RunSettings
+from polyrank.cli.train.options import TrainRunSettings
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.server.dialects.routes import ROUTES
 from polyrank.server.failures import KINDS, STATUSES
@@ -39,7 +39,7 @@ SETTINGS: dict[type, str] = {
     ServerSettings: "What `polyrank serve` is told.",
     Limits: "What a server takes before it refuses.",
     TrainingConfig: "`polyrank train reranker`, `classifier` and `embedder`: `--config`, `--set`.",
-    RunSettings: "The same commands: what they read and make.",
+    TrainRunSettings: "The same commands: what they read and make.",
     LateInteractionConfig: "`polyrank train late-interaction`.",
     LateInteractionRun: "The same command: what it reads and makes.",
     FirstStageWeightConfig: "`polyrank train first-stage-weight`.",

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polyrank.bulk.run import Outcome, prepare, run_job
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.run import BulkOutcome, prepare, run_job
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from tests.texts import AWKWARD, SENTENCES
 
 COMMAND = [sys.executable, "-m", "polyrank", "bulk"]
@@ -95,9 +95,9 @@ def embedding(model: Path, **changes: Any) -> JobSettings:
     return JobSettings("embed", str(model), **{"partition_rows": 8, **changes})
 
 
-def run(source: object, output: object, settings: JobSettings, **how: Any) -> Outcome:
+def run(source: object, output: object, settings: JobSettings, **how: Any) -> BulkOutcome:
     """Do a job in this process."""
-    return run_job(prepare(str(source), str(output), settings, RunSettings(**how)))
+    return run_job(prepare(str(source), str(output), settings, BulkSettings(**how)))
 
 
 def read(output: Path) -> pa.Table:

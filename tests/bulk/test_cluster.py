@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster
 
-from polyrank.bulk.cluster import Pool, parse_workers, pool_size
+from polyrank.bulk.cluster import ActorPool, parse_workers, pool_size
 from polyrank.errors import ConfigError
 from tests.bulk import jobs
 
@@ -217,12 +217,12 @@ def test_thirty_random_kills(cluster: Cluster, case: Case) -> None:
 
 
 def test_pools() -> None:
-    assert pool_size([2.0], 2.0, (None, None), 1, 100) == Pool(2, 2, 1)
-    assert pool_size([2.0], 2.0, (8, 64), 1, 100) == Pool(2, 64, 1)
-    assert pool_size([2.0], 0.0, (None, None), 1, 100) == Pool(1, 2, 1)
-    assert pool_size([64.0, 8.0, 1.0], 73.0, (None, None), 2, 100) == Pool(36, 36, 2)
-    assert pool_size([64.0], 64.0, (None, None), 1, 3) == Pool(3, 3, 1)
-    assert pool_size([64.0], 64.0, (1, 8), 1, 100) == Pool(1, 8, 1)
+    assert pool_size([2.0], 2.0, (None, None), 1, 100) == ActorPool(2, 2, 1)
+    assert pool_size([2.0], 2.0, (8, 64), 1, 100) == ActorPool(2, 64, 1)
+    assert pool_size([2.0], 0.0, (None, None), 1, 100) == ActorPool(1, 2, 1)
+    assert pool_size([64.0, 8.0, 1.0], 73.0, (None, None), 2, 100) == ActorPool(36, 36, 2)
+    assert pool_size([64.0], 64.0, (None, None), 1, 3) == ActorPool(3, 3, 1)
+    assert pool_size([64.0], 64.0, (1, 8), 1, 100) == ActorPool(1, 8, 1)
     with pytest.raises(ConfigError, match="largest node of the cluster has 2"):
         pool_size([2.0, 1.0], 3.0, (None, None), 3, 5)
     assert parse_workers(None) == (None, None)

@@ -19,7 +19,7 @@ from polyrank.bulk.job import SUMMARY, Job
 from polyrank.bulk.partition import Reader
 from polyrank.bulk.places import Place
 from polyrank.bulk.run import prepare, run_job
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.errors import ConfigError, DataError, JobMismatchError, StorageError
 from tests.bulk import jobs
 
@@ -217,7 +217,7 @@ def test_a_file_that_breaks_later_leaves_the_others(tmp_path: Path, checkpoint: 
     whole = (source / "a.parquet").read_bytes()
     broken = bytearray(whole)
     broken[len(whole) // 4 : len(whole) // 2] = bytes(len(whole) // 2 - len(whole) // 4)
-    prepared = prepare(str(source), str(tmp_path / "out"), settings, RunSettings())
+    prepared = prepare(str(source), str(tmp_path / "out"), settings, BulkSettings())
     times = (source / "a.parquet").stat()
     (source / "a.parquet").write_bytes(broken)
     os.utime(source / "a.parquet", ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -319,7 +319,7 @@ def test_a_full_disk(tmp_path: Path, checkpoint: Checkpoint) -> None:
 def test_an_estimate_writes_nothing(tmp_path: Path, checkpoint: Checkpoint) -> None:
     source = jobs.write_lines(tmp_path / "in.jsonl", jobs.rows(200))
     settings = jobs.embedding(checkpoint(EMBEDDER), partition_rows=16)
-    prepared = prepare(str(source), str(tmp_path / "out"), settings, RunSettings())
+    prepared = prepare(str(source), str(tmp_path / "out"), settings, BulkSettings())
     told = estimate(prepared, prepared.job.splits, workers=2, price_per_hour=0.1)
     assert told.rows == pytest.approx(200, rel=0.4)
     assert told.price == pytest.approx(told.seconds * 2 / 3600 * 0.1)
@@ -330,7 +330,7 @@ def test_an_estimate_writes_nothing(tmp_path: Path, checkpoint: Checkpoint) -> N
 def test_two_jobs_do_not_share_a_folder(tmp_path: Path, checkpoint: Checkpoint) -> None:
     source = jobs.write_parquet(tmp_path / "in", jobs.rows(10))
     prepared = prepare(
-        str(source), str(tmp_path / "out"), jobs.embedding(checkpoint(EMBEDDER)), RunSettings()
+        str(source), str(tmp_path / "out"), jobs.embedding(checkpoint(EMBEDDER)), BulkSettings()
     )
     with prepared.output.held(), pytest.raises(ConfigError, match="another process"):
         jobs.run(source, tmp_path / "out", jobs.embedding(checkpoint(EMBEDDER)))

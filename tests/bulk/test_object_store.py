@@ -14,7 +14,7 @@ pytest.importorskip("moto")
 import fsspec
 
 from polyrank.bulk.run import prepare, run_job
-from polyrank.bulk.settings import RunSettings
+from polyrank.bulk.settings import BulkSettings
 from polyrank.errors import DataError, StorageError
 from tests.bulk import jobs
 from tests.bulk.servers import Way, object_store
@@ -77,7 +77,7 @@ def test_a_store_that_is_away_for_ten_seconds(
     source = jobs.write_parquet(tmp_path / "in", jobs.rows(400))
     put(source, "s3://bucket/away/in")
     settings = jobs.embedding(checkpoint(EMBEDDER))
-    prepared = prepare("s3://bucket/away/in", "s3://bucket/away/out", settings, RunSettings())
+    prepared = prepare("s3://bucket/away/in", "s3://bucket/away/out", settings, BulkSettings())
     cut = threading.Event()
 
     def go_away() -> None:
@@ -106,7 +106,7 @@ def test_a_store_that_stays_away_ends_the_job(
 ) -> None:
     source = jobs.write_parquet(tmp_path / "in", jobs.rows(16))
     settings = jobs.embedding(checkpoint(EMBEDDER))
-    prepared = prepare(str(source), "s3://bucket/gone/out", settings, RunSettings(patience_s=1.0))
+    prepared = prepare(str(source), "s3://bucket/gone/out", settings, BulkSettings(patience_s=1.0))
     store.cut()
     try:
         with pytest.raises(StorageError, match="did not answer for 1 s"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from polyrank.calibration.calibration import RankCalibration
 from polyrank.calibration.features import query_features, script_shares
 from polyrank.calibration.maps import Beta, Isotonic, Map, Platt
-from polyrank.training.calibration.fit import Question, fit_ranking
+from polyrank.training.calibration.fit import ScoredQuery, fit_ranking
 from polyrank.training.calibration.logistic import pool_adjacent
 
 numbers = st.floats(-8, 8)
@@ -63,7 +63,7 @@ def test_fits_rise_whatever_the_data(seed: int, reorder: bool) -> None:
         logits = generator.normal(0, 3, 8)
         truths = generator.random(8) < 1 / (1 + np.exp(3 - 1.5 * logits))
         features = query_features("猫 の" if i % 2 else "a cat", int(generator.integers(1, 40)))
-        questions.append(Question("one", "xx", features, logits, truths, generator.random(8)))
+        questions.append(ScoredQuery("one", "xx", features, logits, truths, generator.random(8)))
     own = fit_ranking(questions, is_reordering=reorder, seed=seed).calibration
     grid = np.linspace(-10, 10, 200)
     found = own.probabilities(grid, query_features("dogs", 4), np.full(200, 0.5))

@@ -20,10 +20,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 from polyrank import errors
 from polyrank.bulk.inputs import Split
-from polyrank.bulk.job import Job, Record, finished, read_record
+from polyrank.bulk.job import Job, PartitionRecord, finished, read_record
 from polyrank.bulk.places import Place
-from polyrank.bulk.run import Meter, Outcome, Prepared, closed, do_partitions, resume
-from polyrank.bulk.settings import RunSettings
+from polyrank.bulk.run import BulkOutcome, Meter, PreparedJob, closed, do_partitions, resume
+from polyrank.bulk.settings import BulkSettings
 from polyrank.bulk.work import identity, load
 from polyrank.errors import ConfigError, DataError, JobError, JobMismatchError, PolyrankError
 from polyrank.progress import StepProgress, unheard
@@ -39,7 +39,7 @@ MOST_IN_TASK = 4  # partitions, of which the next is read and the last written w
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class ActorPool:
     """How many actors there are.
 
     Attributes:
@@ -83,7 +83,7 @@ def pool_size(
     asked: tuple[int | None, int | None],
     num_cpus: int,
     num_tasks: int,
-) -> Pool:
+) -> ActorPool:
     """Return a pool whose first actors the cluster can start now, so that no job waits for ever.
 
     Args:
@@ -108,12 +108,12 @@ def pool_size(
         )
     most = min(asked[1] or fitting, num_tasks)
     free = max(int(free_cpus // num_cpus), 1)
-    return Pool(max(min(asked[0] or most, most, fitting, free), 1), max(most, 1), num_cpus)
+    return ActorPool(max(min(asked[0] or most, most, fitting, free), 1), max(most, 1), num_cpus)
 
 
 def run_on_cluster(
-    prepared: Prepared, address: str, workers: str | None = None, report: StepProgress = unheard
-) -> Outcome:
+    prepared: PreparedJob, address: str, workers: str | None = None, report: StepProgress = unheard
+) -> BulkOutcome:
     """Do a job on a Ray cluster, from where an earlier run of it stopped.
 
     Args:
@@ -134,7 +134,7 @@ def run_on_cluster(
     asked = parse_workers(workers)
     with prepared.output.held():
         todo, there = resume(prepared)
-        outcome = Outcome(dict(there), len(there))
+        outcome = BulkOutcome(dict(there), len(there))
         if todo:
             is_ours = _connect(address)
             try:
@@ -175,10 +175,10 @@ def _knock(address: str) -> None:
 
 
 def _collect(
-    prepared: Prepared,
+    prepared: PreparedJob,
     todo: Sequence[Split],
     asked: tuple[int | None, int | None],
-    outcome: Outcome,
+    outcome: BulkOutcome,
     meter: Meter,
 ) -> None:
     """Let the actors do partitions, and take what they tell."""
@@ -192,7 +192,7 @@ def _collect(
             if row["kind"]:
                 _take_failure(outcome, index, row["kind"], row["text"])
             else:
-                record = Record(**json.loads(row["text"]))
+                record = PartitionRecord(**json.loads(row["text"]))
                 outcome.records[index] = record
                 meter.add(record)
     except ray.exceptions.GetTimeoutError as exc:
@@ -208,7 +208,9 @@ def _collect(
         ) from exc
 
 
-def _told(prepared: Prepared, todo: Sequence[Split], pool: Pool) -> Iterator[Mapping[str, Any]]:
+def _told(
+    prepared: PreparedJob, todo: Sequence[Split], pool: ActorPool
+) -> Iterator[Mapping[str, Any]]:
     """Yield what actors tell of each partition."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -227,7 +229,7 @@ def _told(prepared: Prepared, todo: Sequence[Split], pool: Pool) -> Iterator[Map
 
 
 def _mapped(
-    numbers: ray.data.Dataset, prepared: Prepared, pool: Pool, in_task: int
+    numbers: ray.data.Dataset, prepared: PreparedJob, pool: ActorPool, in_task: int
 ) -> ray.data.Dataset:
     return numbers.map_batches(
         PartitionWorker,
@@ -256,14 +258,14 @@ def _limits_of_retries(numbers: ray.data.Dataset) -> dict[str, int]:
     return {"max_restarts": RESTARTS, "max_task_retries": TASK_RETRIES}
 
 
-def _take_failure(outcome: Outcome, index: int, kind: str, text: str) -> None:
+def _take_failure(outcome: BulkOutcome, index: int, kind: str, text: str) -> None:
     cls = getattr(errors, kind)
     if not issubclass(cls, DataError):
         raise cls(text)
     outcome.failures[index] = text
 
 
-def _check_seen(prepared: Prepared, outcome: Outcome) -> None:
+def _check_seen(prepared: PreparedJob, outcome: BulkOutcome) -> None:
     """Raise where nodes wrote to disks of their own."""
     seen = finished(prepared.output, prepared.job, is_verifying=False)
     unseen = outcome.records.keys() - seen.keys()
@@ -326,14 +328,14 @@ class PartitionWorker:
             yield _row(todo[0].index, exc)
 
 
-def _row(index: int, found: Record | PolyrankError) -> Mapping[str, Any]:
-    is_record = isinstance(found, Record)
-    text = json.dumps(asdict(found)) if isinstance(found, Record) else str(found)
+def _row(index: int, found: PartitionRecord | PolyrankError) -> Mapping[str, Any]:
+    is_record = isinstance(found, PartitionRecord)
+    text = json.dumps(asdict(found)) if isinstance(found, PartitionRecord) else str(found)
     return {"index": [index], "kind": ["" if is_record else type(found).__name__], "text": [text]}
 
 
-def _prepared(job: str, output: str, run: str) -> Prepared:
-    known, settings = Job.from_json(json.loads(job)), RunSettings(**json.loads(run))
+def _prepared(job: str, output: str, run: str) -> PreparedJob:
+    known, settings = Job.from_json(json.loads(job)), BulkSettings(**json.loads(run))
     work = load(known.settings, settings)
     own = identity(work)
     changed = [name for name in own if own[name] != known.identity.get(name)]
@@ -344,4 +346,4 @@ def _prepared(job: str, output: str, run: str) -> Prepared:
         )
     source = Place(known.source, patience_s=settings.patience_s)
     target = Place(output, patience_s=settings.patience_s)
-    return Prepared(known, source, target, work, settings)
+    return PreparedJob(known, source, target, work, settings)

@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from polyrank.bulk.frames import loaded
 from polyrank.bulk.frames import with_columns as table_with_columns
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.errors import DataError
 
-_ONE_THREAD = RunSettings(num_threads=1)
+_ONE_THREAD = BulkSettings(num_threads=1)
 
 
-def with_columns(frame: Any, settings: JobSettings, run: RunSettings = _ONE_THREAD) -> Any:
+def with_columns(frame: Any, settings: JobSettings, run: BulkSettings = _ONE_THREAD) -> Any:
     """Add vectors, scores or labels to a frame, partition by partition.
 
     The model is loaded here once, to know the columns, and once in each worker's process. The new
@@ -44,7 +44,7 @@ def with_columns(frame: Any, settings: JobSettings, run: RunSettings = _ONE_THRE
     return frame.map_partitions(_partition, settings, run, meta=frame._meta.assign(**more))
 
 
-def _partition(frame: pd.DataFrame, settings: JobSettings, run: RunSettings) -> pd.DataFrame:
+def _partition(frame: pd.DataFrame, settings: JobSettings, run: BulkSettings) -> pd.DataFrame:
     texts = pa.table(
         {
             name: pa.array(frame[name], pa.string(), from_pandas=True)

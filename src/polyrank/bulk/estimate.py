@@ -8,14 +8,14 @@ import pyarrow as pa
 
 from polyrank.bulk.inputs import Split
 from polyrank.bulk.partition import Reader, Sound
-from polyrank.bulk.run import Prepared
+from polyrank.bulk.run import PreparedJob
 
 SAMPLED_SPLITS, SAMPLED_ROWS = 4, 256
 WARM_UP_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class JobEstimate:
     """What a job will take.
 
     Attributes:
@@ -55,12 +55,12 @@ class Estimate:
 
 
 def estimate(
-    prepared: Prepared,
+    prepared: PreparedJob,
     todo: Sequence[Split],
     *,
     workers: int = 1,
     price_per_hour: float | None = None,
-) -> Estimate:
+) -> JobEstimate:
     """Return what some partitions will take, by computing a few of their rows.
 
     Args:
@@ -91,7 +91,7 @@ def estimate(
     whole = round(tokens / max(len(items), 1) * rows)
     seconds = whole * gone / max(tokens, 1) / workers
     made = sum(column.nbytes for column in columns) / max(len(items), 1)
-    return Estimate(
+    return JobEstimate(
         rows,
         whole,
         tokens / gone,

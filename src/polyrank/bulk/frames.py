@@ -13,15 +13,15 @@ from polyrank.bulk.inputs import InputFile, Split, is_text
 from polyrank.bulk.job import Job
 from polyrank.bulk.partition import check_rows
 from polyrank.bulk.rows import Rows
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.bulk.work import Work, load
 from polyrank.errors import DataError
 
-_loaded: dict[tuple[JobSettings, RunSettings], Work] = {}
+_loaded: dict[tuple[JobSettings, BulkSettings], Work] = {}
 _lock = threading.Lock()
 
 
-def loaded(settings: JobSettings, run: RunSettings) -> Work:
+def loaded(settings: JobSettings, run: BulkSettings) -> Work:
     """Return the model of a job, loaded once in each process.
 
     Args:
@@ -91,7 +91,7 @@ _PLACE = "polyrank place"
 
 
 def mapped(
-    batches: Iterable[pa.RecordBatch], settings: JobSettings, run: RunSettings
+    batches: Iterable[pa.RecordBatch], settings: JobSettings, run: BulkSettings
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches with what is computed of their rows; the model is loaded once a process."""
     work = loaded(settings, run)

@@ -27,7 +27,7 @@ _LOOKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PartitionRecord:
     """What is known of a partition that is written.
 
     Attributes:
@@ -206,7 +206,7 @@ def _changed_files(
             yield f"input file {path} has changed since"
 
 
-def finished(output: Place, job: Job, *, is_verifying: bool) -> dict[int, Record]:
+def finished(output: Place, job: Job, *, is_verifying: bool) -> dict[int, PartitionRecord]:
     """Return the partitions that are written and whole, by number.
 
     Args:
@@ -224,7 +224,7 @@ def finished(output: Place, job: Job, *, is_verifying: bool) -> dict[int, Record
     sizes = {file.path.rpartition("/")[2]: file.size_bytes for file in output.files()}
     wanted = [i for i in range(len(job.splits)) if record_name(i).rpartition("/")[2] in records]
 
-    def look(index: int) -> Record | None:
+    def look(index: int) -> PartitionRecord | None:
         record = read_record(output, index)
         if record is None or sizes.get(part_name(index)) != record.size_bytes:
             return None
@@ -239,16 +239,16 @@ def finished(output: Place, job: Job, *, is_verifying: bool) -> dict[int, Record
         return {record.index: record for record in found if record is not None}
 
 
-def read_record(output: Place, index: int) -> Record | None:
+def read_record(output: Place, index: int) -> PartitionRecord | None:
     """Return the record of a partition; None where there is none that can be read."""
     content = output.read(record_name(index))
     try:
-        return None if content is None else Record(**json.loads(content))
+        return None if content is None else PartitionRecord(**json.loads(content))
     except (ValueError, TypeError):
         return None
 
 
-def end(output: Place, job: Job, records: Mapping[int, Record]) -> dict[str, Any]:
+def end(output: Place, job: Job, records: Mapping[int, PartitionRecord]) -> dict[str, Any]:
     """Write the summary of a job that is done.
 
     Args:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from polyrank.bulk.inputs import InputFile, Split, open_slices, reading
 from polyrank.bulk.job import (
     Job,
-    Record,
+    PartitionRecord,
     content_hash,
     part_name,
     poison_name,
@@ -221,7 +221,7 @@ def compute(work: Work, sound: Sound, progress: Progress | None = None) -> Compu
     )
 
 
-def write(output: Place, work: Work, computed: Computed) -> Record:
+def write(output: Place, work: Work, computed: Computed) -> PartitionRecord:
     """Write a partition: refused rows, then the table, then the record that it is there.
 
     Args:
@@ -254,7 +254,7 @@ def write(output: Place, work: Work, computed: Computed) -> Record:
     else:
         output.remove(poison_name(index))
     output.write(part_name(index), content)
-    record = Record(
+    record = PartitionRecord(
         index,
         len(table),
         len(sound.poison),

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from polyrank.bulk.inputs import Split, measure
-from polyrank.bulk.job import DONE, Job, Record, begin, end, finished, record_name
+from polyrank.bulk.job import DONE, Job, PartitionRecord, begin, end, finished, record_name
 from polyrank.bulk.partition import Computed, Reader, Sound, compute, write
 from polyrank.bulk.places import Place
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.bulk.work import Work, identity, load, running
 from polyrank.errors import ConfigError, DataError
 from polyrank.progress import StepProgress, unheard
@@ -22,7 +22,7 @@ DOING: Mapping[str, str] = {"embed": "embedding", "rerank": "scoring", "classify
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedJob:
     """A job that is about to run.
 
     Attributes:
@@ -37,11 +37,11 @@ class Prepared:
     source: Place
     output: Place
     work: Work
-    run: RunSettings
+    run: BulkSettings
 
 
 @dataclass(slots=True)
-class Outcome:
+class BulkOutcome:
     """What became of a job's partitions.
 
     Attributes:
@@ -51,13 +51,13 @@ class Outcome:
         summary: Of the whole; empty where a partition is missing.
     """
 
-    records: dict[int, Record]
+    records: dict[int, PartitionRecord]
     num_found: int
     failures: dict[int, str] = field(default_factory=dict)
     summary: Mapping[str, object] = field(default_factory=dict)
 
 
-def prepare(source: str, output: str, settings: JobSettings, run: RunSettings) -> Prepared:
+def prepare(source: str, output: str, settings: JobSettings, run: BulkSettings) -> PreparedJob:
     """Look at a job's input and load its model; nothing is written.
 
     Args:
@@ -98,7 +98,7 @@ def prepare(source: str, output: str, settings: JobSettings, run: RunSettings) -
             f"{source} has a column {taken[0]!r} already, and the output would have two. Leave it "
             f"out: --columns {rest!r}"
         )
-    return Prepared(job, source_place, output_place, work, run)
+    return PreparedJob(job, source_place, output_place, work, run)
 
 
 def _check_apart(source: Place, output: Place) -> None:
@@ -112,7 +112,7 @@ def _check_apart(source: Place, output: Place) -> None:
         )
 
 
-def resume(prepared: Prepared) -> tuple[list[Split], dict[int, Record]]:
+def resume(prepared: PreparedJob) -> tuple[list[Split], dict[int, PartitionRecord]]:
     """Begin a job, or see what an earlier run of it has written.
 
     Args:
@@ -137,7 +137,7 @@ def resume(prepared: Prepared) -> tuple[list[Split], dict[int, Record]]:
     return todo, there
 
 
-def run_job(prepared: Prepared, report: StepProgress = unheard) -> Outcome:
+def run_job(prepared: PreparedJob, report: StepProgress = unheard) -> BulkOutcome:
     """Do a job on this machine, from where an earlier run of it stopped.
 
     Args:
@@ -154,10 +154,10 @@ def run_job(prepared: Prepared, report: StepProgress = unheard) -> Outcome:
     """
     with prepared.output.held():
         todo, there = resume(prepared)
-        outcome = Outcome(dict(there), len(there))
+        outcome = BulkOutcome(dict(there), len(there))
         meter = Meter(prepared.job, todo, report)
         for index, found in do_partitions(prepared, todo, meter):
-            if isinstance(found, Record):
+            if isinstance(found, PartitionRecord):
                 outcome.records[index] = found
                 meter.add(found)
             else:
@@ -165,7 +165,7 @@ def run_job(prepared: Prepared, report: StepProgress = unheard) -> Outcome:
         return closed(prepared, outcome)
 
 
-def closed(prepared: Prepared, outcome: Outcome) -> Outcome:
+def closed(prepared: PreparedJob, outcome: BulkOutcome) -> BulkOutcome:
     """Write the summary of a job of which no partition is missing."""
     if len(outcome.records) == len(prepared.job.splits):
         outcome.summary = end(prepared.output, prepared.job, outcome.records)
@@ -189,7 +189,7 @@ class Meter:
         self._done, self._rows, self._tokens = 0.0, 0, 0
         self._begun, self._report = time.perf_counter(), report
 
-    def add(self, record: Record) -> None:
+    def add(self, record: PartitionRecord) -> None:
         """Count a partition that is written."""
         self._done += self._sizes[record.index]
         self._rows, self._tokens = self._rows + record.rows, self._tokens + record.tokens
@@ -208,8 +208,8 @@ class Meter:
 
 
 def do_partitions(
-    prepared: Prepared, todo: Sequence[Split], meter: Meter | None = None
-) -> Iterator[tuple[int, Record | DataError]]:
+    prepared: PreparedJob, todo: Sequence[Split], meter: Meter | None = None
+) -> Iterator[tuple[int, PartitionRecord | DataError]]:
     """Read, compute and write partitions, the three at the same time.
 
     Args:
@@ -227,7 +227,7 @@ def do_partitions(
     reader = Reader(prepared.source, prepared.job)
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
         ahead: Future[Sound] | None = None
-        behind: Future[Record] | None = None
+        behind: Future[PartitionRecord] | None = None
         for at, split in enumerate(todo):
             now = ahead or reading.submit(reader.read, split)
             try:
@@ -250,5 +250,5 @@ def do_partitions(
     reader.close()
 
 
-def _write(prepared: Prepared, computed: Computed) -> Record:
+def _write(prepared: PreparedJob, computed: Computed) -> PartitionRecord:
     return write(prepared.output, prepared.work, computed)

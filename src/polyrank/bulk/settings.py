@@ -84,7 +84,7 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSettings:
+class BulkSettings:
     """How a job is run; the output is the same.
 
     Attributes:

@@ -12,15 +12,15 @@ from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import ArrayType, FloatType
 
 from polyrank.bulk.frames import check_columns, loaded, mapped
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.errors import ConfigError
 
 BATCH_ROWS = 1024
-_ONE_THREAD = RunSettings(num_threads=1)
+_ONE_THREAD = BulkSettings(num_threads=1)
 
 
 def with_columns(
-    frame: DataFrame, settings: JobSettings, run: RunSettings = _ONE_THREAD
+    frame: DataFrame, settings: JobSettings, run: BulkSettings = _ONE_THREAD
 ) -> DataFrame:
     """Add vectors, scores or labels to a frame, by `mapInArrow`: no row is moved.
 
@@ -50,7 +50,7 @@ def with_columns(
 
 
 def _mapped(
-    batches: Iterable[pa.RecordBatch], settings: JobSettings, run: RunSettings
+    batches: Iterable[pa.RecordBatch], settings: JobSettings, run: BulkSettings
 ) -> Iterator[pa.RecordBatch]:
     for batch in mapped(batches, settings, run):
         fields = [field.with_type(_spark_type(field.type)) for field in batch.schema]
@@ -62,7 +62,7 @@ def _spark_type(kind: pa.DataType) -> pa.DataType:
 
 
 def embedding_udf(
-    settings: JobSettings, run: RunSettings = _ONE_THREAD, batch_rows: int = BATCH_ROWS
+    settings: JobSettings, run: BulkSettings = _ONE_THREAD, batch_rows: int = BATCH_ROWS
 ) -> Callable[..., Any]:
     """Return a function of a column of texts that gives vectors, by `predict_batch_udf`.
 
@@ -84,7 +84,7 @@ def embedding_udf(
 
 
 def _make_predict(
-    settings: JobSettings, run: RunSettings
+    settings: JobSettings, run: BulkSettings
 ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     def predict(texts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         (vectors,) = loaded(settings, run).compute([str(text) for text in texts])

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pyarrow as pa
 
-from polyrank.bulk.settings import JobSettings, RunSettings
+from polyrank.bulk.settings import BulkSettings, JobSettings
 from polyrank.checkpoint.gate import fingerprint
 from polyrank.checkpoint.layouts import CALIBRATION_FILE
 from polyrank.checkpoint.modules import Modules
@@ -39,7 +39,7 @@ class Work(Protocol):
         ...
 
 
-def _engine(settings: JobSettings, run: RunSettings) -> dict[str, Any]:
+def _engine(settings: JobSettings, run: BulkSettings) -> dict[str, Any]:
     """Return how a model computes, by the names of the arguments that all three classes take."""
     return {
         "max_length": settings.max_length,
@@ -55,7 +55,7 @@ def _engine(settings: JobSettings, run: RunSettings) -> dict[str, Any]:
 class EmbedWork:
     """Vectors, in a column "embedding"."""
 
-    def __init__(self, settings: JobSettings, run: RunSettings) -> None:
+    def __init__(self, settings: JobSettings, run: BulkSettings) -> None:
         self.front = Embedder(settings.model, **_engine(settings, run))
         self._settings = settings
         probe = self._vectors(["a"], None)
@@ -86,7 +86,7 @@ class EmbedWork:
 class RerankWork:
     """Scores of pairs, in a column "score"; "probability" beside it where there is one."""
 
-    def __init__(self, settings: JobSettings, run: RunSettings) -> None:
+    def __init__(self, settings: JobSettings, run: BulkSettings) -> None:
         self.front = Reranker(settings.model, **_engine(settings, run))
         self.fields = [pa.field("score", pa.float32())]
         if self.front.is_calibrated:
@@ -105,7 +105,7 @@ class RerankWork:
 class ClassifyWork:
     """Labels, in columns "label", "label_score" and "probabilities"."""
 
-    def __init__(self, settings: JobSettings, run: RunSettings) -> None:
+    def __init__(self, settings: JobSettings, run: BulkSettings) -> None:
         self.front = Classifier(settings.model, **_engine(settings, run))
         shares = pa.struct([pa.field(label, pa.float64()) for label in self.front.labels])
         self.fields = [
@@ -139,7 +139,7 @@ WORKS: dict[str, type[EmbedWork] | type[RerankWork] | type[ClassifyWork]] = {
 }
 
 
-def load(settings: JobSettings, run: RunSettings) -> Work:
+def load(settings: JobSettings, run: BulkSettings) -> Work:
     """Load the model of a job.
 
     Args:

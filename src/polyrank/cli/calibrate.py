@@ -13,7 +13,7 @@ from polyrank.cli import options, screen
 from polyrank.cli.progress import steps
 
 if TYPE_CHECKING:
-    from polyrank.training.calibration.learn import Outcome
+    from polyrank.training.calibration.learn import CalibrationOutcome
 
 
 class CalibrationTask(StrEnum):
@@ -145,7 +145,9 @@ def calibrate_command(
     _show(outcome, report, as_json=as_json, quiet=quiet)
 
 
-def _show(outcome: "Outcome", report: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _show(
+    outcome: "CalibrationOutcome", report: Path | None, *, as_json: bool, quiet: bool
+) -> None:
     from polyrank.training.calibration.report import table
 
     console = Console()

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.fields import takes
-from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.inputs import STDIN, InputFormat, TextRecord, TextSource
 from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
 from polyrank.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ def classify(
         polyrank classify pairs.jsonl --output labelled.csv
         polyrank classify --query-field question pairs.jsonl
     """
-    source = Source(file, input_format, text_field)
+    source = TextSource(file, input_format, text_field)
     source.check()
     check_output(output, ROW_SUFFIXES)
     from polyrank.inference.classifier import Classifier
@@ -85,7 +85,7 @@ def classify(
 
 
 def _inputs(
-    records: Sequence[Record], query: str | None, field: str | None
+    records: Sequence[TextRecord], query: str | None, field: str | None
 ) -> list[str] | list[tuple[str, str]]:
     """Return what to label: texts alone, or each with the query of all or of its row."""
     if query is not None and field:
@@ -99,7 +99,7 @@ def _inputs(
     return [(_query(record, field), record.text) for record in records]
 
 
-def _query(record: Record, field: str) -> str:
+def _query(record: TextRecord, field: str) -> str:
     value = record.fields.get(field)
     if not isinstance(value, str):
         raise DataError(
@@ -109,7 +109,7 @@ def _query(record: Record, field: str) -> str:
     return value
 
 
-def _rows(results: Sequence[Classification], records: Sequence[Record]) -> list[dict[str, Any]]:
+def _rows(results: Sequence[Classification], records: Sequence[TextRecord]) -> list[dict[str, Any]]:
     return [
         {
             **record.fields,
@@ -130,7 +130,7 @@ def _calibrated(result: Classification) -> dict[str, Any]:
     return {"probability": result.probability, "calibrated_probabilities": named}
 
 
-def _table(results: Sequence[Classification], records: Sequence[Record], width: int) -> Table:
+def _table(results: Sequence[Classification], records: Sequence[TextRecord], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("label", style="bold")
     table.add_column("", justify="right", min_width=6)

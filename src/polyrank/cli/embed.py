@@ -7,7 +7,7 @@ import typer
 
 from polyrank.cli import options, screen
 from polyrank.cli.fields import takes
-from polyrank.cli.inputs import STDIN, InputFormat, Source, chunks
+from polyrank.cli.inputs import STDIN, InputFormat, TextSource, chunks
 from polyrank.cli.outputs import STDOUT, VECTOR_SUFFIXES, check_output, vector_sink
 from polyrank.cli.progress import steps
 from polyrank.progress import Progress, StepProgress
@@ -61,7 +61,7 @@ def embed(
         echo "Wie lange leben Katzen?" | polyrank embed --input-type query
         polyrank embed pages.parquet --text-field body --output vectors.parquet
     """
-    source = Source(file, input_format, text_field)
+    source = TextSource(file, input_format, text_field)
     source.check()
     check_output(output, VECTOR_SUFFIXES)
     from polyrank.inference.embedder import Embedder

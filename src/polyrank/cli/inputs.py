@@ -50,7 +50,7 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TextRecord:
     """One text with the fields that came with it.
 
     Attributes:
@@ -65,7 +65,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TextSource:
     """Where texts come from and how to read them.
 
     Attributes:
@@ -99,7 +99,7 @@ class Source:
         elif sys.stdin is not None and sys.stdin.isatty():
             sys.stderr.write("Type or paste texts, one a line; Ctrl-D ends them.\n")
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[TextRecord]:
         """Read the texts one by one; blank lines of line files are left out.
 
         Yields:
@@ -137,7 +137,7 @@ class Source:
         except OSError as exc:
             raise DataError(f"{self.name} cannot be opened: {exc.strerror or exc}") from exc
 
-    def _decoded(self, file: TextIO, layout: InputFormat) -> Iterator[Record]:
+    def _decoded(self, file: TextIO, layout: InputFormat) -> Iterator[TextRecord]:
         try:
             if layout in (InputFormat.CSV, InputFormat.TSV):
                 yield from self._table(file, "," if layout == InputFormat.CSV else "\t")
@@ -153,7 +153,7 @@ class Source:
         except (OSError, EOFError) as exc:
             raise DataError(f"{self.label} cannot be read: {exc}") from exc
 
-    def _lines(self, file: TextIO, layout: InputFormat) -> Iterator[Record]:
+    def _lines(self, file: TextIO, layout: InputFormat) -> Iterator[TextRecord]:
         # split at \n alone: str.splitlines would cut texts at U+2028 and form feeds
         numbered = ((at, line.rstrip("\r\n")) for at, line in enumerate(file, start=1))
         filled = ((at, line) for at, line in numbered if line.strip())
@@ -170,9 +170,9 @@ class Source:
             if layout == InputFormat.JSONL:
                 yield self._record(_json_object(line, where), where)
             else:
-                yield Record(line, {self.text_field: line}, where)
+                yield TextRecord(line, {self.text_field: line}, where)
 
-    def _json(self, content: str) -> Iterator[Record]:
+    def _json(self, content: str) -> Iterator[TextRecord]:
         """Read an array of texts or objects, or the objects that stand one after another."""
         try:
             values = json_values(content)
@@ -184,7 +184,7 @@ class Source:
         for at, member in enumerate(members, start=1):
             where = f"{self.label}, item {at}"
             if isinstance(member, str):
-                yield Record(member, {self.text_field: member}, where)
+                yield TextRecord(member, {self.text_field: member}, where)
             elif isinstance(member, dict):
                 yield self._record(member, where)
             else:
@@ -209,7 +209,7 @@ class Source:
             )
         raise DataError(f"{self.label}: a JSON {type(value).__name__}, not an array of texts")
 
-    def _table(self, file: TextIO, delimiter: str) -> Iterator[Record]:
+    def _table(self, file: TextIO, delimiter: str) -> Iterator[TextRecord]:
         csv.field_size_limit(2**31 - 1)  # a document may be longer than the default 128 KiB
         reader = csv.DictReader(file, delimiter=delimiter)
         try:
@@ -219,7 +219,7 @@ class Source:
         except csv.Error as exc:
             raise DataError(f"{self.label}, line {reader.line_num}: not CSV: {exc}") from exc
 
-    def _parquet(self) -> Iterator[Record]:
+    def _parquet(self) -> Iterator[TextRecord]:
         require("parquet", purpose="Reading Parquet files")
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -234,7 +234,7 @@ class Source:
         except (OSError, pa.ArrowException) as exc:
             raise DataError(f"{self.name} cannot be read as Parquet: {exc}") from exc
 
-    def _record(self, row: dict[str, Any], where: str) -> Record:
+    def _record(self, row: dict[str, Any], where: str) -> TextRecord:
         key = text_key(row, self.text_field)
         if key is None:
             raise DataError(
@@ -244,7 +244,7 @@ class Source:
         text = row[key]
         if not isinstance(text, str):
             raise DataError(f"{where}: field {key!r} holds {type(text).__name__}, not a text")
-        return Record(text, row, where)
+        return TextRecord(text, row, where)
 
 
 def text_key(row: Mapping[str, Any], text_field: str) -> str | None:
@@ -296,7 +296,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+def chunks(records: Iterable[TextRecord], size: int) -> Iterator[list[TextRecord]]:
     """Yield lists of at most `size` records."""
     iterator = iter(records)
     while part := list(itertools.islice(iterator, size)):

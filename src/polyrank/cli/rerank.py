@@ -10,7 +10,7 @@ from rich.table import Table
 
 from polyrank.cli import options, screen
 from polyrank.cli.fields import takes
-from polyrank.cli.inputs import STDIN, InputFormat, Record, Source
+from polyrank.cli.inputs import STDIN, InputFormat, TextRecord, TextSource
 from polyrank.cli.outputs import ROW_SUFFIXES, check_output, write_rows
 from polyrank.cli.progress import tokens
 from polyrank.config import PassageConfig
@@ -102,7 +102,7 @@ def rerank(
         polyrank rerank "cats" hits.jsonl --first-stage-field bm25 --first-stage lexical
         polyrank rerank "Who painted it?" pages.txt --min-probability 0.5
     """
-    source = Source(file, input_format, text_field)
+    source = TextSource(file, input_format, text_field)
     source.check()
     check_output(output, ROW_SUFFIXES)
     from polyrank.inference.reranker import Reranker
@@ -133,7 +133,7 @@ def rerank(
 
 def _show(
     ranked: Sequence[RankedDocument],
-    records: Sequence[Record],
+    records: Sequence[TextRecord],
     reranker: "Reranker",
     timer: screen.Timer,
     *,
@@ -150,7 +150,7 @@ def _show(
     screen.note_truncated(reranker, len(records), quiet=quiet)
 
 
-def _scores(records: Sequence[Record], field: str | None) -> list[float] | None:
+def _scores(records: Sequence[TextRecord], field: str | None) -> list[float] | None:
     """Return the number that each document has in a field; cells of CSV files hold texts."""
     if field is None:
         return None
@@ -189,7 +189,7 @@ def _passage_row(passage: Passage) -> dict[str, Any]:
     return row if passage.probability is None else row | {"probability": passage.probability}
 
 
-def _rows(ranked: Sequence[RankedDocument], records: Sequence[Record]) -> list[dict[str, Any]]:
+def _rows(ranked: Sequence[RankedDocument], records: Sequence[TextRecord]) -> list[dict[str, Any]]:
     return [
         {
             **records[hit.index].fields,

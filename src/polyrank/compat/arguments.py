@@ -61,7 +61,7 @@ def activation_of(function: Any) -> Activation | None:
     return cast(Activation, name)
 
 
-class Answer:
+class ResultForm:
     """How one call wants its result: with a bar of progress or none, as arrays or tensors."""
 
     def __init__(self, call: str, arguments: dict[str, Any], *, is_single: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from polyrank.compat.arguments import LOADING, Answer, activation_of, encoder_of, translated
+from polyrank.compat.arguments import LOADING, ResultForm, activation_of, encoder_of, translated
 from polyrank.errors import CapabilityError, ConfigError
 from polyrank.inference.classifier import Classifier
 from polyrank.inference.model import ModelName
@@ -43,7 +43,7 @@ class CrossEncoder:
     ) -> Any:
         """Return one score a pair; where the checkpoint has several labels, their logits."""
         is_single = len(inputs) == 2 and isinstance(inputs[0], str)
-        answer = Answer("CrossEncoder.predict", arguments, is_single=is_single)
+        answer = ResultForm("CrossEncoder.predict", arguments, is_single=is_single)
         pairs: Any = [inputs] if is_single else inputs
         name = activation_of(activation_fn) or self._activation
         with answer.progress() as progress:

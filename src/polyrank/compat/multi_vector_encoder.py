@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from polyrank.compat.arguments import Answer, as_tensor, encoder_of, translated
+from polyrank.compat.arguments import ResultForm, as_tensor, encoder_of, translated
 from polyrank.inference.model import ModelName
 from polyrank.inference.reranker import Reranker
 from polyrank.tasks.maxsim import choose_matcher
@@ -35,7 +35,9 @@ class MultiVectorEncoder:
         self, inputs: str | Sequence[str], input_type: InputType, arguments: dict[str, Any]
     ) -> Any:
         is_numpy, is_single = arguments.pop("convert_to_numpy", False), isinstance(inputs, str)
-        answer = Answer(f"MultiVectorEncoder.encode_{input_type}", arguments, is_single=is_single)
+        answer = ResultForm(
+            f"MultiVectorEncoder.encode_{input_type}", arguments, is_single=is_single
+        )
         texts: Any = [inputs] if is_single else inputs
         with answer.progress() as progress:
             rows = self.model.token_vectors(texts, input_type=input_type, progress=progress)

@@ -6,7 +6,7 @@ from typing import Any
 from polyrank.checkpoint.layouts import PROMPTS_FILE
 from polyrank.checkpoint.similarity import read_similarity
 from polyrank.checkpoint.spec import PromptsSpec
-from polyrank.compat.arguments import Answer, encoder_of, translated
+from polyrank.compat.arguments import ResultForm, encoder_of, translated
 from polyrank.compat.vectors import compare, shaped
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.model import ModelName
@@ -53,7 +53,7 @@ class SentenceTransformer:
             del arguments["output_value"]
         named = {name: arguments.pop(name, None) for name in ("prompt", "prompt_name")}
         is_single = isinstance(inputs, str)
-        answer = Answer("SentenceTransformer.encode", arguments, is_single=is_single)
+        answer = ResultForm("SentenceTransformer.encode", arguments, is_single=is_single)
         prompt = choose_prompt(self._prompts, **named)
         with answer.progress() as progress:
             texts: Any = [inputs] if is_single else inputs

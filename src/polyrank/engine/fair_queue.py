@@ -74,7 +74,7 @@ class Flow:
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Job:
+class QueuedJob:
     """Sequences of one flow that run under the same key.
 
     Attributes:
@@ -129,7 +129,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         # in the order in which they came; a flow of which all is yet to come has no job
-        self._flows: dict[Flow, deque[Job]] = {}
+        self._flows: dict[Flow, deque[QueuedJob]] = {}
         self._virtual_time = 0.0
         self._sharing: dict[Flow, float] = {}  # tags of those not yet done by equal shares
         self._num_batches = 0
@@ -139,7 +139,7 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(map(len, self._flows.values()))
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[QueuedJob]:
         """Yield every job that has sequences waiting."""
         return itertools.chain.from_iterable(self._flows.values())
 
@@ -177,7 +177,7 @@ class FairQueue:
         self._move_tag(flow, more)
         self._tidy(flow)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: QueuedJob) -> None:
         """Add a job of one sequence or more behind the other jobs of its flow."""
         assert job.num_waiting
         flow, num_tokens = job.flow, job.num_waiting_tokens
@@ -194,7 +194,7 @@ class FairQueue:
             flow.tag += num_tokens
             self._sharing[flow] = flow.tag
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: QueuedJob) -> None:
         """Take a job out, if it still waits."""
         flow = job.flow
         if job in self._flows.get(flow, ()):
@@ -204,7 +204,7 @@ class FairQueue:
                 self._sharing.pop(flow, None)
             self._tidy(flow)
 
-    def drop_hopeless(self, now: float) -> list[Job]:
+    def drop_hopeless(self, now: float) -> list[QueuedJob]:
         """Take out what cannot be done in time.
 
         Args:
@@ -214,7 +214,7 @@ class FairQueue:
             The jobs; their flows are marked.
         """
         claims = self._claims()
-        dropped: list[Job] = []
+        dropped: list[QueuedJob] = []
         for place in hopeless([claim for claim, _ in claims], now):
             flow = claims[place][1]
             flow.is_dropped, flow.num_coming = True, 0
@@ -225,7 +225,7 @@ class FairQueue:
             self.remove(job)
         return dropped
 
-    def next_job(self, now: float = 0.0) -> Job:
+    def next_job(self, now: float = 0.0) -> QueuedJob:
         """Return the job whose turn it is. There must be one."""
         return self._flows[self._order(now)[0]][0]
 
@@ -245,7 +245,7 @@ class FairQueue:
 
         return sorted(ready, key=turn)
 
-    def take(self, budget: int, now: float = 0.0) -> list[tuple[Job, list[int]]]:
+    def take(self, budget: int, now: float = 0.0) -> list[tuple[QueuedJob, list[int]]]:
         """Take the sequences of the next batch, all of jobs with one key.
 
         Args:
@@ -258,7 +258,7 @@ class FairQueue:
         order = self._order(now)
         key = self._flows[order[0]][0].key
         self._num_batches += 1
-        batch: list[tuple[Job, list[int]]] = []
+        batch: list[tuple[QueuedJob, list[int]]] = []
         used = 0
         for flow in order:
             while (jobs := self._flows.get(flow)) and jobs[0].key == key and used < budget:
@@ -272,7 +272,7 @@ class FairQueue:
         self._advance(used)
         return batch
 
-    def _serve(self, job: Job, num_sequences: int, tokens: int) -> None:
+    def _serve(self, job: QueuedJob, num_sequences: int, tokens: int) -> None:
         job.flow.has_begun = True
         self._count(job.flow, -tokens, -num_sequences)
         if not job.num_waiting:

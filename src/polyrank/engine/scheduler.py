@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyrank.engine.engine import Engine
-from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.fair_queue import FairQueue, Flow, QueuedJob
 from polyrank.engine.pace import Pace
 from polyrank.engine.packing import plan_batches
 from polyrank.errors import (
@@ -247,7 +247,7 @@ class Scheduler:
         if not work.num_left:
             work.future.set_result(work.ran(work.submitted, work.submitted))
             return work.future
-        job = Job(flow, (id(engine), pooling, width), work.batch.lengths, work)
+        job = QueuedJob(flow, (id(engine), pooling, width), work.batch.lengths, work)
         with self._changed:
             if self._is_closing or not self._thread.is_alive():
                 raise UnavailableError("the server is stopping and takes no more work")
@@ -261,7 +261,7 @@ class Scheduler:
         work.future.add_done_callback(lambda future: self._forget(waiting, future))
         return work.future
 
-    def _forget(self, waiting: "weakref.ref[Job]", future: "Future[Ran]") -> None:
+    def _forget(self, waiting: "weakref.ref[QueuedJob]", future: "Future[Ran]") -> None:
         if future.cancelled() and (job := waiting()) is not None:
             with self._changed:
                 self._queue.remove(job)

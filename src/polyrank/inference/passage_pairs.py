@@ -97,7 +97,7 @@ class PassagePairs:
 
     The result of a pair is its logits; where its document was split they are followed by three
     numbers for each passage, start, end and logit, in float64, so that one array holds all that
-    a server keeps of it. `Result` takes it apart.
+    a server keeps of it. `PairResult` takes it apart.
     """
 
     pairs: ScorePairs
@@ -291,7 +291,7 @@ class PassagePairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PairResult:
     """The result of a pair, taken apart.
 
     Attributes:
@@ -303,7 +303,7 @@ class Result:
     passages: list[PassageScore]
 
     @classmethod
-    def of(cls, row: Float32Array, num_values: int) -> "Result":
+    def of(cls, row: Float32Array, num_values: int) -> "PairResult":
         """Return what a result of `PassagePairs` holds."""
         triples = row[num_values:].reshape(-1, 3).tolist()
         passages = [PassageScore(int(start), int(end), logit) for start, end, logit in triples]
@@ -314,7 +314,7 @@ def run_ranking(
     computation: ScorePairs | PassagePairs,
     pairs: Sequence[tuple[str, str]],
     progress: Progress | None = None,
-) -> tuple[Prepared, list[Result]]:
+) -> tuple[Prepared, list[PairResult]]:
     """Score pairs and wait for it.
 
     Args:
@@ -330,7 +330,7 @@ def run_ranking(
     """
     if isinstance(computation, ScorePairs):
         prepared, logits = run(computation, pairs, progress)
-        return prepared, [Result(row, []) for row in logits]
+        return prepared, [PairResult(row, []) for row in logits]
     prepared = computation.prepare(pairs)
     plan: PassagePlan = prepared.plan
     engine, scorer, inner = computation.engine, computation.scorer, plan.inner.plan
@@ -340,7 +340,7 @@ def run_ranking(
     else:
         logits = pair_logits(engine, scorer, inner, progress)
         rows = computation.results(plan, logits)
-    return prepared, [Result.of(row, logits.shape[1]) for row in rows]
+    return prepared, [PairResult.of(row, logits.shape[1]) for row in rows]
 
 
 def by_logit(passages: Sequence[PassageScore]) -> list[PassageScore]:
@@ -381,7 +381,7 @@ def described(
 
 
 def scores_of_passages(
-    prepared: Prepared, result: Result, i: int, text: str, tokenizer: Tokenizer
+    prepared: Prepared, result: PairResult, i: int, text: str, tokenizer: Tokenizer
 ) -> list[PassageScore]:
     """Return the passages of a document, best first; equal ones in the order of the text.
 

@@ -22,8 +22,8 @@ from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.kept_runs import check_row_format, row_format_notes
 from polyrank.inference.model import Front, ModelInfo, ModelName, load_model, row_format
 from polyrank.inference.passage_pairs import (
+    PairResult,
     PassagePairs,
-    Result,
     described,
     run_ranking,
     scores_of_passages,
@@ -421,13 +421,13 @@ class Reranker(Front):
 
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None
-    ) -> tuple[Prepared, list[Result]]:
+    ) -> tuple[Prepared, list[PairResult]]:
         prepared, results = run_ranking(self._computation, pairs, progress)
         self._count_truncated(prepared)
         return prepared, results
 
 
-def _logits(results: Sequence[Result]) -> Float32Array:
+def _logits(results: Sequence[PairResult]) -> Float32Array:
     """Return the logits of some pairs, shape (num_pairs, num_outputs)."""
     if not results:
         return np.empty((0, 1), np.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from polyrank.pipeline.extracting.document import Document, Section
+from polyrank.pipeline.extracting.document import ExtractedDocument, Section
 from polyrank.text.passages import count_tokens, split_passages
 from polyrank.text.tokenizer import Tokenizer
 
@@ -12,7 +12,7 @@ _SMALL = 4  # sections below this part of a passage are joined with the next
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class CutPassage:
     """A passage of a document.
 
     Attributes:
@@ -28,7 +28,9 @@ class Cut:
     page: int | None = None
 
 
-def cut_document(document: Document, tokenizer: Tokenizer, max_tokens: int) -> list[Cut]:
+def cut_document(
+    document: ExtractedDocument, tokenizer: Tokenizer, max_tokens: int
+) -> list[CutPassage]:
     """Return the passages of a document.
 
     Args:
@@ -54,7 +56,7 @@ def cut_document(document: Document, tokenizer: Tokenizer, max_tokens: int) -> l
             start += len(passage) - len(passage.lstrip())
             end -= len(passage) - len(passage.rstrip())
             if start < end:
-                cuts.append(Cut(start, end, section.heading, section.page))
+                cuts.append(CutPassage(start, end, section.heading, section.page))
     return cuts
 
 
@@ -73,7 +75,7 @@ def _bounded(section: Section, text: str) -> Iterator[Section]:
 
 
 def _joined(
-    document: Document, tokenizer: Tokenizer, max_tokens: int
+    document: ExtractedDocument, tokenizer: Tokenizer, max_tokens: int
 ) -> Iterator[tuple[Section, int]]:
     """Yield sections and their tokens; small ones are joined with what follows on their page."""
     waiting: Section | None = None

@@ -15,7 +15,7 @@ from polyrank.config import (
 )
 from polyrank.errors import ConfigError, DataError, MissingExtraError
 from polyrank.inference.embedder import Embedder
-from polyrank.pipeline.extracting.document import Document
+from polyrank.pipeline.extracting.document import ExtractedDocument
 from polyrank.pipeline.extracting.formats import NotText, extract
 from polyrank.pipeline.listing import Listing, Remark, Signature, list_files
 from polyrank.pipeline.manifest import FileRecord, Manifest, Pending
@@ -258,7 +258,9 @@ class _Run:
         file = NewFile(path, content, settled, (), older=record, size=signature.size)
         self._begin(file, documents, pending)
 
-    def _begin(self, file: NewFile, documents: list[Document], pending: Pending | None) -> None:
+    def _begin(
+        self, file: NewFile, documents: list[ExtractedDocument], pending: Pending | None
+    ) -> None:
         settings = self._settings
         assert settings.passage_tokens is not None
         file.passages = file_passages(
@@ -300,7 +302,7 @@ class _Run:
         except OSError as exc:
             raise DataError(f"cannot be read: {exc.strerror or exc}") from exc
 
-    def _documents(self, path: str, data: bytes) -> list[Document]:
+    def _documents(self, path: str, data: bytes) -> list[ExtractedDocument]:
         try:
             return extract(path, data)
         except NotText:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from polyrank.errors import DataError
 from polyrank.pipeline.cutting import context, cut_document
-from polyrank.pipeline.extracting.document import Document
+from polyrank.pipeline.extracting.document import ExtractedDocument
 from polyrank.stores.base import RESERVED, Scalar
 from polyrank.text.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def passage_ids(path: str, content: str, start: int, stop: int) -> list[str]:
 def file_passages(
     path: str,
     content: str,
-    documents: list[Document],
+    documents: list[ExtractedDocument],
     tokenizer: Tokenizer,
     max_tokens: int,
     kept_fields: tuple[str, ...] = (),
@@ -91,7 +91,7 @@ def file_passages(
 
 
 def _passages(
-    document: Document,
+    document: ExtractedDocument,
     path: str,
     tokenizer: Tokenizer,
     max_tokens: int,

@@ -12,10 +12,16 @@ from polyrank._extras import require
 from polyrank.inference.embedder import Embedder
 from polyrank.inference.reranker import Reranker
 from polyrank.progress import StepProgress, unheard
-from polyrank.search.pruning import Check, Pruning, Scored, calibrate_pruning, check_pruning
+from polyrank.search.pruning import (
+    Check,
+    Pruning,
+    ScoredCandidates,
+    calibrate_pruning,
+    check_pruning,
+)
 from polyrank.search.settings import PruningConfig
-from polyrank.training.data.source import Source
-from polyrank.training.first_stage.learn import Pool, draw_pools
+from polyrank.training.data.source import TrainingSource
+from polyrank.training.first_stage.learn import QuestionPool, draw_pools
 from polyrank.training.first_stage.settings import FirstStageWeightConfig
 
 _CHECKED = 4  # one question in so many is left out of the calibration, to check it on
@@ -35,7 +41,7 @@ class Calibrated:
 
 
 def calibrate_on(
-    sources: Sequence[Source],
+    sources: Sequence[TrainingSource],
     embedder: Embedder,
     reranker: Reranker,
     config: PruningConfig,
@@ -66,7 +72,7 @@ def calibrate_on(
         seed=config.seed,
     )
     report, pools = progress or unheard, draw_pools(sources, drawn)
-    total, questions = sum(len(pool.questions) for pool in pools), list[Scored]()
+    total, questions = sum(len(pool.questions) for pool in pools), list[ScoredCandidates]()
     for pool in pools:
         report("questions", len(questions), total)
         questions += _scored(pool, embedder, reranker)
@@ -84,13 +90,13 @@ def calibrate_on(
     return Calibrated(pruning, check_pruning(pruning, mixed[::_CHECKED]))
 
 
-def _scored(pool: Pool, embedder: Embedder, reranker: Reranker) -> list[Scored]:
+def _scored(pool: QuestionPool, embedder: Embedder, reranker: Reranker) -> list[ScoredCandidates]:
     passages = embedder.encode(list(pool.passages), input_type="document")
     asked = embedder.encode(list(pool.questions), input_type="query")
     pairs = [(question, passage) for passage in pool.passages for question in pool.questions]
     logits = reranker.score(pairs, logits=True).reshape(len(pool.passages), len(pool.questions))
     return [
-        Scored(
+        ScoredCandidates(
             np.einsum("nd,d->n", passages, query).astype(np.float64),
             logits[:, place].astype(np.float64),
         )

@@ -135,7 +135,7 @@ def standardized_columns(
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class LabelledCandidates:
     """The candidates of one question whose answers are known.
 
     Attributes:
@@ -153,7 +153,7 @@ class Question:
         return bool(self.is_answer.any() and not self.is_answer.all())
 
 
-def learn_fusion_weights(questions: Sequence[Question]) -> tuple[float, ...]:
+def learn_fusion_weights(questions: Sequence[LabelledCandidates]) -> tuple[float, ...]:
     """Return the weights under which answers stand out best.
 
     They have the least listwise cross-entropy: minus the mean log share of a question's answers in
@@ -189,7 +189,7 @@ def learn_fusion_weights(questions: Sequence[Question]) -> tuple[float, ...]:
 
 
 def _loss(
-    weights: Float64Array, columns: Sequence[Float64Array], questions: Sequence[Question]
+    weights: Float64Array, columns: Sequence[Float64Array], questions: Sequence[LabelledCandidates]
 ) -> tuple[float, Float64Array, Float64Array]:
     """Return the loss with its gradient and Hessian."""
     loss = _RIDGE * float(weights @ weights) / 2

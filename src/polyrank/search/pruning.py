@@ -31,7 +31,7 @@ Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredCandidates:
     """The candidates of a calibration question.
 
     Attributes:
@@ -170,7 +170,9 @@ def depths(scores: Float64Array, statistic: Statistic) -> Float64Array:
     return values.max() - values
 
 
-def least_threshold(question: Scored, statistic: Statistic, top_n: int, min_kept: int) -> float:
+def least_threshold(
+    question: ScoredCandidates, statistic: Statistic, top_n: int, min_kept: int
+) -> float:
     """Return the least threshold that keeps what should stay of one question.
 
     Args:
@@ -225,7 +227,7 @@ def questions_needed(probability: float, confidence: float) -> int:
 
 
 def calibrate_pruning(
-    questions: Sequence[Scored],
+    questions: Sequence[ScoredCandidates],
     *,
     top_n: int = 10,
     min_kept: int | None = None,
@@ -268,7 +270,7 @@ def calibrate_pruning(
             f"confidence {confidence:.0%}: about {needed:,} are needed. Give more, or promise less."
         )
 
-    def fitted(own: Sequence[Scored], statistic: Statistic, place: int) -> Pruning:
+    def fitted(own: Sequence[ScoredCandidates], statistic: Statistic, place: int) -> Pruning:
         lowest = sorted(least_threshold(q, statistic, top_n, least) for q in own)
         limit = lowest[min(place, len(lowest)) - 1]
         shares = [np.mean(depths(q.cheap, statistic) <= limit) for q in own if len(q.cheap)]
@@ -290,7 +292,7 @@ def calibrate_pruning(
     return fitted(calibrated_on, best.statistic, k)
 
 
-def _check_scores(questions: Sequence[Scored]) -> None:
+def _check_scores(questions: Sequence[ScoredCandidates]) -> None:
     for place, question in enumerate(questions):
         if np.shape(question.cheap) != np.shape(question.best):
             raise DataError(
@@ -321,7 +323,7 @@ class Check:
         return self.num_kept / self.num_questions if self.num_questions else 1.0
 
 
-def check_pruning(pruning: Pruning, questions: Sequence[Scored]) -> Check:
+def check_pruning(pruning: Pruning, questions: Sequence[ScoredCandidates]) -> Check:
     """Return how often a pruning keeps what it promises, on questions that it has not seen.
 
     Args:

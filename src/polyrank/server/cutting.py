@@ -12,7 +12,7 @@ Tokens in a reply take 400 bytes and 4 microseconds each until they are sent.
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TruncationRequest:
     """How texts that are too long are treated.
 
     Attributes:

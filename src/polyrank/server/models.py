@@ -28,7 +28,7 @@ from polyrank.inference.model import Model, load_tokenizer
 from polyrank.inference.passage_pairs import PassagePairs, kept_splits
 from polyrank.inference.probabilities import least_probability
 from polyrank.inference.window_means import WindowMeans
-from polyrank.server.cutting import MAX_CHARACTERS, Cut
+from polyrank.server.cutting import MAX_CHARACTERS, TruncationRequest
 from polyrank.server.logs import log
 from polyrank.server.settings import ModelSource, ServerSettings
 from polyrank.tasks.heads import Head
@@ -68,7 +68,7 @@ class ServedModel:
         model.calibration  # noqa: B018  # nor must a broken file
         self.engine = model.engine
         if "rerank" in model.spec.tasks:
-            self.ranker(Cut())  # nor a rule that it cannot follow
+            self.ranker(TruncationRequest())  # nor a rule that it cannot follow
         self.fingerprint = self._fingerprint()
 
     @property
@@ -120,7 +120,7 @@ class ServedModel:
             self._refuse(task)
         return self._model.computations.head(task)
 
-    def ranker(self, cut: Cut) -> ScorePairs | PassagePairs:
+    def ranker(self, cut: TruncationRequest) -> ScorePairs | PassagePairs:
         """Return what scores pairs, as `Reranker` does: a cross-encoder, cosines, token rows.
 
         Args:
@@ -140,7 +140,7 @@ class ServedModel:
         config = replace(self._passages, max_passages_per_document=cut.max_passages)
         return PassagePairs(pairs, config, self._splits)
 
-    def classifier(self, cut: Cut) -> ScorePairs | RunHead:
+    def classifier(self, cut: TruncationRequest) -> ScorePairs | RunHead:
         """Return what labels texts and pairs: the classifier, or else the reranker's one label.
 
         Args:
@@ -157,7 +157,7 @@ class ServedModel:
         self._check_task(task)
         return self._model.computations.labels(task, self._window(cut))
 
-    def embedder(self, cut: Cut, before: str = "") -> RunHead | WindowMeans:
+    def embedder(self, cut: TruncationRequest, before: str = "") -> RunHead | WindowMeans:
         """Return what makes vectors.
 
         Args:
@@ -190,9 +190,11 @@ class ServedModel:
             CapabilityError: If the checkpoint makes no vectors, or not by the mean over tokens.
         """
         self._check_task("embed")
-        return late_chunks(self._model.computations, self._window(Cut()), chunks, before)
+        return late_chunks(
+            self._model.computations, self._window(TruncationRequest()), chunks, before
+        )
 
-    def token_embedder(self, cut: Cut) -> TokenRows:
+    def token_embedder(self, cut: TruncationRequest) -> TokenRows:
         """Return what makes one row for each token.
 
         Args:
@@ -230,7 +232,7 @@ class ServedModel:
         """
         return choose_prompt(self.spec.prompts, input_type=input_type, prompt_name=prompt_name)
 
-    def _window(self, cut: Cut) -> Window:
+    def _window(self, cut: TruncationRequest) -> Window:
         longest = None if cut.max_length is None else min(cut.max_length, self.max_length)
         return Window(TruncationConfig(longest), cut.side, MAX_CHARACTERS)
 

@@ -20,7 +20,7 @@ from polyrank.engine.fair_queue import Flow
 from polyrank.engine.scheduler import Ran, Scheduler
 from polyrank.errors import EmptyRequestError, InputError
 from polyrank.inference.computations import Computation, Item, Prepared
-from polyrank.inference.passage_pairs import Result, by_logit, described
+from polyrank.inference.passage_pairs import PairResult, by_logit, described
 from polyrank.inference.probabilities import (
     label_probabilities,
     least_probability,
@@ -29,7 +29,7 @@ from polyrank.inference.probabilities import (
 from polyrank.server.admission import Admission
 from polyrank.server.cache import CachedRow, Counts, ResultCache, cache_key
 from polyrank.server.context import RequestContext
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.metrics import Metrics
 from polyrank.server.models import Registry, ServedModel
 from polyrank.tasks.embed import check_dimensions, finish_vectors
@@ -62,7 +62,7 @@ class FirstStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredPairs:
     """Relevance of pairs, in input order.
 
     Attributes:
@@ -177,10 +177,10 @@ class Service:
         pairs: Sequence[tuple[str, str]],
         *,
         model: str | None,
-        cut: Cut,
+        cut: TruncationRequest,
         first_stage: FirstStage | None = None,
         min_probability: Threshold | None = None,
-    ) -> Scored:
+    ) -> ScoredPairs:
         """Return the relevance of pairs; of one query with `first_stage` or `min_probability`."""
         served = self.registry.find(model, "rerank")
         least_probability(served.model, min_probability)  # fails before the work
@@ -190,7 +190,7 @@ class Service:
             add = first_stage_adder(served.spec, first_stage.scores, first_stage.kind, len(pairs))
         computation = served.ranker(cut)
         work = await self._compute(context, served, computation, pairs, cut)
-        results = [Result.of(row, computation.num_values) for row in work.rows]
+        results = [PairResult.of(row, computation.num_values) for row in work.rows]
         logits = np.stack([result.logits for result in results])
         # of the model's own logits: what a search found is no part of the calibration
         likely = _probable(served, pairs, logits[:, 0], min_probability)
@@ -204,7 +204,7 @@ class Service:
                 return ()
             return described(served.model, computation.scorer, None, *pairs[i], found)
 
-        return Scored(
+        return ScoredPairs(
             served.name,
             logits[:, 0],
             scores[:, 0],
@@ -215,7 +215,12 @@ class Service:
         )
 
     async def classify(
-        self, context: RequestContext, items: Sequence[Item], *, model: str | None, cut: Cut
+        self,
+        context: RequestContext,
+        items: Sequence[Item],
+        *,
+        model: str | None,
+        cut: TruncationRequest,
     ) -> Classified:
         """Return the labels of texts or pairs."""
         served = self.registry.find(model, "classify")
@@ -240,7 +245,7 @@ class Service:
         texts: Sequence[str],
         *,
         model: str | None,
-        cut: Cut,
+        cut: TruncationRequest,
         wanted: Vectors,
     ) -> Embedded:
         """Return the vectors of texts."""
@@ -280,7 +285,9 @@ class Service:
         head = computation.head
         dimensions = check_dimensions(wanted.dimensions, head.out_features)
         windows = [window.text for window in computation.windows]
-        work = await self._compute(context, served, computation, windows, Cut(), is_cached=False)
+        work = await self._compute(
+            context, served, computation, windows, TruncationRequest(), is_cached=False
+        )
         own = head.spec.is_normalized
         vectors = await self.in_worker(
             lambda: finish_vectors(
@@ -298,7 +305,7 @@ class Service:
         texts: Sequence[str],
         *,
         model: str | None,
-        cut: Cut,
+        cut: TruncationRequest,
         prompt_name: str | None,
     ) -> Embedded:
         """Return one row for each token of each text."""
@@ -324,13 +331,13 @@ class Service:
         computation: Computation
         items: list[Item] = ["ready?"]
         if task == "rerank":
-            computation, items = served.ranker(Cut()), [("ready?", "ready.")]
+            computation, items = served.ranker(TruncationRequest()), [("ready?", "ready.")]
         elif task == "classify":
-            computation = served.classifier(Cut())
+            computation = served.classifier(TruncationRequest())
         else:
-            computation = served.embedder(Cut())
+            computation = served.embedder(TruncationRequest())
         await self._compute(
-            context, served, computation, items, Cut(), is_cached=False, is_fresh=True
+            context, served, computation, items, TruncationRequest(), is_cached=False, is_fresh=True
         )
 
     async def _compute(
@@ -339,7 +346,7 @@ class Service:
         served: ServedModel,
         computation: Computation,
         items: Sequence[Item],
-        cut: Cut,
+        cut: TruncationRequest,
         *,
         is_cached: bool = True,
         is_fresh: bool = False,
@@ -378,7 +385,7 @@ class _Work:
         context: RequestContext,
         served: ServedModel,
         computation: Computation,
-        cut: Cut,
+        cut: TruncationRequest,
         items: Sequence[Item],
         sizes: list[int],
         *,

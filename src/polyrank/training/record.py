@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from polyrank.training.config import TrainingConfig
-from polyrank.training.data.source import Source
+from polyrank.training.data.source import TrainingSource
 from polyrank.training.finetune.journal import Journal
 
 RECORD_FILE = "training.json"
@@ -45,7 +45,7 @@ def settled(config: TrainingConfig) -> dict[str, Any]:
 
 
 def describe_sources(
-    sources: Sequence[Source], num_usable: Sequence[int], drawn: Sequence[int]
+    sources: Sequence[TrainingSource], num_usable: Sequence[int], drawn: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return what each source is and how much of it was used.
 

@@ -13,7 +13,7 @@ from polyrank.cli.config_file import checked, commented, read_settings
 from polyrank.cli.fields import sentences, settings_of
 from polyrank.cli.settings import FINETUNING, OTHERS
 from polyrank.cli.train.finetuning import _job
-from polyrank.cli.train.options import RunSettings, finetuning_settings
+from polyrank.cli.train.options import TrainRunSettings, finetuning_settings
 from polyrank.errors import ConfigError
 from polyrank.training.config import TrainingConfig
 
@@ -133,6 +133,6 @@ def test_the_printed_defaults_are_the_tasks():
 
 
 def test_every_setting_is_explained():
-    for cls in (TrainingConfig, RunSettings):
+    for cls in (TrainingConfig, TrainRunSettings):
         assert set(sentences(cls)) == {field.name for field in fields(cls)}
-    assert commented(settings_of(RunSettings).values(), "x").startswith("# Settings of")
+    assert commented(settings_of(TrainRunSettings).values(), "x").startswith("# Settings of")

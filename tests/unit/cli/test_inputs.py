@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from polyrank.cli.inputs import InputFormat, Source, chunks
+from polyrank.cli.inputs import InputFormat, TextSource, chunks
 from polyrank.errors import DataError, MissingExtraError
 
 TEXTS = ["Les chats vivent 15 ans.", "猫は長生きする。", 'He said "cats, dogs".', "a\u2028b"]
 
 
 def read(path: Path, **settings: object) -> list[str]:
-    return [record.text for record in Source(str(path), **settings).records()]  # type: ignore[arg-type]
+    return [record.text for record in TextSource(str(path), **settings).records()]  # type: ignore[arg-type]
 
 
 def test_lines(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_jsonl_keeps_fields(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = [{"id": i, "text": text, "more": [1]} for i, text in enumerate(TEXTS)]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf8")
-    records = list(Source(str(path)).records())
+    records = list(TextSource(str(path)).records())
     assert [record.fields for record in records] == rows
     assert records[2].where.endswith("a.jsonl, line 3")
 
@@ -63,7 +63,7 @@ def test_a_very_long_cell(tmp_path: Path) -> None:
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": TEXTS, "n": [1, 2, 3, 4]}), path)
-    records = list(Source(str(path)).records())
+    records = list(TextSource(str(path)).records())
     assert [record.text for record in records] == TEXTS
     assert records[1].fields["n"] == 2
     path.write_bytes(b"PAR1 not really PAR1")
@@ -115,7 +115,7 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_chunks(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\n".join(map(str, range(10))))
-    assert [len(part) for part in chunks(Source(str(path)).records(), 4)] == [4, 4, 2]
+    assert [len(part) for part in chunks(TextSource(str(path)).records(), 4)] == [4, 4, 2]
 
 
 ROWS = [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}]
@@ -142,7 +142,7 @@ def test_json_objects_one_after_another(tmp_path: Path, indent: int | None) -> N
     for name in ("a.json", "a"):
         path = tmp_path / name
         path.write_text("\n".join(json.dumps(row, indent=indent) for row in ROWS))
-        records = list(Source(str(path)).records())
+        records = list(TextSource(str(path)).records())
         assert [record.fields for record in records] == ROWS
 
 
@@ -202,8 +202,8 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
-        Source(str(tmp_path / "none.txt")).check()
-    Source("-").check()
+        TextSource(str(tmp_path / "none.txt")).check()
+    TextSource("-").check()
     monkeypatch.setattr("polyrank._extras.is_installed", lambda *modules: False)
     with pytest.raises(MissingExtraError, match="Reading Parquet files needs pyarrow"):
-        Source(str(tmp_path / "a.parquet")).check()
+        TextSource(str(tmp_path / "a.parquet")).check()

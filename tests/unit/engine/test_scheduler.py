@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from polyrank.encoder.base import Capabilities
 from polyrank.engine.engine import Engine
-from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.fair_queue import FairQueue, Flow, QueuedJob
 from polyrank.engine.row_cache import RowCache
 from polyrank.engine.scheduler import BatchReport, Scheduler
 from polyrank.errors import EncoderError, UnavailableError
@@ -53,11 +53,11 @@ def batch_of(*sequences: list[int]) -> PackedBatch:
     return PackedBatch(np.concatenate(sequences).astype(np.int32), ends)
 
 
-def job(lengths: list[int], flow: Flow | None = None, key: str = "a") -> Job:
-    return Job(flow or Flow(), key, np.array(lengths, np.int32), None)
+def job(lengths: list[int], flow: Flow | None = None, key: str = "a") -> QueuedJob:
+    return QueuedJob(flow or Flow(), key, np.array(lengths, np.int32), None)
 
 
-def drain(queue: FairQueue, budget: int) -> list[list[tuple[Job, list[int]]]]:
+def drain(queue: FairQueue, budget: int) -> list[list[tuple[QueuedJob, list[int]]]]:
     batches = []
     while len(queue):
         batches.append(queue.take(budget))

@@ -11,17 +11,17 @@ import pytest
 
 from polyrank.errors import DataError
 from polyrank.pipeline.cutting import cut_document
-from polyrank.pipeline.extracting.document import Document
+from polyrank.pipeline.extracting.document import ExtractedDocument
 from polyrank.pipeline.extracting.formats import NotText, extract
 from tests.unit.pipeline.samples import Words, pdf, word
 
 
-def only(name: str, data: bytes) -> Document:
+def only(name: str, data: bytes) -> ExtractedDocument:
     (document,) = extract(name, data)
     return document
 
 
-def parts(document: Document) -> list[tuple[str, str]]:
+def parts(document: ExtractedDocument) -> list[tuple[str, str]]:
     return [(each.heading, document.text[each.start : each.end]) for each in document.sections]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polyrank.errors import ConfigError, InputError, TrainingError
 from polyrank.search.fusion import (
-    Question,
+    LabelledCandidates,
     learn_fusion_weights,
     reciprocal_rank_fusion,
     standardized_columns,
@@ -84,7 +84,7 @@ def test_learnt_weights_follow_what_tells_answers_apart_and_never_go_below_nothi
         good = is_answer * 2.0 + generator.normal(size=10)
         fair = is_answer * 1.0 + generator.normal(size=10)
         wrong = is_answer * -1.0 + generator.normal(size=10)
-        questions.append(Question(np.stack([good, fair, wrong], axis=1), is_answer))
+        questions.append(LabelledCandidates(np.stack([good, fair, wrong], axis=1), is_answer))
     weights = learn_fusion_weights(questions)
     assert weights[0] == pytest.approx(2.0, abs=0.5)
     assert weights[1] == pytest.approx(1.0, abs=0.4)

@@ -9,7 +9,7 @@ from polyrank.errors import ConfigError, DataError
 from polyrank.search.pruning import (
     PRUNING_FILE,
     Pruning,
-    Scored,
+    ScoredCandidates,
     calibrate_pruning,
     check_pruning,
     depths,
@@ -24,7 +24,7 @@ def drawn(number, generator, noise=0.7):
     for _ in range(number):
         best = generator.gumbel(size=200)
         cheap = best + noise * generator.normal(size=200)
-        made.append(Scored(5 + 0.1 * cheap, best))
+        made.append(ScoredCandidates(5 + 0.1 * cheap, best))
     return made
 
 
@@ -71,7 +71,7 @@ def test_the_order_statistic_is_that_of_tolerance_limits():
 
 def test_a_perfect_cheaper_stage_hands_on_no_more_than_is_wanted():
     generator = np.random.default_rng(0)
-    questions = [Scored(best, best) for best in generator.normal(size=(120, 300))]
+    questions = [ScoredCandidates(best, best) for best in generator.normal(size=(120, 300))]
     pruning = calibrate_pruning(questions, top_n=10)
     assert pruning.statistic == "rank"
     assert pruning.threshold == 9
@@ -116,6 +116,6 @@ def test_what_cannot_be_promised_is_said():
     with pytest.raises(ConfigError, match="min_kept"):
         calibrate_pruning(drawn(3, generator), top_n=5, min_kept=6)
     with pytest.raises(DataError, match=r"questions\[0\].*finite"):
-        calibrate_pruning([Scored(np.array([np.nan]), np.array([1.0]))])
+        calibrate_pruning([ScoredCandidates(np.array([np.nan]), np.array([1.0]))])
     with pytest.raises(DataError, match="one of each"):
-        calibrate_pruning([Scored(np.zeros(2), np.zeros(3))])
+        calibrate_pruning([ScoredCandidates(np.zeros(2), np.zeros(3))])

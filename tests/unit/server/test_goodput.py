@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyrank.engine.fair_queue import FairQueue, Flow, Job
+from polyrank.engine.fair_queue import FairQueue, Flow, QueuedJob
 from polyrank.engine.pace import Pace
 
 SPEED = 12_000.0  # tokens a second
@@ -81,7 +81,7 @@ class Machine:
             request.retry_s = wait_s
             return
         request.num_left = len(request.lengths)
-        self.queue.put(Job(flow, "a", np.array(request.lengths, np.int32), request))
+        self.queue.put(QueuedJob(flow, "a", np.array(request.lengths, np.int32), request))
 
     def _batch(self, coming: list[Request]) -> None:
         budget = max(256, int(self.pace.tokens_a_second * BATCH_S)) if self.pace else 1024
@@ -232,7 +232,7 @@ def test_nobody_is_done_later_than_by_equal_shares(requests: list[tuple[int, int
             now = max(now, requests[coming[-1]][0])
         while coming and requests[coming[-1]][0] <= now:
             i = coming.pop()
-            queue.put(Job(Flow(), "a", np.ones(requests[i][1], np.int32), i))
+            queue.put(QueuedJob(Flow(), "a", np.ones(requests[i][1], np.int32), i))
         ((job, _),) = queue.take(1)
         now += 1
         if not job.num_waiting:

@@ -16,7 +16,7 @@ from polyrank.calibration.features import query_features
 from polyrank.calibration.maps import sigmoid
 from polyrank.checkpoint.layouts import CALIBRATION_FILE
 from polyrank.errors import CapabilityError, ConfigError, DataError, TrainingError
-from polyrank.training.calibration.fit import Question, fit_classes, fit_ranking
+from polyrank.training.calibration.fit import ScoredQuery, fit_classes, fit_ranking
 from polyrank.training.calibration.job import CalibrateJob
 from polyrank.training.calibration.learn import calibrate
 from polyrank.training.calibration.logistic import fit_softmax
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 def questions(
     count: int, *, slope: float = 1.5, shift: float = -3.0, of_length: float = 0.0, seed: int = 0
-) -> list[Question]:
+) -> list[ScoredQuery]:
     """Return questions whose documents answer by a known law."""
     generator = np.random.default_rng(seed)
     made = []
@@ -38,7 +38,7 @@ def questions(
         true = sigmoid(slope * logits + shift + of_length * features["log_query_length"])
         source = f"s{i % 4}"
         made.append(
-            Question(source, "xx", features, logits, generator.random(20) < true, np.zeros(20))
+            ScoredQuery(source, "xx", features, logits, generator.random(20) < true, np.zeros(20))
         )
     return made
 
@@ -59,11 +59,11 @@ def test_candidates_are_compared_on_what_they_have_not_seen() -> None:
     assert {"platt", "beta", "isotonic", "platt + length"} <= set(fit.held_out)
     chosen = fit.calibration.method
     assert min(fit.held_out, key=fit.held_out.__getitem__).startswith(chosen)
-    one = [Question("s", *_rest(question)) for question in questions(50)]
+    one = [ScoredQuery("s", *_rest(question)) for question in questions(50)]
     assert fit_ranking(one).held_out_by == "query"
 
 
-def _rest(question: Question) -> tuple[Any, ...]:
+def _rest(question: ScoredQuery) -> tuple[Any, ...]:
     own = question
     return own.language, own.features, own.logits, own.is_relevant, own.lengths
 

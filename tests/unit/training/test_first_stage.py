@@ -20,9 +20,14 @@ from polyrank.cli.app import app
 from polyrank.errors import ConfigError, DataError, TrainingError
 from polyrank.tasks.first_stage import standardized
 from polyrank.training.config import DataSource, TrainingConfig
-from polyrank.training.data.source import Example, Passage, Source
+from polyrank.training.data.source import Example, SourcePassage, TrainingSource
 from polyrank.training.finetune.start import load_start
-from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
+from polyrank.training.first_stage.fit import (
+    RankedCandidates,
+    figures,
+    fit_weight,
+    held_out_weights,
+)
 from polyrank.training.first_stage.learn import (
     WEIGHTS_RECORD_FILE,
     draw_pools,
@@ -41,7 +46,9 @@ def question(generator, source="a", *, logit=1.0, found=1.0, count=20, scale=1.0
     logits = scale * (logit * is_answer * 2 + generator.normal(size=count))
     scores = standardized(found * is_answer * 2 + generator.normal(size=count))
     order = np.argsort(-scores, kind="stable")
-    return Ranked(source, "en", np.float32(logits)[order], scores[order], is_answer[order], 1)
+    return RankedCandidates(
+        source, "en", np.float32(logits)[order], scores[order], is_answer[order], 1
+    )
 
 
 def questions(count=200, seed=0, **settings):
@@ -89,13 +96,15 @@ def test_a_reranker_that_tells_nothing_is_refused():
 
 def test_answers_told_apart_without_doubt_leave_a_finite_weight():
     is_answer = np.arange(5) == 0
-    sure = Ranked("a", "en", np.float32(is_answer), standardized(is_answer), is_answer, 1)
+    sure = RankedCandidates("a", "en", np.float32(is_answer), standardized(is_answer), is_answer, 1)
     assert 0 < fit_weight([sure] * 3, {"a": 1.0}) < 10
 
 
 def test_several_answers_and_equal_logits():
     is_answer = np.array([True, True, False, False])
-    flat = Ranked("a", "en", np.zeros(4, np.float32), standardized([4, 3, 2, 1]), is_answer, 2)
+    flat = RankedCandidates(
+        "a", "en", np.zeros(4, np.float32), standardized([4, 3, 2, 1]), is_answer, 2
+    )
     found = fit_weight([flat, *questions(10)], {"a": 1.0})
     assert np.isfinite(found)
 
@@ -118,10 +127,10 @@ def test_figures_count_answers_that_were_not_found():
     logits = np.float32([0, 1, 2])
     found = standardized([3, 2, 1])
     asked = [
-        Ranked("a", "en", logits, found, is_answer, 1),
-        Ranked("a", "en", logits[:2], found[:2], np.zeros(2, bool), 1),
-        Ranked("a", "en", logits[:0], found[:0], np.zeros(0, bool), 2),
-        Ranked("b", "", logits, found, is_answer, 2),
+        RankedCandidates("a", "en", logits, found, is_answer, 1),
+        RankedCandidates("a", "en", logits[:2], found[:2], np.zeros(2, bool), 1),
+        RankedCandidates("a", "en", logits[:0], found[:0], np.zeros(0, bool), 2),
+        RankedCandidates("b", "", logits, found, is_answer, 2),
     ]
     shown = figures(asked, [0.9, 0.9, 0.9, None])
     second = 1 / np.log2(3)
@@ -136,10 +145,10 @@ def test_figures_count_answers_that_were_not_found():
 
 
 def source(num_passages=120, **changes):
-    passages = [Passage({"en": f"passage {i}"}, "") for i in range(num_passages)]
+    passages = [SourcePassage({"en": f"passage {i}"}, "") for i in range(num_passages)]
     examples = [Example({"en": f"question {i}"}, (i,)) for i in range(40)]
     settings = {"passages": tuple(passages), "examples": tuple(examples), **changes}
-    return Source("set", "qa", sha256="", **settings)
+    return TrainingSource("set", "qa", sha256="", **settings)
 
 
 def test_pools_hold_the_answers_in_their_order():
@@ -158,7 +167,7 @@ def test_pools_hold_the_answers_in_their_order():
 
 
 def test_repeated_texts_are_one():
-    passages = tuple(Passage({"en": f"passage {i // 2}"}, "") for i in range(240))
+    passages = tuple(SourcePassage({"en": f"passage {i // 2}"}, "") for i in range(240))
     examples = (Example({"en": "what?"}, (0,)), Example({"en": "what?"}, (5, 4)))
     (pool,) = draw_pools([source(passages=passages, examples=examples)], FirstStageWeightConfig())
     assert len(pool.passages) == 120
@@ -168,7 +177,7 @@ def test_repeated_texts_are_one():
 
 def test_sources_without_enough_are_left_out():
     parallel = source(
-        passages=tuple(Passage({"en": f"p {i}", "de": f"q {i}"}, "") for i in range(120))
+        passages=tuple(SourcePassage({"en": f"p {i}", "de": f"q {i}"}, "") for i in range(120))
     )
     silent = source(examples=(Example({"en": "who?"}, ()), Example({"de": "wer?"}, (1,))))
     assert len(draw_pools([parallel, source(99), silent, source()], FirstStageWeightConfig())) == 1

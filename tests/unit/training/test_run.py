@@ -18,7 +18,7 @@ from polyrank.errors import CapabilityError, CheckpointError, ConfigError, DataE
 from polyrank.training.config import DataSource, TrainingConfig
 from polyrank.training.finetune.losses import LIST_SHARPNESS, PairLoss
 from polyrank.training.finetune.monitor import MonitorConfig
-from polyrank.training.finetune.run import Job, train
+from polyrank.training.finetune.run import TrainingJob, train
 from polyrank.training.finetune.start import load_start
 from polyrank.training.finetune.trainers import settle_compute_dtype
 from tests.toys import MARK, marked_beir, marked_rows, write_lines
@@ -55,7 +55,9 @@ def job_for(toys, start, output, task="reranker", measured="dev", **settings):
     config = TrainingConfig(task, **{**QUICK, "steps": 30, "evaluations": 2, **settings})
     monitor = MonitorConfig(toys / measured) if measured else None
     data = (DataSource(toys / "rows.jsonl"),)
-    return Job(str(start), data, output, config, monitor=monitor, use_miner=False, num_threads=1)
+    return TrainingJob(
+        str(start), data, output, config, monitor=monitor, use_miner=False, num_threads=1
+    )
 
 
 def assert_learnt(record, least=0.05):

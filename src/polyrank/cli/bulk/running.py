@@ -66,9 +66,9 @@ def do(source: str, settings: Any, shared: Shared) -> None:
         JobError: If partitions are missing at the end, or the job cannot go on.
     """
     from polyrank.bulk.run import prepare
-    from polyrank.bulk.settings import RunSettings
+    from polyrank.bulk.settings import BulkSettings
 
-    run = RunSettings(
+    run = BulkSettings(
         shared.threads,
         shared.max_batch_tokens,
         shared.device,

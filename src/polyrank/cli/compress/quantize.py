@@ -18,7 +18,7 @@ from polyrank.cli import measuring, options, screen
 from polyrank.cli.compress.table import MEGABYTES, mixed_table
 from polyrank.cli.config_file import read_settings, settings_options, split
 from polyrank.cli.fields import settings_of, takes
-from polyrank.cli.inputs import Source
+from polyrank.cli.inputs import TextSource
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
 from polyrank.errors import ConfigError
@@ -26,7 +26,7 @@ from polyrank.errors import ConfigError
 if TYPE_CHECKING:
     from polyrank.checkpoint.reader import Checkpoint
     from polyrank.compress.gate.record import Figures, GateRecord
-    from polyrank.compress.quantize.run import Data, GateConfig, Outcome
+    from polyrank.compress.quantize.run import Data, GateConfig, QuantizeOutcome
     from polyrank.progress import StepProgress
 
 MAX_CALIBRATION_TEXTS = 256
@@ -158,7 +158,7 @@ def quantize(record_only: RecordOnly = False, as_json: options.Json = False, **t
 
 def _outcome(
     checkpoint: "Checkpoint", asked: QuantizeSettings, progress: "StepProgress | None"
-) -> "Outcome":
+) -> "QuantizeOutcome":
     from polyrank.compress.quantize.run import judge_folder, quantize_folder
 
     config = _gate_config(asked)
@@ -239,7 +239,7 @@ def _load(folders: Sequence[str]) -> "Data":
 
 def _texts(name: str) -> list[str]:
     texts: list[str] = []
-    for record in Source(name).records():
+    for record in TextSource(name).records():
         if record.text.strip():
             texts.append(record.text)
         if len(texts) == MAX_CALIBRATION_TEXTS:
@@ -249,7 +249,7 @@ def _texts(name: str) -> list[str]:
     return texts
 
 
-def _show(outcome: "Outcome", *, as_json: bool, quiet: bool) -> None:
+def _show(outcome: "QuantizeOutcome", *, as_json: bool, quiet: bool) -> None:
     record = outcome.record
     if screen.is_table_wanted(as_json, None):
         console = Console(highlight=False)

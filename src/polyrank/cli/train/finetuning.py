@@ -14,13 +14,13 @@ from polyrank.cli import screen
 from polyrank.cli.config_file import read_settings, split
 from polyrank.cli.outputs import check_folder
 from polyrank.cli.progress import steps
-from polyrank.cli.train.options import DEFAULT, NONE, RunSettings, finetuning_settings
+from polyrank.cli.train.options import DEFAULT, NONE, TrainRunSettings, finetuning_settings
 from polyrank.errors import ConfigError
 from polyrank.training.config import DataSource, TrainingConfig, TrainTask
 
 if TYPE_CHECKING:
     from polyrank.training.finetune.monitor import MonitorConfig
-    from polyrank.training.finetune.run import Job, Outcome
+    from polyrank.training.finetune.run import TrainingJob, TrainingOutcome
 
 INTERRUPTED = 130
 
@@ -56,13 +56,13 @@ def finetune(
         raise typer.Exit(INTERRUPTED)
 
 
-def _job(task: TrainTask, options: Mapping[str, Any], *, resume: bool) -> "Job":
-    from polyrank.training.finetune.run import Job
+def _job(task: TrainTask, options: Mapping[str, Any], *, resume: bool) -> "TrainingJob":
+    from polyrank.training.finetune.run import TrainingJob
 
     values = read_settings(finetuning_settings(task), options, f"train {task}")
-    (run,) = split(values, RunSettings)
+    (run,) = split(values, TrainRunSettings)
     (config,) = split({"task": task, **values}, TrainingConfig)
-    return Job(
+    return TrainingJob(
         model=run.model,
         data=sources(run.data),
         output=named_output(run.output).absolute(),
@@ -114,7 +114,7 @@ def named_output(output: Path | None) -> Path:
     return output
 
 
-def _monitor(run: RunSettings) -> "MonitorConfig | None":
+def _monitor(run: TrainRunSettings) -> "MonitorConfig | None":
     if run.eval_data is None:
         return None
     from polyrank.training.finetune.monitor import MonitorConfig
@@ -128,7 +128,7 @@ def _monitor(run: RunSettings) -> "MonitorConfig | None":
     )
 
 
-def _show(outcome: "Outcome", *, quiet: bool) -> None:
+def _show(outcome: "TrainingOutcome", *, quiet: bool) -> None:
     if screen.is_table_wanted(False, None):
         _show_table(outcome.record)
     else:

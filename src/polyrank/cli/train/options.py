@@ -1,6 +1,6 @@
 """What the commands of `polyrank train` are told: options for every day, settings for the rest.
 
-The settings are the fields of `TrainingConfig` and of `RunSettings`; their sentences are the
+The settings are the fields of `TrainingConfig` and of `TrainRunSettings`; their sentences are the
 options' help. What is no option stands in the file of ``--config``.
 """
 
@@ -46,7 +46,7 @@ Resume = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class RunSettings:
+class TrainRunSettings:
     """What a run of fine-tuning is told beside its `TrainingConfig`.
 
     Attributes:
@@ -89,7 +89,7 @@ class RunSettings:
 
 def finetuning_settings(task: TrainTask) -> dict[str, Setting]:
     """Return every setting of a task."""
-    return settings_of(RunSettings, TrainingConfig, without=("task", *_LACKING[task]))
+    return settings_of(TrainRunSettings, TrainingConfig, without=("task", *_LACKING[task]))
 
 
 def finetuning_options(task: TrainTask) -> list[inspect.Parameter]:

@@ -14,7 +14,7 @@ MEASURE = "nDCG@10"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class QualityComparison:
     """One measure of quality in float32 and int8; more is better.
 
     Attributes:
@@ -83,10 +83,10 @@ class TaskFigures:
     num_rows: int
 
     @property
-    def comparisons(self) -> tuple[Comparison, ...]:
+    def comparisons(self) -> tuple[QualityComparison, ...]:
         """NDCG@10 in both compute dtypes."""
         languages = {name: (one.float32, one.int8) for name, one in self.languages.items()}
-        return (Comparison(MEASURE, self.ndcg_float32, self.ndcg_int8, languages),)
+        return (QualityComparison(MEASURE, self.ndcg_float32, self.ndcg_int8, languages),)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -146,7 +146,7 @@ class ClassifierFigures:
     num_rows: int
 
     @property
-    def comparisons(self) -> tuple[Comparison, ...]:
+    def comparisons(self) -> tuple[QualityComparison, ...]:
         """Accuracy and macro-F1 in both compute dtypes."""
         accuracy, f1 = (
             {
@@ -156,8 +156,8 @@ class ClassifierFigures:
             for key in ("accuracy", "f1")
         )
         return (
-            Comparison("accuracy", self.accuracy_float32, self.accuracy_int8, accuracy),
-            Comparison("macro-F1", self.f1_float32, self.f1_int8, f1),
+            QualityComparison("accuracy", self.accuracy_float32, self.accuracy_int8, accuracy),
+            QualityComparison("macro-F1", self.f1_float32, self.f1_int8, f1),
         )
 
     @property

@@ -78,7 +78,7 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class QuantizeOutcome:
     """What the gate said and where it was written.
 
     Attributes:
@@ -104,7 +104,7 @@ def quantize_folder(
     is_tokenizer_compressed: bool = False,
     calibration: Sequence[str] | None = None,
     progress: StepProgress | None = None,
-) -> Outcome:
+) -> QuantizeOutcome:
     """Write an int8 folder, and keep it only if it passes the gate.
 
     Args:
@@ -148,10 +148,10 @@ def quantize_folder(
         if not record.passed:
             path = output.with_name(f"{output.name}.gate.json")
             write_record(record, path)
-            return Outcome(record, path, None)
+            return QuantizeOutcome(record, path, None)
         write_record(record, folder / GATE_FILE)
         publish(folder, output)
-    return Outcome(record, output / GATE_FILE, output)
+    return QuantizeOutcome(record, output / GATE_FILE, output)
 
 
 def judge_folder(
@@ -160,7 +160,7 @@ def judge_folder(
     config: GateConfig,
     *,
     progress: StepProgress | None = None,
-) -> Outcome:
+) -> QuantizeOutcome:
     """Measure int8 as a float folder is quantised at load, and write the verdict into it.
 
     Args:
@@ -185,7 +185,7 @@ def judge_folder(
     folder = checkpoint.spec.folder
     record = _judge(checkpoint, folder, data, config, RANDOM_PIECES, progress)
     write_record(record, folder / GATE_FILE)
-    return Outcome(record, folder / GATE_FILE, folder if record.passed else None)
+    return QuantizeOutcome(record, folder / GATE_FILE, folder if record.passed else None)
 
 
 def _judge(

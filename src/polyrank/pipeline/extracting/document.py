@@ -25,7 +25,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ExtractedDocument:
     """A file, or a row of one.
 
     Attributes:
@@ -116,7 +116,7 @@ class TextBuilder:
         self._parts.append(text)
         self._size += len(text)
 
-    def document(self, *, title: str = "", language: str = "") -> Document:
+    def document(self, *, title: str = "", language: str = "") -> ExtractedDocument:
         """Return the document.
 
         Args:
@@ -129,4 +129,4 @@ class TextBuilder:
         text = "".join(self._parts)
         if not title and self._headings:
             title = self._headings[0].text
-        return Document(text, sections_of(text, self._headings), title, language)
+        return ExtractedDocument(text, sections_of(text, self._headings), title, language)

@@ -12,14 +12,14 @@ from docx.text.paragraph import Paragraph
 from lxml.etree import LxmlError
 
 from polyrank.errors import DataError
-from polyrank.pipeline.extracting.document import Document, TextBuilder
+from polyrank.pipeline.extracting.document import ExtractedDocument, TextBuilder
 
 _MOST_UNPACKED = 1 << 30
 _HEADING = re.compile(r"Heading([1-9])")
 _ENCRYPTED = b"\xd0\xcf\x11\xe0"  # a compound file: what Word makes of a file with a password
 
 
-def extract(data: bytes) -> list[Document]:
+def extract(data: bytes) -> list[ExtractedDocument]:
     """Return the document in a Word file.
 
     Args:

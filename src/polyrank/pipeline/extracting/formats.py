@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from polyrank._extras import require
 from polyrank.pipeline.extracting.decoding import decode, is_binary
-from polyrank.pipeline.extracting.document import Document, Section
+from polyrank.pipeline.extracting.document import ExtractedDocument, Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ class NotText(Exception):  # no error: such files are passed over
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class FileFormat:
     """How a kind of file is read.
 
     Attributes:
@@ -36,25 +36,25 @@ class Format:
     needs: tuple[str, ...] = ()
 
 
-_MARKDOWN = Format("Markdown", "markdown", extra="index", needs=("markdown_it",))
-_HTML = Format("HTML", "html", extra="index", needs=("selectolax",))
-_JSONL = Format("JSON lines", "rows", "extract_jsonl")
+_MARKDOWN = FileFormat("Markdown", "markdown", extra="index", needs=("markdown_it",))
+_HTML = FileFormat("HTML", "html", extra="index", needs=("selectolax",))
+_JSONL = FileFormat("JSON lines", "rows", "extract_jsonl")
 FORMATS = {
     ".md": _MARKDOWN,
     ".markdown": _MARKDOWN,
     ".html": _HTML,
     ".htm": _HTML,
     ".xhtml": _HTML,
-    ".pdf": Format("PDF", "pdf", extra="index", needs=("pypdfium2",)),
-    ".docx": Format("Word", "docx", extra="index", needs=("docx",)),
+    ".pdf": FileFormat("PDF", "pdf", extra="index", needs=("pypdfium2",)),
+    ".docx": FileFormat("Word", "docx", extra="index", needs=("docx",)),
     ".jsonl": _JSONL,
     ".ndjson": _JSONL,
-    ".parquet": Format("Parquet", "rows", "extract_parquet", "parquet", ("pyarrow",)),
+    ".parquet": FileFormat("Parquet", "rows", "extract_parquet", "parquet", ("pyarrow",)),
 }
 """Formats by ending; other files are read as plain text, if they are text."""
 
 
-def extract(path: str, data: bytes) -> list[Document]:
+def extract(path: str, data: bytes) -> list[ExtractedDocument]:
     """Return the documents in a file.
 
     Args:
@@ -74,9 +74,9 @@ def extract(path: str, data: bytes) -> list[Document]:
         if is_binary(data):
             raise NotText
         text = decode(data)
-        return [Document(text, (Section(0, len(text)),) if text else ())]
+        return [ExtractedDocument(text, (Section(0, len(text)),) if text else ())]
     if kind.needs:
         require(kind.extra, *kind.needs, purpose=f"Reading {kind.name} files")
     module = import_module(f"polyrank.pipeline.extracting.{kind.module}")
-    read: Callable[[bytes], list[Document]] = getattr(module, kind.function)
+    read: Callable[[bytes], list[ExtractedDocument]] = getattr(module, kind.function)
     return read(data)

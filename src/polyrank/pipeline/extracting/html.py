@@ -5,7 +5,7 @@ import re
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from polyrank.pipeline.extracting.decoding import decode
-from polyrank.pipeline.extracting.document import Document, TextBuilder
+from polyrank.pipeline.extracting.document import ExtractedDocument, TextBuilder
 
 _LEFT_OUT = frozenset(
     [
@@ -76,7 +76,7 @@ _DECLARED = re.compile(rb"<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w:.\-]{1,40})
 _HEAD = 4_096  # bytes in which a page names its encoding
 
 
-def extract(data: bytes) -> list[Document]:
+def extract(data: bytes) -> list[ExtractedDocument]:
     """Return the document in a page.
 
     Args:

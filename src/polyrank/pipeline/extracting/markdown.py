@@ -6,10 +6,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from polyrank.pipeline.extracting.decoding import decode
-from polyrank.pipeline.extracting.document import Document, Heading, sections_of
+from polyrank.pipeline.extracting.document import ExtractedDocument, Heading, sections_of
 
 
-def extract(data: bytes) -> list[Document]:
+def extract(data: bytes) -> list[ExtractedDocument]:
     """Return the document in a file of Markdown.
 
     Args:
@@ -24,7 +24,7 @@ def extract(data: bytes) -> list[Document]:
     text = decode(data)
     headings = _headings(text)
     title = headings[0].text if headings else ""
-    return [Document(text, sections_of(text, headings), title)]
+    return [ExtractedDocument(text, sections_of(text, headings), title)]
 
 
 def _headings(text: str) -> list[Heading]:

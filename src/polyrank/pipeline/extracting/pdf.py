@@ -4,12 +4,12 @@ import pypdfium2
 from pypdfium2 import raw
 
 from polyrank.errors import DataError
-from polyrank.pipeline.extracting.document import Document, Section
+from polyrank.pipeline.extracting.document import ExtractedDocument, Section
 
 _PAGE_END = "\n\n"
 
 
-def extract(data: bytes) -> list[Document]:
+def extract(data: bytes) -> list[ExtractedDocument]:
     """Return the document in a PDF, a section a page.
 
     Args:
@@ -37,7 +37,7 @@ def extract(data: bytes) -> list[Document]:
         end = size + len(page) + len(_PAGE_END)
         sections.append(Section(size, end, page=number))
         size = end
-    return [Document("".join(page + _PAGE_END for page in pages), tuple(sections), title)]
+    return [ExtractedDocument("".join(page + _PAGE_END for page in pages), tuple(sections), title)]
 
 
 def _page_text(pdf: pypdfium2.PdfDocument, at: int) -> str:

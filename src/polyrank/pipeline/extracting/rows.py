@@ -7,7 +7,7 @@ from typing import Any
 
 from polyrank.errors import DataError, InputError
 from polyrank.pipeline.extracting.decoding import decode
-from polyrank.pipeline.extracting.document import Document, Section
+from polyrank.pipeline.extracting.document import ExtractedDocument, Section
 from polyrank.text.inputs import TEXT_FIELDS, check_text
 
 _TITLE = "title"
@@ -15,7 +15,7 @@ _LANGUAGES = ("language", "lang")
 _ROWS = 1_024  # of Parquet, read at a time
 
 
-def extract_jsonl(data: bytes) -> list[Document]:
+def extract_jsonl(data: bytes) -> list[ExtractedDocument]:
     """Return the documents in a file of JSON lines; blank lines are passed over.
 
     Args:
@@ -32,7 +32,7 @@ def extract_jsonl(data: bytes) -> list[Document]:
     return list(_documents((at, _object(line, at)) for at, line in lines if line.strip()))
 
 
-def extract_parquet(data: bytes) -> list[Document]:
+def extract_parquet(data: bytes) -> list[ExtractedDocument]:
     """Return the documents in a Parquet file.
 
     Args:
@@ -65,7 +65,7 @@ def _object(line: str, at: int) -> Mapping[str, Any]:
     return row
 
 
-def _documents(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Document]:
+def _documents(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[ExtractedDocument]:
     for at, row in rows:
         name = next((name for name in TEXT_FIELDS if name in row), None)
         if name is None:
@@ -82,7 +82,7 @@ def _documents(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[Docume
         language = next((fields[key] for key in _LANGUAGES if key in fields), "")
         sections = (Section(0, len(text)),) if text else ()
         fields.pop(name, None)
-        yield Document(text, sections, fields.get(_TITLE, ""), language[:8], at, fields)
+        yield ExtractedDocument(text, sections, fields.get(_TITLE, ""), language[:8], at, fields)
 
 
 def _is_fact(value: object) -> bool:

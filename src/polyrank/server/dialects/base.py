@@ -9,14 +9,14 @@ from pydantic_core import CoreSchema
 
 from polyrank.calibration.thresholds import Threshold
 from polyrank.server.context import RequestContext
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.failures import STATUSES, Failure, Kind
 from polyrank.server.models import Registry
 from polyrank.server.service import (
     Classified,
     Embedded,
     FirstStage,
-    Scored,
+    ScoredPairs,
     Service,
     Vectors,
 )
@@ -97,16 +97,16 @@ class Api:
         pairs: Sequence[tuple[str, str]],
         *,
         model: str | None = None,
-        cut: Cut | None = None,
+        cut: TruncationRequest | None = None,
         first_stage: FirstStage | None = None,
         min_probability: Threshold | None = None,
-    ) -> Scored:
+    ) -> ScoredPairs:
         """Return the relevance of (query, document) pairs, in input order."""
         return await self.service.score(
             self.context,
             pairs,
             model=model,
-            cut=cut or Cut(),
+            cut=cut or TruncationRequest(),
             first_stage=first_stage,
             min_probability=min_probability,
         )
@@ -120,10 +120,12 @@ class Api:
         items: Sequence[str | tuple[str, str]],
         *,
         model: str | None = None,
-        cut: Cut | None = None,
+        cut: TruncationRequest | None = None,
     ) -> Classified:
         """Return the labels of texts or pairs, in input order."""
-        return await self.service.classify(self.context, items, model=model, cut=cut or Cut())
+        return await self.service.classify(
+            self.context, items, model=model, cut=cut or TruncationRequest()
+        )
 
     async def embed(
         self,
@@ -131,11 +133,11 @@ class Api:
         wanted: Vectors,
         *,
         model: str | None = None,
-        cut: Cut | None = None,
+        cut: TruncationRequest | None = None,
     ) -> Embedded:
         """Return vectors of texts, in input order."""
         return await self.service.embed(
-            self.context, texts, model=model, cut=cut or Cut(), wanted=wanted
+            self.context, texts, model=model, cut=cut or TruncationRequest(), wanted=wanted
         )
 
     async def embed_chunks(
@@ -149,12 +151,16 @@ class Api:
         texts: Sequence[str],
         *,
         model: str | None = None,
-        cut: Cut | None = None,
+        cut: TruncationRequest | None = None,
         prompt_name: str | None = None,
     ) -> Embedded:
         """Return one row for each token of each text, in input order."""
         return await self.service.embed_tokens(
-            self.context, texts, model=model, cut=cut or Cut(), prompt_name=prompt_name
+            self.context,
+            texts,
+            model=model,
+            cut=cut or TruncationRequest(),
+            prompt_name=prompt_name,
         )
 
     async def read_texts(self, inputs: Any, *, model: str | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from polyrank.errors import CapabilityError, InputError
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import (
     Dimensions,
@@ -135,19 +135,23 @@ async def rerank_v1(body: RerankV1Body, api: Api) -> dict[str, Any]:
     return await _rerank(body, texts, api, "1", _chunks(body.max_chunks_per_doc))
 
 
-def _chunks(most: int | None) -> Cut:
+def _chunks(most: int | None) -> TruncationRequest:
     """Return how to read documents in at most so many chunks; one is what fits in the window."""
-    return Cut(True) if most == 1 else Cut(max_passages=most)
+    return TruncationRequest(True) if most == 1 else TruncationRequest(max_passages=most)
 
 
 async def rerank_v2(body: RerankV2Body, api: Api) -> dict[str, Any]:
     """Return the documents, best first."""
     texts = await api.shorten(texts_of(body.documents), body.max_tokens_per_doc, model=body.model)
-    return await _rerank(body, texts, api, "2", Cut())
+    return await _rerank(body, texts, api, "2", TruncationRequest())
 
 
 async def _rerank(
-    body: RerankV1Body | RerankV2Body, texts: list[str], api: Api, version: str, cut: Cut
+    body: RerankV1Body | RerankV2Body,
+    texts: list[str],
+    api: Api,
+    version: str,
+    cut: TruncationRequest,
 ) -> dict[str, Any]:
     found = await ranked(api, body.query, texts, body.model, body.top_n, cut=cut, asked=body)
     results: list[dict[str, Any]] = [
@@ -209,8 +213,10 @@ def _input_type(body: EmbedV1Body | EmbedV2Body) -> InputType | None:
     return INPUT_TYPES.get(body.input_type or "")
 
 
-def _cut(truncate: Truncate, max_tokens: int | None = None) -> Cut:
-    return Cut(truncate != "NONE", "left" if truncate == "START" else "right", max_tokens)
+def _cut(truncate: Truncate, max_tokens: int | None = None) -> TruncationRequest:
+    return TruncationRequest(
+        truncate != "NONE", "left" if truncate == "START" else "right", max_tokens
+    )
 
 
 def _amounts(version: str, found: Embedded, api: Api) -> dict[str, Any]:

@@ -6,7 +6,7 @@ and errors hold what each of their clients looks for.
 
 from typing import Any
 
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Dialect, Operation
 from polyrank.server.dialects.cohere import meta
 from polyrank.server.dialects.fields import Documents, TopN, as_object, new_id, now_s, texts_of
@@ -38,7 +38,13 @@ async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first, each as an object where they are asked for."""
     texts = texts_of(body.documents, body.rank_fields)
     found = await ranked(
-        api, body.query, texts, body.model, body.top_n, cut=Cut(body.truncation), asked=body
+        api,
+        body.query,
+        texts,
+        body.model,
+        body.top_n,
+        cut=TruncationRequest(body.truncation),
+        asked=body,
     )
     results: list[dict[str, Any]] = [
         {"index": i, "relevance_score": score, **found.more(i)} for i, score in found.hits

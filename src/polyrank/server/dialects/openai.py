@@ -6,7 +6,7 @@ openai client asks for base64 by itself.
 
 from typing import Any, Literal
 
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Inputs, new_id, now_s, to_base64
 from polyrank.server.failures import Failure
@@ -94,7 +94,9 @@ async def embeddings(body: EmbeddingsBody, api: Api) -> dict[str, Any]:
         found = await api.embed_chunks(texts, body.wanted(), model=body.model)
     else:
         is_allowed = body.truncation if body.truncation is not None else body.truncate
-        found = await api.embed(texts, body.wanted(), model=body.model, cut=Cut(is_allowed))
+        found = await api.embed(
+            texts, body.wanted(), model=body.model, cut=TruncationRequest(is_allowed)
+        )
     return {
         "object": "list",
         "data": await api.aside(len(texts), _data, found, is_base64=body.is_base64),

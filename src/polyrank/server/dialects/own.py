@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from polyrank.errors import InputError
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import (
     Dimensions,
@@ -77,7 +77,7 @@ async def rank(body: RankBody, api: Api) -> dict[str, Any]:
     scored = await api.score(
         pairs,
         model=body.model,
-        cut=Cut(body.truncate),
+        cut=TruncationRequest(body.truncate),
         first_stage=found,
         min_probability=api.least(body.min_probability),
     )
@@ -112,7 +112,9 @@ async def embed(body: EmbedBody, api: Api) -> dict[str, Any]:
     wanted = Vectors(
         body.input_type, body.prompt_name, body.normalize, body.dimensions, body.output_dtype
     )
-    found = await api.embed(body.texts, wanted, model=body.model, cut=Cut(body.truncate))
+    found = await api.embed(
+        body.texts, wanted, model=body.model, cut=TruncationRequest(body.truncate)
+    )
     vectors = found.vectors
     return {
         "model": found.model,
@@ -128,7 +130,7 @@ async def classify(body: ClassifyBody, api: Api) -> dict[str, Any]:
     found = await api.classify(
         [_item(each, i) for i, each in enumerate(body.inputs)],
         model=body.model,
-        cut=Cut(body.truncate),
+        cut=TruncationRequest(body.truncate),
     )
     return {
         "model": found.model,

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Dimensions, Documents, TopN, as_object, texts_of
 from polyrank.server.dialects.openai import INPUT_TYPES
@@ -39,11 +39,13 @@ class Parameters(Body):
     input_type: str | None = None
     dimension: Dimensions | None = None
 
-    def cut(self) -> Cut:
+    def cut(self) -> TruncationRequest:
         """Return whether texts are cut, and where."""
         if self.truncate is None:
-            return Cut()
-        return Cut(self.truncate != "NONE", "left" if self.truncate == "START" else "right")
+            return TruncationRequest()
+        return TruncationRequest(
+            self.truncate != "NONE", "left" if self.truncate == "START" else "right"
+        )
 
 
 class RerankBody(ProbabilityFields):

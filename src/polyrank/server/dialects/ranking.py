@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body
 from polyrank.tasks.rerank import check_top_n
 
@@ -47,7 +47,7 @@ async def ranked(
     top_n: int | None,
     *,
     is_raw: bool = False,
-    cut: Cut | None = None,
+    cut: TruncationRequest | None = None,
     asked: ProbabilityFields | None = None,
 ) -> Ranked:
     """Return documents by relevance, best first; equal logits keep their order.

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 import polyrank
 from polyrank.errors import RequestError
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Dimensions, Inputs, Name, OneOrTwo, Texts
 from polyrank.server.dialects.ranking import ProbabilityFields, ranked
@@ -50,8 +50,8 @@ class _Cutting(Body):
     truncation_direction: Direction = "right"
     model: str | None = None
 
-    def cut(self) -> Cut:
-        return Cut(self.truncate, self.truncation_direction)
+    def cut(self) -> TruncationRequest:
+        return TruncationRequest(self.truncate, self.truncation_direction)
 
 
 class RerankBody(_Cutting, ProbabilityFields):

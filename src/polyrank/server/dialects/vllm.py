@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from polyrank.errors import InputError
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Body, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, document_text, new_id, now_s, texts_of
 from polyrank.server.dialects.openai import error
@@ -36,13 +36,13 @@ class _Cutting(Body):
     truncation_side: Side | None = None
     use_activation: bool | None = None
 
-    def cut(self) -> Cut:
+    def cut(self) -> TruncationRequest:
         """Return how long pairs are cut; -1 means the model's own limit."""
         length = self.truncate_prompt_tokens
         side = self.truncation_side or "right"
         if length is None:
-            return Cut(side=side)
-        return Cut(True, side, None if length == -1 else length)
+            return TruncationRequest(side=side)
+        return TruncationRequest(True, side, None if length == -1 else length)
 
 
 class RerankBody(_Cutting, ProbabilityFields):

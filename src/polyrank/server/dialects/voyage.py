@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from polyrank.server.cutting import Cut
+from polyrank.server.cutting import TruncationRequest
 from polyrank.server.dialects.base import Api, Dialect, Operation
 from polyrank.server.dialects.fields import Documents, TopN, texts_of
 from polyrank.server.dialects.openai import EmbeddingsBody, embeddings
@@ -31,7 +31,7 @@ class RerankBody(ProbabilityFields):
 async def rerank(body: RerankBody, api: Api) -> dict[str, Any]:
     """Return the documents, best first."""
     texts = texts_of(body.documents)
-    cut = Cut(body.truncation)
+    cut = TruncationRequest(body.truncation)
     found = await ranked(api, body.query, texts, body.model, body.top_k, cut=cut, asked=body)
     data: list[dict[str, Any]] = [
         {"index": i, "relevance_score": score, **found.more(i)} for i, score in found.hits

@@ -18,7 +18,7 @@ from polyrank.progress import StepProgress
 from polyrank.text.tokenizer import Tokenizer
 from polyrank.training.calibration.data import (
     LabelledRow,
-    Pool,
+    QueryPool,
     candidates_of_run,
     is_beir,
     is_relevant,
@@ -26,7 +26,7 @@ from polyrank.training.calibration.data import (
     read_pools,
     read_run,
 )
-from polyrank.training.calibration.fit import Question
+from polyrank.training.calibration.fit import ScoredQuery
 from polyrank.training.calibration.job import CalibrateJob
 
 _QUESTIONS_PER_CALL = 20
@@ -34,7 +34,7 @@ _QUESTIONS_PER_CALL = 20
 
 def collect(
     job: CalibrateJob, folder: Path, reranker: Reranker, progress: StepProgress
-) -> list[Question]:
+) -> list[ScoredQuery]:
     """Return the labelled documents of each query, scored.
 
     Args:
@@ -100,7 +100,7 @@ def _of_rows(rows: Sequence[LabelledRow], labels: Sequence[bool]) -> Iterator[_L
         )
 
 
-def _of_pool(pool: Pool, found: Sequence[Sequence[int]]) -> Iterator[_List]:
+def _of_pool(pool: QueryPool, found: Sequence[Sequence[int]]) -> Iterator[_List]:
     for query, answers, places in zip(pool.queries, pool.answers, found, strict=True):
         if len(places):
             yield _List(
@@ -122,7 +122,7 @@ def _retriever(job: CalibrateJob, folder: Path) -> Retriever[Any, Any]:
     return Bm25Retriever()
 
 
-def _search(pool: Pool, retriever: Retriever[Any, Any], top_k: int) -> list[list[int]]:
+def _search(pool: QueryPool, retriever: Retriever[Any, Any], top_k: int) -> list[list[int]]:
     def advance(count: int) -> None:
         del count
 
@@ -134,7 +134,7 @@ def _search(pool: Pool, retriever: Retriever[Any, Any], top_k: int) -> list[list
 
 def _score(
     lists: Sequence[_List], reranker: Reranker, tokenizer: Tokenizer, progress: StepProgress
-) -> Iterator[Question]:
+) -> Iterator[ScoredQuery]:
     done, total = 0, sum(len(each.documents) for each in lists)
     for start in range(0, len(lists), _QUESTIONS_PER_CALL):
         part = lists[start : start + _QUESTIONS_PER_CALL]
@@ -145,7 +145,7 @@ def _score(
         end = 0
         for each in part:
             own = slice(end, end := end + len(each.documents))
-            yield Question(
+            yield ScoredQuery(
                 each.source,
                 each.language,
                 features_of(tokenizer, each.query),

@@ -22,7 +22,7 @@ _YES, _NO = ("relevant", "1", "true", "yes"), ("irrelevant", "neutral", "0", "fa
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class QueryPool:
     """Queries of one source in one language with the documents to search for them.
 
     Attributes:
@@ -72,7 +72,7 @@ def is_beir(path: Path) -> bool:
 
 def read_pools(
     path: Path, languages: Collection[str], max_queries: int | None, seed: int
-) -> list[Pool]:
+) -> list[QueryPool]:
     """Return the judged queries of an evaluation set by language.
 
     Args:
@@ -109,7 +109,7 @@ def check_languages(languages: Collection[str], known: Collection[str], name: st
         )
 
 
-def _pool(dataset: Dataset, language: str, max_queries: int | None, seed: int) -> Pool:
+def _pool(dataset: Dataset, language: str, max_queries: int | None, seed: int) -> QueryPool:
     documents = [doc for doc in dataset.documents if not language or doc.language == language]
     places = {doc.doc_id: i for i, doc in enumerate(documents)}
     judged = [
@@ -129,7 +129,7 @@ def _pool(dataset: Dataset, language: str, max_queries: int | None, seed: int) -
         )
         for query in judged
     )
-    return Pool(
+    return QueryPool(
         dataset.name,
         language,
         tuple(doc.content() for doc in documents),
@@ -237,7 +237,9 @@ def read_run(path: Path) -> dict[str, list[str]]:
     }
 
 
-def candidates_of_run(pool: Pool, run: dict[str, list[str]], top_k: int) -> Sequence[list[int]]:
+def candidates_of_run(
+    pool: QueryPool, run: dict[str, list[str]], top_k: int
+) -> Sequence[list[int]]:
     """Return the positions of the documents that a run has for each query of a pool."""
     places = {doc_id: i for i, doc_id in enumerate(pool.doc_ids)}
     return [

@@ -31,7 +31,7 @@ _LEAST_OF_SCRIPT = 30  # queries, for a script to have a weight of its own
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ScoredQuery:
     """A query with its labelled documents, scored.
 
     Attributes:
@@ -72,7 +72,7 @@ class RankFit:
 class _Pairs:
     """The pairs of questions as columns."""
 
-    def __init__(self, questions: Sequence[Question]) -> None:
+    def __init__(self, questions: Sequence[ScoredQuery]) -> None:
         sizes = [len(each.logits) for each in questions]
         self.owners = np.repeat(np.arange(len(questions)), sizes)
         self.logits = np.concatenate([each.logits for each in questions]).astype(np.float64)
@@ -87,7 +87,7 @@ class _Pairs:
 
 
 def fit_ranking(
-    questions: Sequence[Question], *, is_reordering: bool = False, seed: int = 0
+    questions: Sequence[ScoredQuery], *, is_reordering: bool = False, seed: int = 0
 ) -> RankFit:
     """Return the calibration that errs least on held-out questions.
 
@@ -129,7 +129,7 @@ def fit_ranking(
     return RankFit(calibration, named, held_out_by, found[method, features])
 
 
-def check_enough(questions: Sequence[Question]) -> None:
+def check_enough(questions: Sequence[ScoredQuery]) -> None:
     """Raise unless there are relevant pairs and others, and some of each.
 
     Args:
@@ -153,7 +153,7 @@ def check_enough(questions: Sequence[Question]) -> None:
             )
 
 
-def _folds(questions: Sequence[Question], seed: int) -> tuple[NDArray[np.intp], str]:
+def _folds(questions: Sequence[ScoredQuery], seed: int) -> tuple[NDArray[np.intp], str]:
     """Return the fold of each question: whole sources where there are some, else by query."""
     answered = {each.source for each in questions if each.is_relevant.any()}
     sources = sorted({each.source for each in questions})
@@ -166,7 +166,7 @@ def _folds(questions: Sequence[Question], seed: int) -> tuple[NDArray[np.intp], 
 
 
 def _feature_sets(
-    questions: Sequence[Question], *, is_reordering: bool
+    questions: Sequence[ScoredQuery], *, is_reordering: bool
 ) -> tuple[tuple[str, ...], ...]:
     counts = {
         SHARE + script: sum(each.features[SHARE + script] > 0.5 for each in questions)

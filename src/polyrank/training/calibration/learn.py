@@ -38,7 +38,7 @@ from polyrank.training.calibration.data import (
     is_beir,
     read_labelled_rows,
 )
-from polyrank.training.calibration.fit import Question, fit_classes, fit_ranking, softmax_of
+from polyrank.training.calibration.fit import ScoredQuery, fit_classes, fit_ranking, softmax_of
 from polyrank.training.calibration.job import CalibrateJob
 from polyrank.training.calibration.report import Judged, describe
 
@@ -46,7 +46,7 @@ _PAIRS_PER_CALL = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CalibrationOutcome:
     """What a run of calibrating did.
 
     Attributes:
@@ -60,7 +60,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def calibrate(job: CalibrateJob, *, progress: StepProgress | None = None) -> Outcome:
+def calibrate(job: CalibrateJob, *, progress: StepProgress | None = None) -> CalibrationOutcome:
     """Fit a calibration and write it, or measure the one that is there.
 
     Args:
@@ -93,7 +93,7 @@ def calibrate(job: CalibrateJob, *, progress: StepProgress | None = None) -> Out
     }
     if target is not None and fitted is not None:
         _write(folder, target, fitted, _summary(job, record))
-    return Outcome(target if fitted is not None else None, record, _notes(record))
+    return CalibrationOutcome(target if fitted is not None else None, record, _notes(record))
 
 
 def _target(job: CalibrateJob, folder: Path) -> Path | None:
@@ -141,7 +141,7 @@ def _calibrate_ranking(
     return own, _judged(questions, scores, fit.probabilities), chosen
 
 
-def _judged(questions: Sequence[Question], before: Float64Array, after: Float64Array) -> Judged:
+def _judged(questions: Sequence[ScoredQuery], before: Float64Array, after: Float64Array) -> Judged:
     sizes = [len(each.logits) for each in questions]
     ranks = [np.argsort(np.argsort(-each.logits, kind="stable")) for each in questions]
     return Judged(

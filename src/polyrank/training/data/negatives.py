@@ -22,12 +22,12 @@ from polyrank.evaluation.retrievers import EmbedderLike, EmbeddingRetriever
 from polyrank.inference.embedder import Embedder
 from polyrank.progress import Progress
 from polyrank.training.config import TrainingConfig
-from polyrank.training.data.source import Source, text_key
+from polyrank.training.data.source import TrainingSource, text_key
 from polyrank.types import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PassagePool:
     """Passages of one source and language that are searched.
 
     Attributes:
@@ -79,9 +79,9 @@ class Miner:
         self._config = config
         self._cache_dir, self._identity = cache_dir, identity
         self._progress = progress or (lambda done, total: None)
-        self._pools: dict[tuple[int, str], Pool] = {}
+        self._pools: dict[tuple[int, str], PassagePool] = {}
 
-    def pool(self, source: Source, language: str) -> Pool:
+    def pool(self, source: TrainingSource, language: str) -> PassagePool:
         """Return the pool that serves a source and a language of passages.
 
         Passages with versions in several languages are searched in the language that most of
@@ -101,7 +101,7 @@ class Miner:
         return self._pools[key]
 
     def find(
-        self, source: Source, language: str, requests: Sequence[Request]
+        self, source: TrainingSource, language: str, requests: Sequence[Request]
     ) -> list[NDArray[np.intp]]:
         """Return hard negatives of some queries.
 
@@ -136,7 +136,7 @@ class Miner:
 
     def _without_copies(
         self,
-        source: Source,
+        source: TrainingSource,
         language: str,
         compared: Collection[str],
         request: Request,
@@ -158,7 +158,9 @@ class Miner:
                 break
         return np.array(kept, np.intp)
 
-    def _answers(self, source: Source, pool: Pool, requests: Sequence[Request]) -> Float32Array:
+    def _answers(
+        self, source: TrainingSource, pool: PassagePool, requests: Sequence[Request]
+    ) -> Float32Array:
         """Vectors of all positives, one request's after the other's."""
         wanted = np.array([p for request in requests for p in request.positives], np.intp)
         vectors = np.zeros((len(wanted), pool.vectors.shape[1]), np.float32)
@@ -172,18 +174,18 @@ class Miner:
         return vectors
 
     @staticmethod
-    def _text(source: Source, position: int, language: str) -> str:
+    def _text(source: TrainingSource, position: int, language: str) -> str:
         versions = source.passages[position].versions
         return versions.get(language) or next(iter(versions.values()))
 
-    def _encode_pool(self, source: Source, language: str) -> Pool:
+    def _encode_pool(self, source: TrainingSource, language: str) -> PassagePool:
         positions = source.by_language[language]
         if len(positions) > self._config.mine_pool:
             generator = np.random.default_rng((self._config.seed, 2))
             drawn = generator.choice(len(positions), self._config.mine_pool, replace=False)
             positions = positions[np.sort(drawn)]
         texts = [source.passages[position].versions[language] for position in positions]
-        return Pool(language, positions, self._cached(texts))
+        return PassagePool(language, positions, self._cached(texts))
 
     def _cached(self, texts: list[str]) -> Float32Array:
         if self._cache_dir is None:

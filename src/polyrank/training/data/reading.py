@@ -22,14 +22,14 @@ from polyrank.errors import DataError
 from polyrank.evaluation.beir import CORPUS_FILES, QRELS_FILES, QUERIES_FILES, load_dataset
 from polyrank.training.config import DataSource
 from polyrank.training.data.rows import Row, hash_files, read_rows
-from polyrank.training.data.source import UNNAMED, Example, Passage, Source
+from polyrank.training.data.source import UNNAMED, Example, SourcePassage, TrainingSource
 
 _ROWS_FILE = re.compile(r"(?P<name>.+)\.jsonl(\.gz)?")
 _PASSAGES = ".passages"
 _PIVOT = "en"  # language of "src" in parallel files
 
 
-def read_mixture(data: Sequence[DataSource]) -> list[Source]:
+def read_mixture(data: Sequence[DataSource]) -> list[TrainingSource]:
     """Read all training data.
 
     Args:
@@ -46,7 +46,7 @@ def read_mixture(data: Sequence[DataSource]) -> list[Source]:
     return [found for source in data for found in read_sources(source)]
 
 
-def read_sources(data: DataSource) -> list[Source]:
+def read_sources(data: DataSource) -> list[TrainingSource]:
     """Read what a path names.
 
     Args:
@@ -79,7 +79,7 @@ def read_sources(data: DataSource) -> list[Source]:
     return [replace(s, weight=data.weight * len(s.examples) / total) for s in sources]
 
 
-def _read_folder(folder: Path) -> list[Source]:
+def _read_folder(folder: Path) -> list[TrainingSource]:
     if any((folder / name).is_file() for name in (*CORPUS_FILES, *QUERIES_FILES)):
         return [_read_beir(folder)]
     names = _row_files(folder)
@@ -93,7 +93,7 @@ def _read_folder(folder: Path) -> list[Source]:
         stems = sorted(name.removesuffix(_PASSAGES) for name in passages)
         return [_read_qa(names, stem, folder) for stem in stems]
     collections: dict[str, dict[str, Path]] = {}
-    sources: list[Source] = []
+    sources: list[TrainingSource] = []
     for name, path in sorted(names.items()):
         if "page" in _first_row(path).content:
             stem, _, language = name.rpartition(".")
@@ -109,7 +109,7 @@ def _row_files(folder: Path) -> dict[str, Path]:
     return {match["name"]: path for match, path in matched if match}
 
 
-def _read_file(path: Path) -> Source:
+def _read_file(path: Path) -> TrainingSource:
     match = _ROWS_FILE.fullmatch(path.name)
     if match is None:
         raise DataError(f"{path} is not a .jsonl or .jsonl.gz file. Name one, or a folder.")
@@ -137,11 +137,11 @@ def _first_row(path: Path) -> Row:
     raise DataError(f"{path} is empty. Write one JSON object a line.")
 
 
-def _read_beir(folder: Path) -> Source:
+def _read_beir(folder: Path) -> TrainingSource:
     dataset = load_dataset(folder)
     positions = {doc.doc_id: i for i, doc in enumerate(dataset.documents)}
     passages = tuple(
-        Passage({doc.language or UNNAMED: doc.content()}, "") for doc in dataset.documents
+        SourcePassage({doc.language or UNNAMED: doc.content()}, "") for doc in dataset.documents
     )
     examples: list[Example] = []
     for query in dataset.queries:
@@ -153,7 +153,7 @@ def _read_beir(folder: Path) -> Source:
             examples.append(Example(texts, positives, negatives=negatives))
     names = (*CORPUS_FILES, *QUERIES_FILES, *QRELS_FILES)
     files = [folder / name for name in names if (folder / name).is_file()]
-    return Source(dataset.name, "beir", passages, tuple(examples), hash_files(files))
+    return TrainingSource(dataset.name, "beir", passages, tuple(examples), hash_files(files))
 
 
 class _Passages:
@@ -165,14 +165,14 @@ class _Passages:
     def position(self, text: str, language: str) -> int:
         return self.positions.setdefault((language, text), len(self.positions))
 
-    def all(self) -> tuple[Passage, ...]:
-        return tuple(Passage({language: text}, "") for language, text in self.positions)
+    def all(self) -> tuple[SourcePassage, ...]:
+        return tuple(SourcePassage({language: text}, "") for language, text in self.positions)
 
 
-def _read_lists(name: str, path: Path) -> Source:
+def _read_lists(name: str, path: Path) -> TrainingSource:
     passages = _Passages()
     examples = tuple(_list_example(row, passages) for row in read_rows(path))
-    return Source(name, "lists", passages.all(), examples, hash_files([path]))
+    return TrainingSource(name, "lists", passages.all(), examples, hash_files([path]))
 
 
 def _list_example(row: Row, passages: _Passages) -> Example:
@@ -214,19 +214,19 @@ def _scores(row: Row, count: int) -> list[float]:
     return [float(score) for score in value]
 
 
-def _read_qa(files: Mapping[str, Path], name: str, folder: Path) -> Source:
+def _read_qa(files: Mapping[str, Path], name: str, folder: Path) -> TrainingSource:
     if name not in files:
         raise DataError(f"{folder} has {name}{_PASSAGES}.jsonl and no {name}.jsonl beside it.")
-    passages: dict[str, Passage] = {}
+    passages: dict[str, SourcePassage] = {}
     for row in read_rows(files[name + _PASSAGES]):
         title, text = row.text("title", ""), row.text("text")
         content = f"{title} {text}" if title else text
-        passage = Passage({row.text("lang", UNNAMED): content}, row.text("group", ""))
+        passage = SourcePassage({row.text("lang", UNNAMED): content}, row.text("group", ""))
         passages[row.text("id")] = passage
     positions = {passage_id: i for i, passage_id in enumerate(passages)}
     examples = tuple(_question(row, positions) for row in read_rows(files[name]))
     sha256 = hash_files([files[name], files[name + _PASSAGES]])
-    return Source(name, "qa", tuple(passages.values()), examples, sha256)
+    return TrainingSource(name, "qa", tuple(passages.values()), examples, sha256)
 
 
 def _question(row: Row, positions: Mapping[str, int]) -> Example:
@@ -241,7 +241,7 @@ def _question(row: Row, positions: Mapping[str, int]) -> Example:
     return Example(queries, positives, row.text("group", ""), neutrals=related)
 
 
-def _read_docs(name: str, files: Mapping[str, Path]) -> Source:
+def _read_docs(name: str, files: Mapping[str, Path]) -> TrainingSource:
     """Sections: the heading asks, the text under it answers, other sections of a page do not."""
     queries: dict[str, dict[str, str]] = {}
     texts: dict[str, dict[str, str]] = {}
@@ -261,19 +261,21 @@ def _read_docs(name: str, files: Mapping[str, Path]) -> Source:
         clear = {code: query for code, query in own.items() if asked[code, query] == 1}
         if clear:
             examples.append(Example(clear, (positions[section],), pages[section]))
-    passages = tuple(Passage(versions, pages[section]) for section, versions in texts.items())
-    return Source(name, "docs", passages, tuple(examples), hash_files(list(files.values())))
+    passages = tuple(SourcePassage(versions, pages[section]) for section, versions in texts.items())
+    return TrainingSource(name, "docs", passages, tuple(examples), hash_files(list(files.values())))
 
 
-def _read_parallel(name: str, path: Path) -> Source:
+def _read_parallel(name: str, path: Path) -> TrainingSource:
     versions: dict[str, dict[str, str]] = {}
     for row in read_rows(path):
         source = row.text("src")
         versions.setdefault(source, {_PIVOT: source})[row.text("lang")] = row.text("tgt")
     several = list(_without_repeats(versions))
-    passages = tuple(Passage(texts, "") for texts in several)
+    passages = tuple(SourcePassage(texts, "") for texts in several)
     examples = tuple(Example(texts, (i,)) for i, texts in enumerate(several))
-    return Source(name, "parallel", passages, examples, hash_files([path]), is_translation=True)
+    return TrainingSource(
+        name, "parallel", passages, examples, hash_files([path]), is_translation=True
+    )
 
 
 def _without_repeats(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Mapping[str, str]]:

@@ -10,7 +10,7 @@ from polyrank.errors import DataError
 from polyrank.training.config import TrainingConfig
 from polyrank.training.data.negatives import Miner, Request
 from polyrank.training.data.schedule import Schedule
-from polyrank.training.data.source import Example, Source, text_key
+from polyrank.training.data.source import Example, TrainingSource, text_key
 from polyrank.types import Float32Array
 
 IRRELEVANT, NEUTRAL, RELEVANT = 0, 1, 2
@@ -45,7 +45,7 @@ class RankedList:
 
 @dataclass(slots=True)
 class _Draft:
-    source: Source
+    source: TrainingSource
     example: Example
     generator: Generator
     query_language: str
@@ -64,7 +64,7 @@ class Drawer:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSource],
         schedule: Schedule,
         config: TrainingConfig,
         *,
@@ -115,7 +115,7 @@ class Drawer:
         return _Draft(source, example, generator, asked, answered, positive)
 
     def _languages(
-        self, source: Source, example: Example, answers: list[str], generator: Generator
+        self, source: TrainingSource, example: Example, answers: list[str], generator: Generator
     ) -> tuple[str, str]:
         """Draw the languages of query and passages."""
         asked = sorted(example.queries)
@@ -253,7 +253,7 @@ def _random_positions(draft: _Draft, on_topic: set[int], wanted: int) -> list[in
     return [int(position) for position in drawn if int(position) not in on_topic]
 
 
-def _check_scores(source: Source, loss: str) -> None:
+def _check_scores(source: TrainingSource, loss: str) -> None:
     for example in source.examples:
         listed = {*example.positives, *example.negatives, *example.neutrals}
         if not listed <= example.scores.keys():

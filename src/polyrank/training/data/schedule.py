@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polyrank.errors import DataError
 from polyrank.training.config import TrainingConfig
-from polyrank.training.data.source import Example, Source
+from polyrank.training.data.source import Example, TrainingSource
 
 MAX_DRAWS = 2_000_000
 """Lists that a run without a number of steps or epochs can draw."""
@@ -37,7 +37,7 @@ class Schedule:
         return len(self.source_of)
 
 
-def plan_draws(sources: Sequence[Source], config: TrainingConfig) -> Schedule:
+def plan_draws(sources: Sequence[TrainingSource], config: TrainingConfig) -> Schedule:
     """Plan the draws of a run.
 
     Args:
@@ -91,12 +91,12 @@ def _num_draws(num_examples: int, config: TrainingConfig) -> int:
     return max(1, total // batch) * batch
 
 
-def _usable(source: Source, config: TrainingConfig) -> NDArray[np.int32]:
+def _usable(source: TrainingSource, config: TrainingConfig) -> NDArray[np.int32]:
     rows = [i for i, example in enumerate(source.examples) if _is_usable(source, example, config)]
     return np.array(rows, np.int32)
 
 
-def _is_usable(source: Source, example: Example, config: TrainingConfig) -> bool:
+def _is_usable(source: TrainingSource, example: Example, config: TrainingConfig) -> bool:
     if source.is_translation and len(example.queries) < 2:
         return False
     if example.positives:

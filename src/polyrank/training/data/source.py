@@ -16,7 +16,7 @@ UNNAMED = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class SourcePassage:
     """A piece of text that may answer a query.
 
     Attributes:
@@ -50,7 +50,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """Passages and examples of one file or folder.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source:
 
     name: str
     layout: str
-    passages: tuple[Passage, ...] = field(repr=False)
+    passages: tuple[SourcePassage, ...] = field(repr=False)
     examples: tuple[Example, ...] = field(repr=False)
     sha256: str
     weight: float | None = None

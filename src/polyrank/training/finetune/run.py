@@ -31,7 +31,7 @@ from polyrank.training.data.negatives import Miner, make_miner
 from polyrank.training.data.reading import read_mixture
 from polyrank.training.data.sampling import Drawer, Teacher
 from polyrank.training.data.schedule import Schedule, plan_draws
-from polyrank.training.data.source import Source
+from polyrank.training.data.source import TrainingSource
 from polyrank.training.finetune.journal import JOURNAL_FILE, Journal
 from polyrank.training.finetune.monitor import Monitor, MonitorConfig, check_apart, make_monitor
 from polyrank.training.record import (
@@ -56,7 +56,7 @@ _FREE = ("minutes", "evaluations", "save_minutes", "device")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What to train on what, and where to put it.
 
     Attributes:
@@ -96,7 +96,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrainingOutcome:
     """What a run left.
 
     Attributes:
@@ -110,7 +110,7 @@ class Outcome:
     is_complete: bool
 
 
-def train(job: Job, *, progress: StepProgress | None = None) -> Outcome:
+def train(job: TrainingJob, *, progress: StepProgress | None = None) -> TrainingOutcome:
     """Train a checkpoint.
 
     Args:
@@ -140,7 +140,7 @@ def train(job: Job, *, progress: StepProgress | None = None) -> Outcome:
         return run.go()
 
 
-def _check(job: Job) -> None:
+def _check(job: TrainingJob) -> None:
     if not job.data:
         raise ConfigError("nothing to train on: name a file or folder with --data.")
     if job.monitor is not None:
@@ -178,9 +178,9 @@ class _Run:
 
     def __init__(
         self,
-        job: Job,
+        job: TrainingJob,
         checkpoint: Checkpoint,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSource],
         schedule: Schedule,
         progress: StepProgress,
         begun: float,
@@ -228,7 +228,7 @@ class _Run:
             trainers.column_prompts(prompts, sum(job.config.num_negatives)),
         )
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainingOutcome:
         """Train, keep the best, write the folder."""
         from polyrank.training.finetune.start import read_state
         from polyrank.training.finetune.trainers import BEST_FILE
@@ -245,7 +245,7 @@ class _Run:
         self._publish(record)
         if is_complete:
             shutil.rmtree(self.job.checkpoints)
-        return Outcome(self.job.output, record, is_complete)
+        return TrainingOutcome(self.job.output, record, is_complete)
 
     def _claim(self, held: ExitStack) -> Path | None:
         """Make the folder of checkpoints, or check it and return the last checkpoint."""
@@ -353,7 +353,7 @@ class _Run:
         draw_training(self.journal, f"{self.job.output.name}: {self.config.task}", path)
 
 
-def _monitor(job: Job) -> Monitor | None:
+def _monitor(job: TrainingJob) -> Monitor | None:
     if job.monitor is None:
         return None
     from polyrank.evaluation import Bm25Retriever, EmbeddingRetriever
@@ -364,7 +364,7 @@ def _monitor(job: Job) -> Monitor | None:
     return make_monitor(job.monitor, job.config.task, stage)
 
 
-def _device(job: Job) -> str:
+def _device(job: TrainingJob) -> str:
     import torch
 
     has_gpu = torch.cuda.is_available()

@@ -45,7 +45,7 @@ _HEAD = r"^(?!.*\.(embeddings|encoder)\.)"
 _EVALUATION_BATCH = 32
 
 
-class Report(Protocol):
+class TrainingReport(Protocol):
     """Told how far the training is."""
 
     def __call__(self, share: float, step: int, loss: float | None) -> None:
@@ -91,7 +91,7 @@ class Conductor(TrainerCallback):
         measure: Callable[[], Measurement] | None,
         begun: float,
         stop: StopRequest,
-        report: Report | None = None,
+        report: TrainingReport | None = None,
     ) -> None:
         """Make a conductor.
 

@@ -20,7 +20,7 @@ Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedCandidates:
     """The candidates of one question, best first by the first stage.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ranked:
         return [int(i) for i in np.argsort(-(self.logits + weight * self.found), kind="stable")]
 
 
-def fit_weight(questions: Sequence[Ranked], shares: Mapping[str, float]) -> float:
+def fit_weight(questions: Sequence[RankedCandidates], shares: Mapping[str, float]) -> float:
     """Return the weight of first-stage scores that tells answers from other candidates best.
 
     It is β/α, or 0 if that is negative, for the multipliers of logit (α) and first-stage score
@@ -111,7 +111,7 @@ class _Lists:
     scale: float
 
     @classmethod
-    def of(cls, questions: Sequence[Ranked], shares: Mapping[str, float]) -> "_Lists":
+    def of(cls, questions: Sequence[RankedCandidates], shares: Mapping[str, float]) -> "_Lists":
         counts = np.array([len(question.logits) for question in questions])
         spreads = [np.std(question.logits, dtype=np.float64) for question in questions]
         scale = float(np.mean(spreads)) or 1.0
@@ -146,7 +146,7 @@ class _Lists:
 
 
 def held_out_weights(
-    questions: Sequence[Ranked], shares: Mapping[str, float]
+    questions: Sequence[RankedCandidates], shares: Mapping[str, float]
 ) -> tuple[str, list[float | None]]:
     """Return for each question a weight that was learnt without it.
 
@@ -177,7 +177,9 @@ def held_out_weights(
     return by, [weights[part] for part in parts]
 
 
-def figures(questions: Sequence[Ranked], weights: Sequence[float | None]) -> dict[str, Any]:
+def figures(
+    questions: Sequence[RankedCandidates], weights: Sequence[float | None]
+) -> dict[str, Any]:
     """Return nDCG@10 of first stage, reranker and both together, by source and language.
 
     Args:
@@ -215,7 +217,7 @@ def _rounded(weight: float | None) -> float | None:
     return None if weight is None else round(weight, 4)
 
 
-def _gains(questions: Sequence[Ranked], orders: Sequence[list[int]]) -> Float64Array:
+def _gains(questions: Sequence[RankedCandidates], orders: Sequence[list[int]]) -> Float64Array:
     qrels, rankings = {}, {}
     for i, (question, order) in enumerate(zip(questions, orders, strict=True)):
         found = np.flatnonzero(question.is_answer)

@@ -30,8 +30,13 @@ from polyrank.inference.reranker import Reranker
 from polyrank.progress import StepProgress, unheard
 from polyrank.tasks.first_stage import standardized
 from polyrank.training.data.reading import read_mixture
-from polyrank.training.data.source import Source
-from polyrank.training.first_stage.fit import Ranked, figures, fit_weight, held_out_weights
+from polyrank.training.data.source import TrainingSource
+from polyrank.training.first_stage.fit import (
+    RankedCandidates,
+    figures,
+    fit_weight,
+    held_out_weights,
+)
 from polyrank.training.first_stage.settings import FirstStageWeightConfig, FirstStageWeightJob
 from polyrank.training.record import describe_sources, versions
 from polyrank.types import FirstStageKind
@@ -41,7 +46,7 @@ _QUESTIONS_PER_CALL = 20
 
 
 @dataclass(frozen=True)
-class Pool:
+class QuestionPool:
     """Questions and the passages to search, of one source in one language.
 
     Attributes:
@@ -148,7 +153,9 @@ def _first_stages(
     return stages
 
 
-def draw_pools(sources: Sequence[Source], config: FirstStageWeightConfig) -> list[Pool]:
+def draw_pools(
+    sources: Sequence[TrainingSource], config: FirstStageWeightConfig
+) -> list[QuestionPool]:
     """Return what is asked and searched in each source and language.
 
     Sources with versions of a passage in several languages are left out: translations answer
@@ -183,8 +190,11 @@ def draw_pools(sources: Sequence[Source], config: FirstStageWeightConfig) -> lis
 
 
 def _pool(
-    source: Source, language: str, config: FirstStageWeightConfig, generator: np.random.Generator
-) -> Pool | None:
+    source: TrainingSource,
+    language: str,
+    config: FirstStageWeightConfig,
+    generator: np.random.Generator,
+) -> QuestionPool | None:
     texts = list(
         dict.fromkeys(source.passages[i].versions[language] for i in source.by_language[language])
     )
@@ -204,7 +214,7 @@ def _pool(
     kept.update(others[i] for i in generator.permutation(len(others))[:room])
     passages = tuple(text for text in texts if text in kept)  # in their order, answers or not
     places = {text: i for i, text in enumerate(passages)}
-    return Pool(
+    return QuestionPool(
         source.name,
         language,
         passages,
@@ -215,12 +225,12 @@ def _pool(
 
 
 def collect(
-    pools: Sequence[Pool],
+    pools: Sequence[QuestionPool],
     stages: Mapping[FirstStageKind, Retriever[Any, Any]],
     reranker: Reranker,
     candidates: int,
     progress: StepProgress,
-) -> dict[FirstStageKind, list[Ranked]]:
+) -> dict[FirstStageKind, list[RankedCandidates]]:
     """Return what each first stage finds for all questions, with the reranker's logits.
 
     Args:
@@ -234,7 +244,7 @@ def collect(
         For each first stage, questions in the order of the pools; those for which it found
         nothing too.
     """
-    ranked: dict[FirstStageKind, list[Ranked]] = {kind: [] for kind in stages}
+    ranked: dict[FirstStageKind, list[RankedCandidates]] = {kind: [] for kind in stages}
     num_texts = len(stages) * sum(len(pool.passages) for pool in pools)
     num_questions = sum(len(pool.questions) for pool in pools)
     texts_done = questions_done = 0
@@ -255,7 +265,7 @@ def collect(
     return ranked
 
 
-def _search(pool: Pool, stage: Retriever[Any, Any], candidates: int) -> list[Candidates]:
+def _search(pool: QuestionPool, stage: Retriever[Any, Any], candidates: int) -> list[Candidates]:
     def advance(count: int) -> None:
         del count
 
@@ -270,7 +280,7 @@ def _parts(count: int) -> Iterator[range]:
 
 
 def _logits(
-    pool: Pool,
+    pool: QuestionPool,
     part: Sequence[int],
     found: Mapping[FirstStageKind, Sequence[Candidates]],
     reranker: Reranker,
@@ -291,10 +301,10 @@ def _logits(
 
 
 def _ranked(
-    pool: Pool, i: int, hits: Candidates, logits: Mapping[tuple[int, int], np.float32]
-) -> Ranked:
+    pool: QuestionPool, i: int, hits: Candidates, logits: Mapping[tuple[int, int], np.float32]
+) -> RankedCandidates:
     places = [int(place) for place in hits.doc_indices]
-    return Ranked(
+    return RankedCandidates(
         pool.source,
         pool.language,
         np.array([logits[i, place] for place in places], np.float32),
@@ -305,7 +315,7 @@ def _ranked(
 
 
 def _learn_each(
-    ranked: Mapping[FirstStageKind, Sequence[Ranked]], shares: Mapping[str, float]
+    ranked: Mapping[FirstStageKind, Sequence[RankedCandidates]], shares: Mapping[str, float]
 ) -> tuple[dict[FirstStageKind, dict[str, Any]], dict[FirstStageKind, str]]:
     """Learn the weight of each first stage.
 
@@ -332,7 +342,7 @@ def _learn_each(
     return learnt, {kind: str(error) for kind, error in failures.items()}
 
 
-def learn(questions: Sequence[Ranked], shares: Mapping[str, float]) -> dict[str, Any]:
+def learn(questions: Sequence[RankedCandidates], shares: Mapping[str, float]) -> dict[str, Any]:
     """Return the weight of one first stage and what it does to questions it was not learnt on.
 
     Args:
@@ -362,7 +372,9 @@ def learn(questions: Sequence[Ranked], shares: Mapping[str, float]) -> dict[str,
     }
 
 
-def _describe(sources: Sequence[Source], pools: Sequence[Pool]) -> list[dict[str, Any]]:
+def _describe(
+    sources: Sequence[TrainingSource], pools: Sequence[QuestionPool]
+) -> list[dict[str, Any]]:
     own = [[pool for pool in pools if pool.source == source.name] for source in sources]
     usable = [sum(pool.num_usable for pool in found) for found in own]
     asked = [sum(len(pool.questions) for pool in found) for found in own]

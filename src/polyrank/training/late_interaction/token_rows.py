@@ -21,7 +21,7 @@ from polyrank.tasks.heads import Head, LateInteraction
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.training.data.sampling import Drawer, RankedList
 from polyrank.training.data.schedule import Schedule
-from polyrank.training.data.source import Source
+from polyrank.training.data.source import TrainingSource
 from polyrank.types import Float32Array
 
 FEATURES: tuple[MatchFeature, ...] = (
@@ -116,7 +116,7 @@ class RowReader:
 
 
 def language_directions(
-    sources: Sequence[Source],
+    sources: Sequence[TrainingSource],
     reader: RowReader,
     count: int,
     seed: int,
@@ -248,7 +248,7 @@ def centers(
     return center.astype(np.float32), (asked - center).astype(np.float32)
 
 
-def lists_of_questions(sources: Sequence[Source], schedule: Schedule) -> list[int]:
+def lists_of_questions(sources: Sequence[TrainingSource], schedule: Schedule) -> list[int]:
     """Return the lists to take centers from: of questions, where there are some.
 
     In parallel sources queries are headings or translations, which are worded as passages are.
