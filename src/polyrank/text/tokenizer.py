@@ -286,8 +286,8 @@ class Tokenizer:
         Returns:
             Offset after the last character; the text's length where it has no more tokens.
         """
-        (ids,) = self.encode_ends([text], num_tokens)
-        return self.end_of_token(text, num_tokens) if len(ids) > num_tokens else len(text)
+        offsets = self._offsets(text, num_tokens)
+        return offsets[num_tokens - 1][1] if len(offsets) > num_tokens else len(text)
 
     def count_prompt(self, prompt: str) -> int:
         """Return how many tokens a prompt takes before a text, at most.
@@ -308,14 +308,17 @@ class Tokenizer:
         """
         if num_tokens == 0:
             return 0
-        offsets = None
-        if self._windows.is_long(text, num_tokens):
-            (first,) = self._windows.first([text], num_tokens)
-            offsets = first and first[0].offsets
-        if offsets is None:
-            with _translated(self.path, _CANNOT_CUT):
-                offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        return int(offsets[min(num_tokens, len(offsets)) - 1][1]) if offsets else 0
+        offsets = self._offsets(text, num_tokens)
+        return offsets[min(num_tokens, len(offsets)) - 1][1] if offsets else 0
+
+    def _offsets(self, text: str, num_tokens: int) -> list[tuple[int, int]]:
+        """Return the bounds of a text's first tokens: more than `num_tokens`, or all."""
+        with _translated(self.path, _CANNOT_CUT):
+            if self._windows.is_long(text, num_tokens):
+                (first,) = self._windows.first([text], num_tokens)
+                if first is not None:
+                    return list(first[0].offsets)
+            return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def _check_length(text: str, max_characters: int | None) -> None:
