@@ -49,6 +49,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "qdrant": ("qdrant_client",),
     "milvus": ("pymilvus",),
     "pinecone": ("pinecone",),
+    "weaviate": ("weaviate",),
     "pgvector": ("pgvector", "psycopg"),
     "train": ("torch", "sentence_transformers", "accelerate", "datasets", "peft", *_EVAL),
 }

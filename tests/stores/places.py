@@ -94,6 +94,21 @@ def qdrant_url(folder: Path) -> str:
     return f"qdrant://{qdrant_wire.serve()}"
 
 
+@cache
+def weaviate_url(folder: Path) -> str:
+    """Start a server with Weaviate's wire shapes for a folder."""
+    from tests.stores import weaviate_wire
+
+    return f"weaviate://{weaviate_wire.serve()}"
+
+
+def weaviate_filter() -> Any:
+    from weaviate.classes.query import Filter
+
+    page, lang = Filter.by_property("page"), Filter.by_property("lang")
+    return page.less_than(5) & lang.equal("de")
+
+
 def qdrant_filter() -> Any:
     from qdrant_client import models
 
@@ -119,6 +134,7 @@ PLACES = [
     Place("milvus", "pymilvus", in_folder("milvus"), lambda: MILVUS_FILTER),
     Place("pinecone", "pinecone", pinecone_url, lambda: PINECONE_FILTER, is_embedded=False),
     Place("qdrant", "qdrant_client", qdrant_url, qdrant_filter, False, 300, name="qdrant-wire"),
+    Place("weaviate", "weaviate", weaviate_url, weaviate_filter, False, 2_500),
     # its local mode writes point by point, each with a commit of its own
     Place("qdrant", "qdrant_client", in_folder("qdrant"), qdrant_filter, False, 300, ("float32",)),
 ]

@@ -21,7 +21,9 @@ def place_of(scheme: str) -> Place:
     return BY_SCHEME[scheme]
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "qdrant", "chroma", "milvus", "pinecone"])
+@pytest.mark.parametrize(
+    "scheme", ["postgresql", "qdrant", "chroma", "milvus", "pinecone", "weaviate"]
+)
 def test_a_server_that_is_not_there(scheme: str) -> None:
     place_of(scheme)
     with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:1 does not answer.*Start the"):

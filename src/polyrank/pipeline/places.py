@@ -15,7 +15,7 @@ from polyrank.stores.opening import KINDS
 
 SUFFIX = ".polyrank"
 _SERVER = re.compile(r"[\w.\-\[\]:]+:\d+")
-_SERVED = frozenset({"postgresql"})
+_SERVED = frozenset({"pinecone", "postgresql", "weaviate"})
 
 
 def local_path(url: str) -> Path | None:

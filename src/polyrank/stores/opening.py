@@ -33,6 +33,9 @@ KINDS = {
     "chroma": StoreKind("chroma", "ChromaStore", "chroma", "chroma://HOST:PORT or FOLDER"),
     "milvus": StoreKind("milvus", "MilvusStore", "milvus", "milvus://HOST:PORT or FILE.db"),
     "pinecone": StoreKind("pinecone", "PineconeStore", "pinecone", "pinecone://INDEX-HOST"),
+    "weaviate": StoreKind(
+        "weaviate", "WeaviateStore", "weaviate", "weaviate://HOST:PORT or CLUSTER"
+    ),
     "postgresql": StoreKind(
         "postgresql", "PostgresStore", "pgvector", "postgresql://USER@HOST/DATABASE"
     ),
