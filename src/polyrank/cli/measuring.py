@@ -116,6 +116,19 @@ def retriever(name: str, num_threads: int | None) -> "Retriever[Any, Any]":
     return Models({"num_threads": num_threads}).retriever(name)
 
 
+def named(given: str) -> tuple[str, str]:
+    """Read ``[NAME=]WHAT``.
+
+    Args:
+        given: What was typed.
+
+    Returns:
+        The name and what it stands for, both the same where no name was given.
+    """
+    name, equals, rest = given.partition("=")
+    return (name, rest) if equals and "/" not in name else (given, given)
+
+
 def first_stage(weight: str, *, is_lexical: bool) -> "FirstStageKind | float":
     """Return what a first stage's scores count for, as `Reranker.first_stage_weight` takes it.
 

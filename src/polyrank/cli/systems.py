@@ -49,9 +49,7 @@ class SystemName:
         Raises:
             ConfigError: If a part is empty.
         """
-        name, equals, rest = given.partition("=")
-        if not equals or "/" in name:
-            name, rest = given, given
+        name, rest = measuring.named(given)
         retriever, plus, reranker = rest.partition("+")
         reranker, at, weight = reranker.partition("@")
         if not name or not retriever or (plus and not reranker) or (at and not weight):

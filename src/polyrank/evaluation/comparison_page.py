@@ -70,7 +70,12 @@ tr + tr { border-top: 1px solid var(--line) }
 
 
 def comparison_page(
-    content: Mapping[str, Any], title: str, summary: Cells, tables: Mapping[str, Cells], method: str
+    content: Mapping[str, Any],
+    title: str,
+    summary: Cells,
+    tables: Mapping[str, Cells],
+    method: str,
+    costs: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """Return the page.
 
@@ -80,20 +85,26 @@ def comparison_page(
         summary: The table of systems.
         tables: Further tables by heading; empty ones are left out.
         method: How intervals and p-values were made.
+        costs: What quality is drawn beside: for each unit a value above 0 of each system; None
+            draws it beside the milliseconds of a query.
 
     Returns:
         HTML that needs nothing beside itself.
     """
     main, systems = content["measures"][0], content["systems"]
+    if costs is None:
+        costs = {"milliseconds a query, median": [each["latency"]["p50_ms"] for each in systems]}
     names = [system["name"] for system in systems]
     key = _key(names)
     parts = [
         f"<h1>{escape(title)}</h1>",
         _table(summary),
         f"<p>{escape(method)}</p>",
-        f"<h2>{escape(main)} beside what a query takes</h2>",
-        key,
-        _scatter(systems, main),
+        *(
+            f"<h2>{escape(main)} beside {escape(unit)}</h2>{key}"
+            + _scatter(systems, main, unit, values)
+            for unit, values in costs.items()
+        ),
         f"<h2>{escape(main)} by language</h2>",
         key,
         _rows(_by_language(systems, main)),
@@ -104,6 +115,22 @@ def comparison_page(
         _facts(content),
     ]
     return _DOCUMENT.format(title=escape(title), style=_style(), body="\n".join(parts))
+
+
+def table_page(title: str, cells: Cells, facts: Sequence[str]) -> str:
+    """Return a page of one table.
+
+    Args:
+        title: Its heading.
+        cells: The table, header first.
+        facts: What was measured and how, a sentence each.
+
+    Returns:
+        HTML that needs nothing beside itself.
+    """
+    items = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    body = f"<h1>{escape(title)}</h1>{_table(cells)}<ul>{items}</ul>"
+    return _DOCUMENT.format(title=escape(title), style=_style(), body=body)
 
 
 _DOCUMENT = """<!doctype html>
@@ -199,18 +226,20 @@ def _rows(rows: Sequence[_Row]) -> str:
     return "".join(drawn) + f'<div class="axis">{axis}</div>'
 
 
-def _scatter(systems: Sequence[Mapping[str, Any]], measure: str) -> str:
-    """Return quality against the median latency, which has a logarithmic scale."""
+def _scatter(
+    systems: Sequence[Mapping[str, Any]], measure: str, unit: str, costs: Sequence[float]
+) -> str:
+    """Return quality against what it costs, which has a logarithmic scale."""
     means = [system["mean"][measure] for system in systems]
     low, high, ticks = _scale([value for mean in means for value in mean.values()])
-    times = [math.log10(max(system["latency"]["p50_ms"], 1e-3)) for system in systems]
-    left, right = math.floor(min(times)), math.ceil(max(times))
+    places = [math.log10(max(cost, 1e-3)) for cost in costs]
+    left, right = math.floor(min(places)), math.ceil(max(places))
     right = max(right, left + 1)
     marks = []
-    for i, (system, mean, time) in enumerate(zip(systems, means, times, strict=True)):
-        x = 100 * (time - left) / (right - left)
+    for i, (system, mean, at) in enumerate(zip(systems, means, places, strict=True)):
+        x = 100 * (at - left) / (right - left)
         y, least, most = (100 * (mean[k] - low) / (high - low) for k in ("mean", "low", "high"))
-        words = f"{system['name']}: {mean['mean']:.3f}, {system['latency']['p50_ms']:.1f} ms"
+        words = f"{system['name']}: {mean['mean']:.3f}, {costs[i]:.4g} {unit}"
         marks.append(
             f'<b style="left:{x:.2f}%;bottom:{least:.2f}%;height:{most - least:.2f}%;'
             f'background:var(--c{i % len(_COLOURS)})"></b>'
@@ -226,7 +255,7 @@ def _scatter(systems: Sequence[Mapping[str, Any]], measure: str) -> str:
     ]
     return (
         f'<div class="plot">{"".join([*marks, *across, *up])}</div>'
-        '<p class="under">milliseconds a query, median</p>'
+        f'<p class="under">{escape(unit)}</p>'
     )
 
 

@@ -165,14 +165,15 @@ def pairwise(comparison: Comparison) -> Cells:
 def comparison_table(comparison: Comparison) -> RichGroup:
     """Return a comparison for a terminal: the systems, then by language."""
     title = comparison_title(comparison)
-    parts = [_rich(summary(comparison), title), _rich(by_group(comparison), None)]
+    parts = [rich_table(summary(comparison), title), rich_table(by_group(comparison), None)]
     return RichGroup(*parts, *dropped_line(comparison.report), METHOD)
 
 
-METHOD = (
+INTERVALS = (
     f"Intervals: {CONFIDENCE:.0%}, bootstrap over queries. p: paired randomisation test with "
-    "Holm's correction; * is below 0.05. Milliseconds: one query after another, read anew."
+    "Holm's correction; * is below 0.05."
 )
+METHOD = f"{INTERVALS} Milliseconds: one query after another, read anew."
 
 
 def comparison_title(comparison: Comparison) -> str:
@@ -181,7 +182,8 @@ def comparison_title(comparison: Comparison) -> str:
     return f"{len(comparison.systems)} systems on {report.dataset}, {MODE_WORDS[report.mode]}"
 
 
-def _rich(cells: Cells, title: str | None) -> Table:
+def rich_table(cells: Cells, title: str | None) -> Table:
+    """Return a table for a terminal, its first column to the left."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for i, name in enumerate(cells[0]):
         table.add_column(name, justify="left" if i == 0 else "right")

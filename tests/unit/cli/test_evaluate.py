@@ -9,7 +9,11 @@ from tests.unit.evaluation.test_run import SAMPLE
 
 
 def call(*arguments):
-    result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    return call_app("eval", *arguments)
+
+
+def call_app(*arguments):
+    result = CliRunner().invoke(app, [*map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

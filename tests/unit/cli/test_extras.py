@@ -19,6 +19,7 @@ ARGUMENTS = {
     "bulk embed": ["nowhere", "--output", "nowhere"],
     "bulk rerank": ["nowhere", "--output", "nowhere"],
     "compress quantize": ["--data", "nowhere", "--output", "nowhere"],
+    "compress report": ["nowhere"],
     "compress table": ["nowhere", "nowhere", "--text", "nowhere"],
     "compress trim": ["nowhere", "nowhere", "--text", "nowhere"],
     "eval": ["nowhere"],

@@ -4,6 +4,7 @@ import typer
 
 from polyrank.cli.compress.export import export
 from polyrank.cli.compress.quantize import quantize
+from polyrank.cli.compress.report import report
 from polyrank.cli.compress.table import table
 from polyrank.cli.compress.trim import trim
 
@@ -23,3 +24,4 @@ compress_app.command("trim")(trim)
 compress_app.command("table")(table)
 compress_app.command("export")(export)
 compress_app.command("quantize")(quantize)
+compress_app.command("report")(report)

@@ -1,0 +1,1 @@
+"""Variants of a checkpoint side by side: bytes, memory, time and quality."""
