@@ -15,7 +15,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -109,6 +109,9 @@ in_bulk = RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 $(BULK)/bin/python -m pytest tests/bul
 
 test-bulk: $(BULK)/.ready ## run bulk jobs on Ray, from an object store, in Spark and Dask, and kill their parts
 	$(in_bulk) $(OPTIONS)
+
+test-ray: $(BULK)/.ready ## run the server on Ray Serve: all protocols again, and replicas that come and go under load
+	$(BULK)/bin/python -m pytest tests/ray --override-ini filterwarnings=default $(OPTIONS)
 
 $(BULK)/.ready: tests/bulk/requirements.txt pyproject.toml
 	$(framework_environment)
@@ -287,8 +290,11 @@ bench-candidates: $(VENV)/.test model ## a thousand candidates through cheaper a
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/candidates.py --data $(DATA) $(OPTIONS)
 
 bench-scale: $(VENV)/.test $(BULK)/.ready ## bulk jobs beside the bare engine, on Ray, and thirty random kills (OPTIONS="--sections 20000")
-	PYTHONPATH=. $(BULK)/bin/python -m benchmarks.scale --data $(DATA) --work build/scale $(OPTIONS) engine-embed embed engine-rerank rerank ray bits report
+	PYTHONPATH=. $(BULK)/bin/python -m benchmarks.scale --data $(DATA) --work build/scale $(OPTIONS) embed rerank ray bits report
 	$(in_bulk) -m slow
+
+bench-ray-serve: $(BULK)/.ready ## requests that fail while replicas come and go on Ray Serve (OPTIONS="--turns 2")
+	PYTHONPATH=. $(BULK)/bin/python -m benchmarks.ray_serving $(OPTIONS)
 
 bench-calibration: $(VENV)/.test ## how good the default model's probabilities are, by language (OPTIONS="--queries 50")
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/calibration.py --data $(DATA) $(OPTIONS)

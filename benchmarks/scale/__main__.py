@@ -1,8 +1,11 @@
 """Bulk jobs of real sections with the model that ships, beside the bare engine.
 
-Each part (`engine-embed`, `embed`, `engine-rerank`, `rerank`, `ray`, `bits`) adds its figures to
-results/scale.json, so that they may be measured one after the other; `report` writes
-results/scale.md.
+Each part (`embed`, `rerank`, `ray`, `bits`) adds its figures to results/scale.json, so that they
+may be measured one after the other; `report` writes results/scale.md.
+
+A job and the engine alone take turns: every half minute the job is stopped (SIGSTOP), the engine
+runs for some seconds, and the job goes on. So both get the same share of a machine on which others
+work, too, and their ratio holds.
 """
 
 import argparse
@@ -11,10 +14,11 @@ import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from polyrank.inference.passage_pairs import PassagePairs
 RESULTS = Path(__file__).parent.parent / "results" / "scale.json"
 CHECKED_ROWS = 400  # computed one by one by the library
 MEMORY_EVERY_S = 0.5
+JOB_TURN_S = 30.0
+ENGINE_ROWS = 2048  # of a turn
 Figures = dict[str, Any]
 
 
@@ -69,14 +75,25 @@ def _cpu() -> str:
 
 
 def sections(data: Path, count: int) -> list[Figures]:
-    """Return sections of help pages in many languages, in an order drawn once."""
+    """Return sections of help pages in many languages, in an order drawn once.
+
+    There are 98,296; for more, passages of encyclopaedias are put among them.
+    """
+    kept = _shuffled((data / "train" / "docs").glob("*.jsonl.gz"))[:count]
+    if len(kept) < count:
+        kept += _shuffled((data / "train" / "qa").glob("*.passages.jsonl.gz"))[: count - len(kept)]
+        random.Random(0).shuffle(kept)
+    return kept
+
+
+def _shuffled(paths: Iterable[Path]) -> list[Figures]:
     rows = []
-    for path in sorted((data / "train" / "docs").glob("*.jsonl.gz")):
+    for path in sorted(paths):
         with gzip.open(path, "rt", encoding="utf8") as lines:
             rows += [json.loads(line) for line in lines]
     kept = [{k: row[k] for k in ("id", "title", "text", "lang")} for row in rows if row["text"]]
     random.Random(0).shuffle(kept)
-    return kept[:count]
+    return kept
 
 
 def embed_input(asked: argparse.Namespace) -> Path:
@@ -100,51 +117,88 @@ def rerank_input(asked: argparse.Namespace) -> Path:
     return path
 
 
-def engine_embed(asked: argparse.Namespace) -> Figures:
-    """Time the engine alone: sequences that are packed already, a partition's worth at a time."""
+class Turns:
+    """The engine alone, on sequences that are packed already, a turn at a time."""
+
+    def __init__(self, runs: Sequence[Callable[[], int]]) -> None:
+        """Take what is run.
+
+        Args:
+            runs: Each runs some sequences, and returns how many tokens they had.
+        """
+        self._runs = runs
+        self.num_turns, self.tokens, self.seconds = 0, 0, 0.0
+
+    def take(self) -> None:
+        """Run the next sequences."""
+        begun = time.perf_counter()
+        self.tokens += self._runs[self.num_turns % len(self._runs)]()
+        self.seconds += time.perf_counter() - begun
+        self.num_turns += 1
+
+    def figures(self) -> Figures:
+        """Return what was measured."""
+        rows = self.num_turns * ENGINE_ROWS
+        return {"rows": rows, "tokens": self.tokens, "seconds": self.seconds}
+
+
+def engine_embed(asked: argparse.Namespace) -> Turns:
+    """Return the engine with the sequences of sections."""
     table = pq.read_table(embed_input(asked), columns=["text"])
     embedder = Embedder()
-    computation, step = embedder._computation, asked.partition_rows
+    computation = embedder._computation
     texts = table.column("text").to_pylist()[: asked.engine_rows]
     embedder.encode(texts[:64])
-    tokens, seconds = 0, 0.0
-    for start in range(0, len(texts), step):
-        prepared = computation.prepare([f"passage: {t}" for t in texts[start : start + step]])
-        begun = time.perf_counter()
-        computation.engine.run(prepared.batch, computation.pooling, computation.width)
-        seconds += time.perf_counter() - begun
-        tokens += prepared.batch.total_tokens
-    return {"engine_embed": {"rows": len(texts), "tokens": tokens, "seconds": seconds}}
+
+    def run(start: int) -> Callable[[], int]:
+        items = [f"passage: {text}" for text in texts[start : start + ENGINE_ROWS]]
+        batch = computation.prepare(items).batch
+
+        def go() -> int:
+            computation.engine.run(batch, computation.pooling, computation.width)
+            return batch.total_tokens
+
+        return go
+
+    return Turns([run(start) for start in range(0, len(texts), ENGINE_ROWS)])
 
 
-def engine_rerank(asked: argparse.Namespace) -> Figures:
-    """Time the engine alone on the sequences of pairs."""
+def engine_rerank(asked: argparse.Namespace) -> Turns:
+    """Return the engine with the sequences of pairs."""
     table = pq.read_table(rerank_input(asked))
     pairs = list(zip(*(table.column(n).to_pylist() for n in ("query", "text")), strict=True))
     pairs = pairs[: asked.engine_rows]
     reranker = Reranker()
     computation = reranker._computation
     reranker.score(pairs[:64])
-    tokens, seconds = 0, 0.0
-    for start in range(0, len(pairs), asked.partition_rows):
-        plan = computation.prepare(pairs[start : start + asked.partition_rows]).plan
+
+    def run(start: int) -> Callable[[], int]:
+        plan = computation.prepare(pairs[start : start + ENGINE_ROWS]).plan
         plan = plan.inner.plan if isinstance(computation, PassagePairs) else plan
-        before, begun = computation.engine.usage.num_tokens, time.perf_counter()
-        for _ in run_pairs(computation.engine, computation.scorer, plan):
-            pass
-        seconds += time.perf_counter() - begun
-        tokens += computation.engine.usage.num_tokens - before
-    return {"engine_rerank": {"rows": len(pairs), "tokens": tokens, "seconds": seconds}}
+
+        def go() -> int:
+            before = computation.engine.usage.num_tokens
+            for _ in run_pairs(computation.engine, computation.scorer, plan):
+                pass
+            return computation.engine.usage.num_tokens - before
+
+        return go
+
+    return Turns([run(start) for start in range(0, len(pairs), ENGINE_ROWS)])
 
 
 def embed(asked: argparse.Namespace) -> Figures:
-    """Time `polyrank bulk embed`."""
-    return {"embed": job("embed", embed_input(asked), asked)}
+    """Time `polyrank bulk embed` and the engine in turns."""
+    turns = engine_embed(asked)
+    done = job("embed", embed_input(asked), asked, turns=turns)
+    return {"embed": done, "engine_embed": turns.figures()}
 
 
 def rerank(asked: argparse.Namespace) -> Figures:
-    """Time `polyrank bulk rerank`."""
-    return {"rerank": job("rerank", rerank_input(asked), asked, "--columns", "id,query")}
+    """Time `polyrank bulk rerank` and the engine in turns."""
+    turns = engine_rerank(asked)
+    done = job("rerank", rerank_input(asked), asked, "--columns", "id,query", turns=turns)
+    return {"rerank": done, "engine_rerank": turns.figures()}
 
 
 def ray(asked: argparse.Namespace) -> Figures:
@@ -154,8 +208,14 @@ def ray(asked: argparse.Namespace) -> Figures:
     return {f"ray_{n}": job("embed", source, asked, *more, f"{n}:{n}") for n in (1, 2)}
 
 
-def job(task: str, source: Path, asked: argparse.Namespace, *more: str) -> Figures:
-    """Run the command; return its summary, times and memory."""
+def job(
+    task: str,
+    source: Path,
+    asked: argparse.Namespace,
+    *more: str,
+    turns: Turns | None = None,
+) -> Figures:
+    """Run the command, in turns with the engine; return its summary, times and memory."""
     name = "-".join([task, *[m.strip("-").replace(":", "-") for m in more if m != "id,query"]])
     output = asked.work / f"{name}-{source.stem}"
     subprocess.run(["rm", "-rf", str(output)], check=True)
@@ -167,38 +227,62 @@ def job(task: str, source: Path, asked: argparse.Namespace, *more: str) -> Figur
             *("--quiet", *more),
         ]
     )
-    memory = list(sampled(process, begun))
+    manifest = output / "_manifest.json"
+    memory, stopped_s, load = watched(process, begun, manifest, turns)
     whole = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(process.returncode)
     summary = json.loads((output / "_summary.json").read_text())
     times = sorted(path.stat().st_mtime for path in output.glob("_done/*.json"))
-    manifest = (output / "_manifest.json").stat().st_mtime
+    job_s = times[-1] - manifest.stat().st_mtime  # after loading, to the last partition
     return {
         "rows": summary["rows"],
         "tokens": summary["tokens"],
         "partitions": len(summary["partitions"]),
         "whole_s": whole,
-        "job_s": times[-1] - manifest,  # from the manifest, after loading, to the last partition
-        "compute_s": summary["seconds"],
+        "job_s": job_s - stopped_s,
+        "compute_s": summary["seconds"] - stopped_s,
+        "stopped_s": stopped_s,
+        "load": load,
         "output_bytes": summary["size_bytes"],
         "input_bytes": source.stat().st_size,
         "memory_mb": memory,
     }
 
 
-def sampled(process: "subprocess.Popen[bytes]", begun: float) -> Iterator[tuple[float, float]]:
-    """Yield seconds since the start with the memory of a process that is not files, in MB."""
+def watched(
+    process: "subprocess.Popen[bytes]", begun: float, manifest: Path, turns: Turns | None
+) -> tuple[list[tuple[float, float]], float, list[float]]:
+    """Wait for a job, and stop it now and then for the engine's turn.
+
+    Returns:
+        Seconds since the start with its memory that is not files, in MB; seconds in which it was
+        stopped; loads of the machine.
+    """
+    memory: list[tuple[float, float]] = []
+    load: list[float] = []
+    stopped_s, next_turn = 0.0, float("inf")
     while process.poll() is None:
+        now = time.monotonic()
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         except OSError:
             break
         kept = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
         if kept:
-            yield round(time.monotonic() - begun, 1), round(kept[0] / 1e3, 1)
+            memory.append((round(now - begun, 1), round(kept[0] / 1e3, 1)))
+        if next_turn == float("inf") and manifest.exists():
+            next_turn = now + JOB_TURN_S
+        if turns is not None and now > next_turn:
+            process.send_signal(signal.SIGSTOP)
+            load.append(os.getloadavg()[0])
+            turns.take()
+            process.send_signal(signal.SIGCONT)
+            stopped_s += time.monotonic() - now
+            next_turn = time.monotonic() + JOB_TURN_S
         time.sleep(MEMORY_EVERY_S)
     process.wait()
+    return memory, stopped_s, load
 
 
 def bits(asked: argparse.Namespace) -> Figures:
@@ -231,8 +315,6 @@ def bits(asked: argparse.Namespace) -> Figures:
 
 
 PARTS = {
-    "engine-embed": engine_embed,
-    "engine-rerank": engine_rerank,
     "embed": embed,
     "rerank": rerank,
     "ray": ray,

@@ -19,12 +19,13 @@ from urllib.request import url2pathname
 
 from polyrank.errors import MissingExtraError
 
+_SERVER = ("starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson")
 _EVAL = ("bm25s", "ir_measures", "matplotlib")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime"),
     "torch": ("torch",),
     "client": ("httpx", "tenacity"),
-    "server": ("starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"),
+    "server": _SERVER,
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "eval": _EVAL,
     "parquet": ("pyarrow",),
@@ -33,6 +34,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "gcs": ("gcsfs",),
     "lance": ("lance",),
     "ray": ("ray", "pyarrow", "fsspec"),
+    "ray-serve": ("ray.serve", *_SERVER),
     "spark": ("pyspark", "pyarrow"),
     "dask": ("dask", "pyarrow"),
     "index": ("markdown_it", "selectolax", "pypdfium2", "docx"),

@@ -18,6 +18,7 @@ PolyrankError
 │   ├── StoreMismatchError                it holds vectors of another size or type
 │   ├── StoreUnavailableError             its server is missing, or another process holds it
 │   └── StoreFullError                    its disk is full
+├── ClusterError                          a Ray cluster cannot be reached or used
 ├── JobError                              a bulk job cannot go on
 │   ├── JobMismatchError                  the output folder holds another job
 │   └── StorageError                      a job's file system cannot be read or written
@@ -107,6 +108,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreFullError(StoreError):
     """The disk of a store is full."""
+
+
+class ClusterError(PolyrankError):
+    """A Ray cluster cannot be reached, or cannot do what was asked."""
 
 
 class JobError(PolyrankError):

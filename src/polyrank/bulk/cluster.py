@@ -8,7 +8,6 @@ that dies costs what it was computing, and a partition that is done twice is wri
 import inspect
 import json
 import logging
-import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from polyrank import errors
+from polyrank._clusters import connect, last_line
 from polyrank.bulk.inputs import Split
 from polyrank.bulk.job import Job, PartitionRecord, finished, read_record
 from polyrank.bulk.places import Place
@@ -28,9 +28,7 @@ from polyrank.bulk.work import identity, load
 from polyrank.errors import ConfigError, DataError, JobError, JobMismatchError, PolyrankError
 from polyrank.progress import StepProgress, unheard
 
-LOCAL = "local"
 START_S = 600  # for the first actors: a model may have to be fetched from the Hub
-KNOCK_S = 10.0  # for a cluster's port to answer
 RESTARTS = -1  # of an actor: nodes come and go
 TASK_RETRIES = 8  # of a partition: one that kills every actor that takes it shall end the job
 INIT_DEATHS = 3  # in a row: a node may die while an actor starts
@@ -127,7 +125,8 @@ def run_on_cluster(
 
     Raises:
         ConfigError: If the actors would not fit on the cluster.
-        JobError: If the cluster cannot be reached, or fails.
+        ClusterError: If the cluster cannot be reached.
+        JobError: If it fails.
         JobMismatchError: If the folder holds another job, or a node another model.
         StorageError: If a file system fails.
     """
@@ -136,7 +135,7 @@ def run_on_cluster(
         todo, there = resume(prepared)
         outcome = BulkOutcome(dict(there), len(there))
         if todo:
-            is_ours = _connect(address)
+            is_ours = connect(address)
             try:
                 meter = Meter(prepared.job, todo, report)
                 _collect(prepared, todo, asked, outcome, meter)
@@ -145,33 +144,6 @@ def run_on_cluster(
                     ray.shutdown()
         _check_seen(prepared, outcome)
         return closed(prepared, outcome)
-
-
-def _connect(address: str) -> bool:
-    """Connect to a cluster; return whether this call did."""
-    if ray.is_initialized():
-        return False
-    try:
-        _knock(address)
-        ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise JobError(
-            f"no Ray cluster can be reached at {address}: {_said(exc)}. Start one with `ray start "
-            "--head`, or name another with --ray."
-        ) from exc
-    return True
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens: Ray itself would try for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if separator and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _collect(
@@ -203,8 +175,8 @@ def _collect(
         ) from exc
     except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as exc:
         raise JobError(
-            f"the Ray cluster failed: {_said(exc)}. What is written stays; run the same command "
-            "again."
+            f"the Ray cluster failed: {last_line(exc)}. What is written stays; run the same "
+            "command again."
         ) from exc
 
 
@@ -274,11 +246,6 @@ def _check_seen(prepared: PreparedJob, outcome: BulkOutcome) -> None:
             f"{len(unseen):,} partitions were written, but {prepared.output.url} on this machine "
             "lacks them. Name a folder that all nodes share, or an object store."
         )
-
-
-def _said(exc: BaseException) -> str:
-    lines = [line for line in str(exc).splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:300] if lines else type(exc).__name__
 
 
 class PartitionWorker:

@@ -14,13 +14,16 @@ from polyrank.errors import ConfigError
 from polyrank.server.settings import (
     DEFAULT_MAX_PENDING_BYTES,
     MODELS,
+    ON_RAY,
     SAFETY,
     Limits,
     ModelSource,
+    ReplicaSettings,
     ServerSettings,
 )
 
 if TYPE_CHECKING:
+    from polyrank.server.keys import Keys
     from polyrank.server.tracing import Tracing
 
 ENVIRONMENT_PREFIX = "POLYRANK_SERVE"
@@ -29,9 +32,9 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 LEVELS = ("debug", "info", "warning", "error")
 _KNOWN = {
     cls: [each for each in settings_of(cls).values() if each.metadata.get("is_option")]
-    for cls in (ServerSettings, Limits)
+    for cls in (ServerSettings, Limits, ReplicaSettings)
 }
-OPTIONS = [set_option(each) for cls in (ServerSettings, Limits) for each in _KNOWN[cls]]
+OPTIONS = [set_option(each) for known in _KNOWN.values() for each in known]
 
 Models = Annotated[
     list[str] | None,
@@ -72,6 +75,15 @@ AdminKeyFile = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Serve on a Ray cluster (extra ray-serve): auto or HOST:PORT; local starts one here.",
+        rich_help_panel=ON_RAY,
+        show_default=False,
+    ),
+]
 LogFormat = Annotated[str, typer.Option(help="json or plain.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 Trace = Annotated[
@@ -92,6 +104,7 @@ def serve(
     log_format: LogFormat = "plain",
     log_level: LogLevel = "info",
     trace: Trace = False,
+    ray: Ray = None,
     quiet: options.Quiet = False,
     **typed: Any,
 ) -> None:
@@ -111,34 +124,93 @@ def serve(
     /tei, /openai, /cohere, /jina, /vllm, /voyage, /infinity, /pinecone, /weaviate.
     Health: /live, /ready (a real forward pass). Metrics: /metrics. Shapes: /openapi.json.
 
+    On a Ray cluster, with one to eight replicas by the tokens that wait:
+
+        polyrank serve --ray auto --max-replicas 8 --threads 4 --host 0.0.0.0
+
     SIGTERM takes readiness away, lets requests under way end, and exits with 0. Every option can
     also stand in the environment, as POLYRANK_SERVE_PORT and so on.
     """
     from polyrank.server import logs
-    from polyrank.server.app import Site
     from polyrank.server.keys import ADMIN_KEYS_VARIABLE, API_KEYS_VARIABLE, read_keys
-    from polyrank.server.models import Registry
-    from polyrank.server.run import bind, make_server
 
-    tracing = _tracing(is_on=trace)
     if log_format not in ("json", "plain") or log_level not in LEVELS:
         raise ConfigError(
             f"log-format must be json or plain, and log-level one of {', '.join(LEVELS)}; not "
             f"{log_format!r} and {log_level!r}"
         )
     settings = _settings(model or [""], on_demand or [], typed)
+    replicas = ReplicaSettings(**set_values(_KNOWN[ReplicaSettings], typed))
     keys = read_keys(api_key_file, API_KEYS_VARIABLE)
     admin_keys = read_keys(admin_key_file, ADMIN_KEYS_VARIABLE)
     logs.set_up(is_json=log_format == "json", level=log_level)
+    if ray is not None:
+        if admin_keys or on_demand:
+            raise ConfigError(
+                "an admin route would reach one replica of many: leave out --admin-key-file, "
+                f"{ADMIN_KEYS_VARIABLE} and --on-demand. To replace a model on Ray, deploy anew."
+            )
+        _serve_on_ray(
+            settings,
+            replicas,
+            ray,
+            keys=keys,
+            is_traced=trace,
+            is_json_logged=log_format == "json",
+            log_level=log_level,
+        )
+        return
+    if replicas != ReplicaSettings():
+        raise ConfigError("replicas stand on a Ray cluster: give --ray, too.")
+    with_models = ", ".join(model or []) or None
+    _serve_here(settings, with_models, keys=keys, admin_keys=admin_keys, trace=trace, quiet=quiet)
+
+
+def _serve_here(
+    settings: ServerSettings,
+    named: str | None,
+    *,
+    keys: "Keys",
+    admin_keys: "Keys",
+    trace: bool,
+    quiet: bool,
+) -> None:
+    """Serve in this process until a signal comes."""
+    from polyrank.server.app import Site
+    from polyrank.server.models import Registry
+    from polyrank.server.run import bind, make_server
+
+    tracing = _tracing(is_on=trace)
     listening = bind(settings)
     registry = Registry(settings)
-    with screen.loading(", ".join(model or []) or None, quiet=quiet):
+    with screen.loading(named, quiet=quiet):
         registry.load_all()
     site = Site(settings, registry, keys=keys, admin_keys=admin_keys, tracing=tracing)
     server = make_server(site)
     server.run([listening])
     if not server.started:
         raise ConfigError("the server could not start; its log says why")
+
+
+def _serve_on_ray(
+    settings: ServerSettings,
+    replicas: ReplicaSettings,
+    address: str,
+    *,
+    keys: "Keys",
+    is_traced: bool,
+    is_json_logged: bool,
+    log_level: str,
+) -> None:
+    """Serve on a cluster until a signal comes."""
+    from polyrank._extras import require
+
+    require("ray-serve", purpose="polyrank serve --ray")
+    from polyrank.server.ray.replica import ReplicaPlan
+    from polyrank.server.ray.run import serve_on_ray
+
+    plan = ReplicaPlan(settings, keys, is_traced, is_json_logged, log_level)
+    serve_on_ray(plan, replicas, address)
 
 
 def _settings(

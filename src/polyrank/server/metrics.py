@@ -43,10 +43,15 @@ class _WithoutTotal(Collector):
 
 
 class Metrics:
-    """All metrics of one server, in a registry of its own."""
+    """All metrics of one server, in a registry of its own.
+
+    Attributes:
+        computing_s: Seconds of all batches that have ended.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.computing_s = 0.0
         exact = CollectorRegistry()
         self.requests = Counter("te_request_count", "Requests.", ["method"], registry=exact)
         self.successes = Counter("te_request_success", "Answers.", ["method"], registry=exact)
@@ -135,6 +140,7 @@ class Metrics:
         self.tokens.inc(report.num_tokens)
         self.padding.inc(report.num_padding_tokens)
         self.batch_seconds.inc(report.seconds)
+        self.computing_s += report.seconds
 
     def count_request(self, context: RequestContext, failure: str | None, total_s: float) -> None:
         """Count a request that was answered.

@@ -17,7 +17,7 @@ MAX_NAME_LENGTH = 200
 DEFAULT_MAX_PENDING_BYTES = 256_000_000
 TRUNCATE = "truncate"
 IN_MEGABYTES = {"scale": 1_000_000, "unit": "megabytes"}
-LIMITS, SAFETY, MODELS = "Limits", "Safety", "Models and computing"
+LIMITS, SAFETY, MODELS, ON_RAY = "Limits", "Safety", "Models and computing", "On Ray"
 
 
 def option(panel: str | None = None, **more: Any) -> dict[str, Any]:
@@ -221,3 +221,45 @@ class ServerSettings:
             return None
         most = self.limits.max_document_tokens
         return PassageConfig(self.aggregation, max_tokens_per_document=most)  # type: ignore[arg-type] # checked above
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """How many replicas of a server there are on a Ray cluster.
+
+    Attributes:
+        min_replicas: Fewest replicas.
+        max_replicas: Most replicas; they are added and taken away by the tokens that wait.
+        queued_tokens: Tokens that may wait for each replica, on average over the last seconds,
+            before another one starts.
+        upscale_delay_s: Seconds that too much must wait before replicas are added.
+        downscale_delay_s: Seconds that fewer must suffice before replicas are taken away.
+        look_back_s: Seconds that waiting tokens are averaged over.
+
+    Raises:
+        ConfigError: If a value is out of range or contradicts another.
+    """
+
+    min_replicas: int = field(default=1, metadata=option(ON_RAY, least=1))
+    max_replicas: int = field(default=1, metadata=option(ON_RAY, least=1))
+    queued_tokens: int = field(default=16_384, metadata=option(ON_RAY, least=1))
+    upscale_delay_s: float = field(default=10.0, metadata=option(ON_RAY, name="upscale_delay"))
+    downscale_delay_s: float = field(default=300.0, metadata=option(ON_RAY, name="downscale_delay"))
+    look_back_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise ConfigError(
+                "replicas must be 1 or more, and no fewer at most than at least; not "
+                f"min_replicas={self.min_replicas} and max_replicas={self.max_replicas}"
+            )
+        if self.queued_tokens < 1 or self.look_back_s <= 0:
+            raise ConfigError(
+                "queued_tokens must be 1 or more and look_back_s above 0, not "
+                f"{self.queued_tokens} and {self.look_back_s}"
+            )
+        if min(self.upscale_delay_s, self.downscale_delay_s) < 0:
+            raise ConfigError(
+                "upscale_delay_s and downscale_delay_s must be 0 or more, not "
+                f"{self.upscale_delay_s} and {self.downscale_delay_s}"
+            )

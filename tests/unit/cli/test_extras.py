@@ -171,8 +171,8 @@ def test_pip_is_that_of_the_environment(elsewhere: Path, monkeypatch: pytest.Mon
 
 # tested in environments of their own, by make test-integrations, test-stores and test-bulk
 FRAMEWORKS = {"langchain", "llama-index", "haystack", "dspy", "txtai", "mteb", "lancedb", "chroma"}
-FRAMEWORKS |= {"s3", "gcs", "lance", "ray", "spark", "dask"}
 FRAMEWORKS |= {"faiss", "qdrant", "milvus", "pgvector", "pinecone", "weaviate"}
+FRAMEWORKS |= {"s3", "gcs", "lance", "ray", "ray-serve", "spark", "dask"}
 
 
 def test_the_modules_of_extras_are_those_of_pyproject() -> None:
