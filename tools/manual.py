@@ -25,7 +25,7 @@ from polyrank.cli.train.options import TrainRunSettings
 from polyrank.config import EngineConfig, TruncationConfig
 from polyrank.server.dialects.routes import ROUTES
 from polyrank.server.failures import KINDS, STATUSES
-from polyrank.server.settings import Limits, ServerSettings
+from polyrank.server.settings import Limits, ReplicaSettings, ServerSettings
 from polyrank.training.config import TrainingConfig
 from polyrank.training.first_stage.settings import FirstStageWeightConfig
 from polyrank.training.late_interaction.settings import LateInteractionConfig
@@ -38,6 +38,7 @@ SETTINGS: dict[type, str] = {
     TruncationConfig: "What is cut when a text is longer than the model reads.",
     ServerSettings: "What `polyrank serve` is told.",
     Limits: "What a server takes before it refuses.",
+    ReplicaSettings: "How many replicas `polyrank serve --ray` has.",
     TrainingConfig: "`polyrank train reranker`, `classifier` and `embedder`: `--config`, `--set`.",
     TrainRunSettings: "The same commands: what they read and make.",
     LateInteractionConfig: "`polyrank train late-interaction`.",

@@ -185,7 +185,7 @@ def write(rows: Sequence[dict[str, Any]], asked: argparse.Namespace, load: float
         "",
         "A change is a replica that was added or removed, a model that was replaced in all "
         "replicas, or a process that was killed. A killed process takes with it what it was "
-        "computing: such requests get 500, and clients of all dialects ask again. Times say how "
+        "computing: those requests get 500. Times say how "
         "long a closed loop of clients waits on few cores that replicas share, not how fast the "
         f"server is. Load of the machine by other work when it began: {load:.1f}.",
         "",
