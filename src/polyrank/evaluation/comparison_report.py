@@ -9,12 +9,11 @@ from rich import box
 from rich.console import Group as RichGroup
 from rich.table import Table
 
-from polyrank._files import replacing
 from polyrank.evaluation.bootstrap import CONFIDENCE, Estimate
 from polyrank.evaluation.comparison import Comparison, Difference, SystemResult
 from polyrank.evaluation.comparison_page import comparison_page
 from polyrank.evaluation.plan import MODE_WORDS
-from polyrank.evaluation.report import library_versions, markdown_table, prepare_folder
+from polyrank.evaluation.report import library_versions, markdown_table, write_files
 from polyrank.evaluation.tables import Cells, dropped_line
 
 FORMAT = "polyrank-comparison-1"
@@ -234,8 +233,6 @@ def write_comparison(
     Raises:
         ConfigError: If the folder cannot be written to.
     """
-    folder = Path(folder)
-    prepare_folder(folder)
     content = comparison_dict(comparison, provenance)
     tables = {
         "Every pair": pairwise(comparison) if len(comparison.systems) > 2 else [],
@@ -246,8 +243,4 @@ def write_comparison(
         comparison_markdown(comparison, provenance),
         comparison_page(content, comparison_title(comparison), summary(comparison), tables, METHOD),
     )
-    paths = [folder / name for name in COMPARISON_FILES]
-    for path, text in zip(paths, texts, strict=True):
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    return write_files(folder, dict(zip(COMPARISON_FILES, texts, strict=True)))

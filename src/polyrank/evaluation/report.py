@@ -177,6 +177,28 @@ def prepare_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} cannot be written to. Choose another folder.")
 
 
+def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    """Write the files of a report, each whole or not at all.
+
+    Args:
+        folder: Where to; made if need be. Older files in it are replaced.
+        contents: Of each file, by its name.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: If the folder cannot be written to.
+    """
+    folder = Path(folder)
+    prepare_folder(folder)
+    paths = [folder / name for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        with replacing(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return paths
+
+
 def write_report(report: Report, provenance: Provenance, folder: str | Path) -> list[Path]:
     """Write ``report.json``, ``report.md`` and ``plot.png``, each whole or not at all.
 
@@ -191,17 +213,11 @@ def write_report(report: Report, provenance: Provenance, folder: str | Path) -> 
     Raises:
         ConfigError: If the folder cannot be written to.
     """
-    folder = Path(folder)
-    prepare_folder(folder)
     picture = io.BytesIO()
     draw(report, provenance.first_stage, provenance.reranker).savefig(picture, format="png")
     contents = (
-        report_json(report, provenance).encode(),
-        report_markdown(report, provenance).encode(),
+        report_json(report, provenance),
+        report_markdown(report, provenance),
         picture.getvalue(),
     )
-    paths = [folder / name for name in REPORT_FILES]
-    for path, content in zip(paths, contents, strict=True):
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    return paths
+    return write_files(folder, dict(zip(REPORT_FILES, contents, strict=True)))

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from polyrank._files import replacing
 from polyrank.compress.report.variants import VariantReport
 from polyrank.evaluation.comparison_page import comparison_page, table_page
 from polyrank.evaluation.comparison_report import (
@@ -16,7 +15,7 @@ from polyrank.evaluation.comparison_report import (
     comparison_dict,
     p_text,
 )
-from polyrank.evaluation.report import library_versions, markdown_table, prepare_folder
+from polyrank.evaluation.report import library_versions, markdown_table, write_files
 from polyrank.evaluation.tables import Cells
 
 FORMAT = "polyrank-variants-1"
@@ -157,18 +156,12 @@ def write_variants(report: VariantReport, date: str | None, folder: str | Path) 
     Raises:
         ConfigError: If the folder cannot be written to.
     """
-    folder = Path(folder)
-    prepare_folder(folder)
     texts = (
         json.dumps(variants_dict(report, date), indent=1, ensure_ascii=False) + "\n",
         variants_markdown(report, date),
         _page(report, date),
     )
-    paths = [folder / name for name in REPORT_FILES]
-    for path, text in zip(paths, texts, strict=True):
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    return write_files(folder, dict(zip(REPORT_FILES, texts, strict=True)))
 
 
 def _page(report: VariantReport, date: str | None) -> str:
