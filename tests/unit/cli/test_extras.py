@@ -18,6 +18,7 @@ ARGUMENTS = {
     "bulk classify": ["nowhere", "--output", "nowhere"],
     "bulk embed": ["nowhere", "--output", "nowhere"],
     "bulk rerank": ["nowhere", "--output", "nowhere"],
+    "compress onnx": ["nowhere", "nowhere"],
     "compress quantize": ["--data", "nowhere", "--output", "nowhere"],
     "compress report": ["nowhere"],
     "compress table": ["nowhere", "nowhere", "--text", "nowhere"],

@@ -3,6 +3,7 @@
 import typer
 
 from polyrank.cli.compress.export import export
+from polyrank.cli.compress.onnx import onnx
 from polyrank.cli.compress.quantize import quantize
 from polyrank.cli.compress.report import report
 from polyrank.cli.compress.table import table
@@ -23,5 +24,6 @@ def _compress() -> None:
 compress_app.command("trim")(trim)
 compress_app.command("table")(table)
 compress_app.command("export")(export)
+compress_app.command("onnx")(onnx)
 compress_app.command("quantize")(quantize)
 compress_app.command("report")(report)
