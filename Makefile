@@ -8,6 +8,7 @@ WIRE := .venv-wire
 INTEGRATIONS := .venv-integrations
 STORES := .venv-stores
 BULK := .venv-bulk
+ONNX := .venv-onnx
 RELEASE := .venv-release
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
@@ -15,7 +16,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -94,6 +95,17 @@ define framework_environment
 endef
 
 $(INTEGRATIONS)/.ready: tests/integrations/requirements.txt pyproject.toml
+	$(framework_environment)
+
+test-onnx-layouts: $(ONNX)/.ready tests/onnx_layouts/node_modules ## open what compress onnx writes by fastembed, sentence-transformers and Transformers.js
+	HF_HUB_OFFLINE=1 $(ONNX)/bin/python -m pytest tests/onnx_layouts --confcutdir tests/onnx_layouts --override-ini filterwarnings=default
+
+# what its packages run after they are unpacked would fetch GPU libraries
+tests/onnx_layouts/node_modules: tests/onnx_layouts/package.json
+	cd $(@D) && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	@touch $@
+
+$(ONNX)/.ready: tests/onnx_layouts/requirements.txt pyproject.toml
 	$(framework_environment)
 
 test-stores: $(STORES)/.ready ## run what every store of vectors must do on each store
