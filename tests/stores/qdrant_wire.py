@@ -43,6 +43,12 @@ class Server:
         points = models.PointsList.model_validate(given).points
         return self.client.upsert(name, points)
 
+    def post_points(self, name: str, given: dict[str, Any]) -> Any:
+        asked = models.PointRequest.model_validate(given)
+        return self.client.retrieve(
+            name, asked.ids, with_payload=asked.with_payload, with_vectors=asked.with_vector
+        )
+
     def post_points_query(self, name: str, given: dict[str, Any]) -> Any:
         asked = models.QueryRequest.model_validate(given)
         quantization = asked.params and asked.params.quantization
@@ -71,6 +77,12 @@ class Server:
         return models.ScrollResult(points=points, next_page_offset=more)
 
 
+def dumped(found: Any) -> Any:
+    if isinstance(found, list):
+        return [dumped(each) for each in found]
+    return found.model_dump(mode="json") if hasattr(found, "model_dump") else found
+
+
 def serve() -> str:
     """Start a server; return its host and port."""
     server_of = Server()
@@ -82,7 +94,7 @@ def serve() -> str:
             data = self.rfile.read(int(self.headers.get("content-length") or 0))
             path = urlsplit(self.path).path
             found = server_of.answer(self.command.lower(), path, json.loads(data or b"{}"))
-            plain = found.model_dump(mode="json") if hasattr(found, "model_dump") else found
+            plain = dumped(found)
             reply = json.dumps({"result": plain, "status": "ok", "time": 0.0}).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")

@@ -125,14 +125,18 @@ def test_stays_after_close(place: Place, dtype: str, tmp_path: Path) -> None:
 
 def test_rows_come_back(place: Place, dtype: str, tmp_path: Path) -> None:
     if "rows" not in place.capabilities:
-        with pytest.raises(CapabilityError, match="rows"):
+        with pytest.raises(CapabilityError, match=r"keeps no rows.*Leave them out"):
             place.open(tmp_path, dtype=dtype, row_dimensions=ROW_DIMENSIONS)
+        with place.open(tmp_path, dtype=dtype) as store, pytest.raises(CapabilityError):
+            store.get_rows(["a"])
         return
     given = entries(30, rows=True)
     with place.open(tmp_path, dtype=dtype, row_dimensions=ROW_DIMENSIONS) as store:
         store.add(given)
         found = store.query(QUERY, 30, return_rows=True)
         assert all(hit.rows is None for hit in store.query(QUERY, 30))
+        fetched = store.get_rows([*(entry.id for entry in given[3:]), "never there"])
+        assert store.get_rows([]) == {}
         with pytest.raises(InputError, match="rows"):
             store.add([Entry("wide", "", QUERY, rows=np.zeros((2, 9), np.float32))])
     by_id = {entry.id: entry for entry in given}
@@ -142,6 +146,10 @@ def test_rows_come_back(place: Place, dtype: str, tmp_path: Path) -> None:
             assert hit.rows is None or not len(hit.rows)
         else:
             np.testing.assert_allclose(hit.rows, rows, atol=0 if dtype == "float32" else 2e-3)
+    kept = {hit.id: hit.rows for hit in found if hit.rows is not None and len(hit.rows)}
+    assert fetched.keys() == kept.keys() - {entry.id for entry in given[:3]}
+    for name, own in fetched.items():
+        np.testing.assert_array_equal(own, kept[name])
 
 
 def test_lists_what_it_holds(place: Place, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -16,7 +17,7 @@ from polyrank.config import (
     TruncationConfig,
     check_source,
 )
-from polyrank.errors import ConfigError
+from polyrank.errors import ConfigError, InputError
 from polyrank.inference.computations import Prepared, Window
 from polyrank.inference.foreign import RANK_HINTS, SCORE_HINTS, naming
 from polyrank.inference.kept_runs import check_row_format, row_format_notes
@@ -33,7 +34,7 @@ from polyrank.inference.probabilities import (
     pair_probabilities,
     probable,
 )
-from polyrank.inference.token_vectors import row_logits, token_vectors
+from polyrank.inference.token_vectors import document_rows, row_logits, row_width, token_vectors
 from polyrank.progress import Progress
 from polyrank.tasks.first_stage import first_stage_adder, first_stage_weight
 from polyrank.tasks.rerank import check_top_n, ranking
@@ -245,14 +246,9 @@ class Reranker(Front):
             scores = self._scorer.activate(logits, self._activation)[:, 0]
 
         def passages_of(i: int) -> tuple[Passage, ...]:
-            tokenizer = self._model.tokenizer
-            found = scores_of_passages(prepared, results[i], i, texts[i], tokenizer)
-            if len(found) > 1:
-                scorer, activation = self._scorer, self._activation
-                return described(self._model, scorer, activation, query, texts[i], found)
             chance = None if likely is None else float(likely.values[i])
-            start, end = found[0].start, found[0].end
-            return (Passage(texts[i][start:end], start, end, float(own[i]), chance),)
+            whole = Passage(texts[i], 0, len(texts[i]), float(own[i]), chance)
+            return self._passages(query, whole, prepared, results[i], i)
 
         return ranking(
             documents,
@@ -379,6 +375,31 @@ class Reranker(Front):
         """
         return token_vectors(self._engine, self._scorer, check_texts(texts), input_type, progress)
 
+    def document_rows(
+        self, documents: Iterable[str], *, progress: Progress | None = None
+    ) -> list[Float32Array | None]:
+        """Return the rows of documents to keep for `rank_rows`, of those that fit in the window.
+
+        Args:
+            documents: Any number of texts.
+            progress: Called with tokens done and tokens in all.
+
+        Returns:
+            What `token_vectors` gives for each document; None for one that is longer than the
+            window, which is to be read in passages whenever it is ranked.
+
+        Raises:
+            InputError: If a document cannot be read.
+            CapabilityError: If the checkpoint does not compare texts token by token.
+            EncoderError: If the encoder fails.
+        """
+        return document_rows(self._engine, self._scorer, check_texts(documents), progress)
+
+    @property
+    def row_dimensions(self) -> int:
+        """Values of a row of late interaction; `CapabilityError` where there are no rows."""
+        return row_width(self._scorer)
+
     def score_rows(
         self, query: str, rows: Iterable[Float32Array], *, logits: bool = False
     ) -> Float32Array:
@@ -404,6 +425,63 @@ class Reranker(Front):
         raw = row_logits(self._engine, self._scorer, query, rows)
         return raw[:, 0] if logits else self._scorer.activate(raw, self._activation)[:, 0]
 
+    def rank_rows(
+        self,
+        query: str,
+        documents: Iterable[Document],
+        rows: Sequence[Float32Array | None],
+        *,
+        top_n: int | None = None,
+    ) -> list[RankedDocument]:
+        """Return what `rank` does of documents whose rows were kept: those are not read again.
+
+        Args:
+            query: What is looked for.
+            documents: As for `rank`; calibrations by length count their tokens.
+            rows: As for `score_rows`, one entry a document; None for a document to be read.
+            top_n: How many to return; None returns all.
+
+        Returns:
+            At most `top_n` results; documents with equal logits keep their order.
+
+        Raises:
+            InputError: If the query or a document cannot be read, or rows are not one entry a
+                document, of the checkpoint's width.
+            ConfigError: If `top_n` is below 1.
+            CapabilityError: If the checkpoint does not compare texts token by token.
+            EncoderError: If the encoder fails.
+        """
+        check_text(query, "query")
+        documents = as_list(documents, "documents", "strings, mappings or objects with a text")
+        texts = [document_text(entry, f"documents[{i}]") for i, entry in enumerate(documents)]
+        top_n = check_top_n(top_n)
+        if len(rows) != len(texts):
+            raise InputError(
+                f"{len(rows):,} entries of rows were given for {len(texts):,} documents; give one "
+                "each, None for a document to be read"
+            )
+        places = [i for i, own in enumerate(rows) if own is None]
+        prepared, results = self._run([(query, texts[i]) for i in places], None)
+        read = dict(zip(places, range(len(places)), strict=True))
+        given = [own for own in rows if own is not None]
+        kept = iter(row_logits(self._engine, self._scorer, query, given))
+        logits = np.empty((len(texts), self._head.out_features), np.float32)
+        for i in range(len(texts)):
+            logits[i] = results[read[i]].logits if i in read else next(kept)
+        likely = probable(self._model, query, texts, logits[:, 0])
+        scores = self._scorer.activate(logits, self._activation)[:, 0]
+        is_cut = np.zeros(len(texts), bool)
+        is_cut[places] = prepared.is_truncated
+
+        def passages_of(i: int) -> tuple[Passage, ...]:
+            chance = None if likely is None else float(likely.values[i])
+            whole = Passage(texts[i], 0, len(texts[i]), float(scores[i]), chance)
+            if i not in read:
+                return (whole,)
+            return self._passages(query, whole, prepared, results[read[i]], read[i])
+
+        return ranking(documents, logits[:, 0], scores, is_cut, passages_of, top_n, likely)
+
     def first_stage_weight(self, first_stage: FirstStageKind | float) -> float:
         """Return what a standard deviation of first-stage scores adds to a logit.
 
@@ -418,6 +496,17 @@ class Reranker(Front):
             CapabilityError: If the checkpoint has no weight for that kind.
         """
         return first_stage_weight(self.spec, first_stage)
+
+    def _passages(
+        self, query: str, whole: Passage, prepared: Prepared, result: PairResult, i: int
+    ) -> tuple[Passage, ...]:
+        """Return the passages of a document that was read as the i-th of some, best first."""
+        found = scores_of_passages(prepared, result, i, whole.text, self._model.tokenizer)
+        if len(found) > 1:
+            scorer, activation = self._scorer, self._activation
+            return described(self._model, scorer, activation, query, whole.text, found)
+        start, end = found[0].start, found[0].end
+        return (replace(whole, text=whole.text[start:end], start=start, end=end),)
 
     def _run(
         self, pairs: Sequence[tuple[str, str]], progress: Progress | None

@@ -12,7 +12,7 @@ from polyrank.progress import Progress
 from polyrank.tasks.kept_rows import KeptRows
 from polyrank.tasks.late_interaction import LateInteractionScorer
 from polyrank.tasks.multi_vector import MultiVectorScorer
-from polyrank.tasks.scoring import PairScorer
+from polyrank.tasks.scoring import PairPlan, PairScorer
 from polyrank.types import Float32Array, InputType
 
 
@@ -48,16 +48,52 @@ def token_vectors(
     role = get_args(InputType).index(input_type)
     # a text is paired with nothing on its other side, which runs once and is left out
     pairs = [(text, "") if role == 0 else ("", text) for text in texts]
-    found: dict[int, Float32Array] = {}
-    if not pairs:
+    return _rows(engine, scorer, scorer.prepare(pairs), role, progress) if pairs else []
+
+
+def document_rows(
+    engine: Engine, scorer: PairScorer, texts: Sequence[str], progress: Progress | None = None
+) -> list[Float32Array | None]:
+    """Return one array of rows a document, or None; see `Reranker.document_rows`.
+
+    Args:
+        engine: What runs the documents.
+        scorer: What compares their rows.
+        texts: The documents.
+        progress: Called with tokens done and tokens in all.
+
+    Returns:
+        Shape (num_rows, dim) each, in input order; None where tokens were cut.
+
+    Raises:
+        CapabilityError: If the scorer does not compare rows.
+        EncoderError: If the encoder fails.
+    """
+    scorer = _comparing(scorer)
+    if not texts:
         return []
-    for places, plan, rows in run_pairs(engine, scorer, scorer.prepare(pairs), progress):
-        vectors = scorer.token_vectors(plan, rows)[role]
-        members = plan.members[:, role].tolist()
+    plan = scorer.prepare([("", text) for text in texts])
+    found = _rows(engine, scorer, plan, 1, progress)
+    is_cut = plan.is_truncated.tolist()
+    return [None if cut else rows for rows, cut in zip(found, is_cut, strict=True)]
+
+
+def _rows(
+    engine: Engine,
+    scorer: LateInteractionScorer | MultiVectorScorer,
+    plan: PairPlan,
+    role: int,
+    progress: Progress | None,
+) -> list[Float32Array]:
+    """Return the rows of each pair's query (role 0) or document (1), in the order of pairs."""
+    found: dict[int, Float32Array] = {}
+    for places, part, rows in run_pairs(engine, scorer, plan, progress):
+        vectors = scorer.token_vectors(part, rows)[role]
+        members = part.members[:, role].tolist()
         found.update(
             {at: vectors[i].copy() for at, i in zip(places.tolist(), members, strict=True)}
         )
-    return [found[at] for at in range(len(texts))]
+    return [found[at] for at in range(len(plan.members))]
 
 
 def row_logits(
@@ -80,7 +116,7 @@ def row_logits(
         EncoderError: If the encoder fails.
     """
     scorer = _comparing(scorer)
-    kept = [_kept(rows, i, _row_width(scorer)) for i, rows in enumerate(documents)]
+    kept = [_kept(rows, i, row_width(scorer)) for i, rows in enumerate(documents)]
     plan = scorer.prepare([(query, "")])
     batch = plan.batch.select(plan.members[:, 0])
     rows = engine.run(batch, (), scorer.width)
@@ -97,8 +133,19 @@ def _comparing(scorer: PairScorer) -> LateInteractionScorer | MultiVectorScorer:
     )
 
 
-def _row_width(scorer: LateInteractionScorer | MultiVectorScorer) -> int:
-    """Return the values of a row as `token_vectors` gives it."""
+def row_width(scorer: PairScorer) -> int:
+    """Return the values of a row as `token_vectors` gives it.
+
+    Args:
+        scorer: What compares rows.
+
+    Returns:
+        The number.
+
+    Raises:
+        CapabilityError: If it does not compare rows.
+    """
+    scorer = _comparing(scorer)
     return scorer.head.out_features if isinstance(scorer, MultiVectorScorer) else scorer.width
 
 

@@ -31,6 +31,7 @@ from polyrank.text.tokenizer import Tokenizer
 
 MANIFEST, WORDS = "manifest.db", "words.db"
 _STEP = "indexing (bytes)"
+_AS_BEGUN = "Leave the option out, or index into a new store."
 _RENEWED = 10  # the store's own index is renewed when a tenth of the passages is new
 
 Places = Iterable[str | os.PathLike[str]]
@@ -47,12 +48,16 @@ class IndexSettings:
             store was begun with.
         max_file_bytes: Larger files are not read.
         api_key: Key of a store's server that asks for one.
+        rows: Whether the store keeps the rows of late interaction too, so that a search reranks
+            without reading passages again; None takes what the store was begun with, which is no
+            rows for a new one.
     """
 
     passage_tokens: int | None = None
     kept_fields: tuple[str, ...] | None = None
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
     api_key: str | None = None
+    rows: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -75,6 +80,7 @@ class IndexReport:
         num_passages: Passages of all files in the store now.
         skipped: Files that were passed over on purpose.
         failed: Files that could not be read; what the store held of them before is still there.
+        row_bytes: Bytes of rows of late interaction that were written, in float32.
     """
 
     added: int
@@ -85,6 +91,7 @@ class IndexReport:
     num_passages: int
     skipped: tuple[Remark, ...]
     failed: tuple[Remark, ...]
+    row_bytes: int = 0
 
 
 class Indexer:
@@ -124,6 +131,7 @@ class Indexer:
         Raises:
             DataError: If a place is not there.
             ConfigError: If a setting is not what the store was begun with.
+            CapabilityError: If rows are to be kept, and the store keeps none or the model has none.
             StoreError: If the store cannot be opened or written, holds other vectors, or is being
                 indexed by another process.
         """
@@ -134,9 +142,13 @@ class Indexer:
             manifest = stack.enter_context(Manifest(folder / MANIFEST, self._url))
             embedder = self._models.embedder()
             settings = self._agreed(manifest, embedder)
+            width = int(settings["row_dimensions"])
             store = stack.enter_context(
                 open_store(
-                    self._url, dimensions=embedder.dimensions, api_key=self._settings.api_key
+                    self._url,
+                    dimensions=embedder.dimensions,
+                    row_dimensions=width,
+                    api_key=self._settings.api_key,
                 )
             )
             manifest.set(settings)
@@ -145,7 +157,10 @@ class Indexer:
                 words = WordIndex(folder / WORDS, self._url)
                 stack.callback(words.close)
             run = _Run(
-                Writer(store, words, manifest, embedder),
+                Writer(
+                    *(store, words, manifest, embedder),
+                    self._models.reranker() if width else None,
+                ),
                 manifest,
                 self._models.tokenizer(),
                 IndexSettings(
@@ -162,9 +177,10 @@ class Indexer:
 
     def _agreed(self, manifest: Manifest, embedder: Embedder) -> dict[str, Any]:
         """Return how the store is filled: as it was begun, which is what was asked for."""
-        known, own = manifest.settings(), self._settings
+        known, own = {"row_dimensions": 0, **manifest.settings()}, self._settings
         if "probe" not in known:
             return {
+                "row_dimensions": self._models.reranker().row_dimensions if own.rows else 0,
                 "model": self._models.model,
                 "model_name": embedder.info.name,
                 "probe": probe(embedder),
@@ -178,9 +194,13 @@ class Indexer:
         for name, value in asked.items():
             if value is not None and value != known[name]:
                 raise ConfigError(
-                    f"{self._url} was begun with {name} {known[name]}, not {value}. Leave the "
-                    "option out, or index into a new store."
+                    f"{self._url} was begun with {name} {known[name]}, not {value}. {_AS_BEGUN}"
                 )
+        if own.rows is not None and own.rows != bool(known["row_dimensions"]):
+            begun = "with" if known["row_dimensions"] else "without"
+            raise ConfigError(
+                f"{self._url} was begun {begun} rows of late interaction. {_AS_BEGUN}"
+            )
         return known
 
 
@@ -332,6 +352,7 @@ class _Run:
             num_passages=self._manifest.count_passages(),
             skipped=(*listing.skipped, *self._skipped),
             failed=(*listing.failed, *self._failed),
+            row_bytes=self._writer.row_bytes,
         )
 
 

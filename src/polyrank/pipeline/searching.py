@@ -1,4 +1,7 @@
-"""Questions to a store: found by vectors and by words, joined by rank, reranked."""
+"""Questions to a store: found by vectors and by words, joined by rank, reranked.
+
+Where the store keeps the rows of late interaction, reranking reads the question alone.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -101,8 +104,15 @@ class Searcher(Closing):
         self._reranker: Reranker | None = None
         self._embedder = models.embedder()
         check_probe(self._embedder, known["probe"], store, known["model_name"])
+        width = int(known.get("row_dimensions", 0))
+        # rows are those of the model that filled the store
+        self._has_rows = width > 0 and self._reranking == models
         self._store = open_store(
-            store, dimensions=self._embedder.dimensions, create=False, api_key=api_key
+            store,
+            dimensions=self._embedder.dimensions,
+            row_dimensions=width,
+            create=False,
+            api_key=api_key,
         )
         self._words: Store | WordIndex = self._store
         if "text" not in self._store.capabilities:
@@ -158,7 +168,13 @@ class Searcher(Closing):
             return []
         if self._reranker is None:
             self._reranker = self._reranking.reranker()
-        ranked = self._reranker.rank(query, [_read(hit) for hit in hits], top_n=top_k)
+        texts = [_read(hit) for hit in hits]
+        if self._has_rows:
+            kept = self._store.get_rows(_ids(hits))
+            rows = [kept.get(hit.id) for hit in hits]
+            ranked = self._reranker.rank_rows(query, texts, rows, top_n=top_k)
+        else:
+            ranked = self._reranker.rank(query, texts, top_n=top_k)
         return [_answer(hits[each.index], each.score, each.probability) for each in ranked]
 
     def close(self) -> None:

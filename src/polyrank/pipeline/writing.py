@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from polyrank.inference.embedder import Embedder
+from polyrank.inference.reranker import Reranker
 from polyrank.pipeline.listing import Signature
 from polyrank.pipeline.manifest import FileRecord, Manifest, Pending
 from polyrank.pipeline.passages import FilePassage, passage_ids
@@ -64,10 +65,16 @@ class Writer:
     Attributes:
         num_written: Passages written so far.
         num_removed: Passages removed so far, of files that are gone or were changed.
+        row_bytes: Bytes of their rows written so far, in float32.
     """
 
     def __init__(
-        self, store: Store, words: WordIndex | None, manifest: Manifest, embedder: Embedder
+        self,
+        store: Store,
+        words: WordIndex | None,
+        manifest: Manifest,
+        embedder: Embedder,
+        reranker: Reranker | None = None,
     ) -> None:
         """Take where passages go.
 
@@ -76,12 +83,13 @@ class Writer:
             words: The index of words beside it, if it has none of its own.
             manifest: What is in it.
             embedder: Makes vectors.
+            reranker: Makes rows of late interaction, if the store keeps them.
         """
         self._store, self._words = store, words
-        self._manifest, self._embedder = manifest, embedder
+        self._manifest, self._embedder, self._reranker = manifest, embedder, reranker
         self._parts: list[_Part] = []
         self._waiting = 0
-        self.num_written, self.num_removed = 0, 0
+        self.num_written, self.num_removed, self.row_bytes = 0, 0, 0
 
     def add(self, file: NewFile, progress: Progress | None = None) -> None:
         """Take a file; its passages are written now or with those of the next ones.
@@ -126,17 +134,23 @@ class Writer:
         self._manifest.finish(file.record for file in whole)
 
     def _write(self, passages: Sequence[FilePassage], progress: Progress | None) -> None:
-        vectors = self._embedder.encode(
-            [passage.read for passage in passages], input_type="document", progress=progress
+        texts = [passage.read for passage in passages]
+        vectors = self._embedder.encode(texts, input_type="document", progress=progress)
+        reranker = self._reranker
+        rows = (
+            [None] * len(texts)
+            if reranker is None
+            else reranker.document_rows(texts, progress=progress)
         )
         entries = [
-            Entry(passage.id, passage.text, vector, passage.metadata)
-            for passage, vector in zip(passages, vectors, strict=True)
+            Entry(passage.id, passage.text, vector, passage.metadata, own)
+            for passage, vector, own in zip(passages, vectors, rows, strict=True)
         ]
         if self._words is not None:
             self._words.add(entries)
         self._store.add(entries)
         self.num_written += len(entries)
+        self.row_bytes += sum(own.nbytes for own in rows if own is not None)
 
     def remove(self, path: str, content: str, count: int) -> None:
         """Remove the passages of a version of a file, those that are there.

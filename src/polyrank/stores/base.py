@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
@@ -38,6 +39,7 @@ OVERSAMPLING = 8  # candidates by bits for each result wanted, of which finer ve
 RESERVED = frozenset({"id", "text", "vector", "rows", "fine", "bits"})
 _NAMES = uuid.UUID("5f0c8c1e-3b0a-4f0e-9c39-6d0f3f9d9a52")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_WITHOUT_ROWS = "Leave them out, or take a store that keeps them, such as lancedb:// or sqlite://."
 _NO_METADATA: Metadata = MappingProxyType({})
 
 
@@ -123,6 +125,8 @@ class Store(Closing):
     """Whether the store's own filters are mappings too, whose values are not all scalars."""
     foreign_errors: ClassVar[tuple[type[BaseException], ...]] = (OSError,)
     """What the client raises; translated by `polyrank.stores.failures`."""
+    disk: Path | None = None
+    """Where the store writes, if its client may not tell that no room is left there."""
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         """Take where the store is and what it holds; whoever inherits opens it.
@@ -140,7 +144,7 @@ class Store(Closing):
                 f"{url} keeps no {settings.dtype} vectors. Choose one of: {', '.join(self.dtypes)}."
             )
         if settings.row_dimensions:
-            self._need("rows", "keeps no rows of late interaction. Set row_dimensions to 0.")
+            self._need("rows", f"keeps no rows of late interaction. {_WITHOUT_ROWS}")
 
     def add(
         self, entries: Iterable[Entry], *, total: int = 0, progress: Progress | None = None
@@ -224,6 +228,30 @@ class Store(Closing):
         with self._translating():
             return self._search_text(text, top_k, self._passed(filter))
 
+    def get_rows(self, ids: Iterable[str]) -> dict[str, Float32Array]:
+        """Return the rows of late interaction of some entries.
+
+        Args:
+            ids: Names of the entries.
+
+        Returns:
+            Rows by name, shape (num_rows, row_dimensions) each; entries that are not there or have
+            none are left out.
+
+        Raises:
+            CapabilityError: If the store keeps no rows.
+            StoreError: If the store cannot answer.
+        """
+        self._need("rows", f"keeps no rows of late interaction. {_WITHOUT_ROWS}")
+        if not self.settings.row_dimensions:
+            return {}
+        source = iter(ids)
+        found: dict[str, Float32Array | None] = {}
+        while batch := list(islice(source, BATCH_SIZE)):
+            with self._translating():
+                found.update(self._get_rows(batch))
+        return {name: rows for name, rows in found.items() if rows is not None and len(rows)}
+
     def delete(self, ids: Iterable[str]) -> None:
         """Remove entries by their names; names that are not there are passed over."""
         source = iter(ids)
@@ -281,6 +309,9 @@ class Store(Closing):
     def _search_text(self, text: str, top_k: int, filter: Any) -> list[Found]:
         raise NotImplementedError
 
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        raise NotImplementedError
+
     @abstractmethod
     def _delete(self, ids: list[str]) -> None:
         """Remove some entries."""
@@ -311,7 +342,7 @@ class Store(Closing):
         except PolyrankError:
             raise
         except self.foreign_errors as exc:
-            raise translated(exc, self.url) from exc
+            raise translated(exc, self.url, self.disk) from exc
 
     def _compare(self, dimensions: int, dtype: str, row_dimensions: int) -> None:
         """Compare what an opened store holds with what was asked for.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import chromadb
@@ -45,6 +46,7 @@ class ChromaStore(Store):
                     host, int(port), ssl=bool(settings.api_key), headers=headers, settings=quiet
                 )
             else:
+                self.disk = Path(place)  # errors of its compaction tell no cause
                 self._client = chromadb.PersistentClient(place, quiet)
             self._collection = self._opened()
         held = self._collection.metadata or {}

@@ -141,6 +141,14 @@ class EntryTable:
                 hits.append(Found(row[0], row[1], float(score), facts, self._unpacked(row[3])))
         return hits
 
+    def rows(self, ids: Sequence[str]) -> Iterator[tuple[str, Float32Array | None]]:
+        """Yield name and rows of some entries, those that are there."""
+        select = f"SELECT rows FROM {self._name}_entries WHERE id = ?"
+        for name in ids:
+            row = self.connection.execute(select, (name,)).fetchone()
+            if row is not None:
+                yield name, self._unpacked(row[0])
+
     def scan(self) -> Iterator[tuple[str, Metadata]]:
         """Yield name and metadata of every entry."""
         rows = self.connection.execute(f"SELECT id, metadata FROM {self._name}_entries")

@@ -5,7 +5,9 @@ Clients raise few classes and tell the cause in words, so that the words decide 
 
 import errno
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from polyrank.errors import StoreError, StoreFullError, StoreMismatchError, StoreUnavailableError
 
@@ -22,15 +24,17 @@ _MISSING = re.compile(
     re.I,
 )
 _MISMATCH = re.compile(r"dimension", re.I)
+_LITTLE = 16 << 20  # bytes left on a disk, of which a batch and a store's own copies take more
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def translated(error: BaseException, url: str) -> StoreError:
+def translated(error: BaseException, url: str, disk: Path | None = None) -> StoreError:
     """Return what a client's error is in our tree.
 
     Args:
         error: What the client raised.
         url: The store, for the message.
+        disk: Where the store writes, for an error that tells no cause.
 
     Returns:
         The error to raise from it.
@@ -39,10 +43,7 @@ def translated(error: BaseException, url: str) -> StoreError:
     words = " ".join(str(cause) for cause in chain)
     said = " ".join(str(error).split())[:300] or type(error).__name__
     if _FULL.search(words) or any(getattr(c, "errno", None) in _DISK_ERRNOS for c in chain):
-        return StoreFullError(
-            f"{url} has no room left: {said}. What was written before is there; free some room "
-            "and add the rest again."
-        )
+        return _full(url, said)
     if _LOCKED.search(words):
         return StoreUnavailableError(
             f"{url} is held by another process: {said}. Wait until it is done, or end it."
@@ -56,7 +57,16 @@ def translated(error: BaseException, url: str) -> StoreError:
             f"{url} holds other vectors: {said}. Open it with what it holds, or name another "
             "collection."
         )
+    if disk is not None and disk.exists() and shutil.disk_usage(disk).free < _LITTLE:
+        return _full(url, said)
     return StoreError(f"{url} failed: {type(error).__name__}: {said}")
+
+
+def _full(url: str, said: str) -> StoreFullError:
+    return StoreFullError(
+        f"{url} has no room left: {said}. What was written before is there; free some room "
+        "and add the rest again."
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

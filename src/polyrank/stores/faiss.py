@@ -6,7 +6,7 @@ which are dropped when it is opened.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,9 @@ class FaissStore(Store):
         select = f"SELECT fine FROM {self.settings.collection}_fine WHERE number = ?"
         rows = (self._connection.execute(select, (int(n),)).fetchone()[0] for n in numbers)
         return np.frombuffer(b"".join(rows), np.int8).reshape(-1, self.settings.dimensions)
+
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        return self._entries.rows(ids)
 
     def _delete(self, ids: list[str]) -> None:
         with self._entries.writing():

@@ -4,14 +4,14 @@ Metadata are columns of their own, so that LanceDB's filters (SQL) name them: ``
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import FTS, HnswSq, IvfFlat
+from lancedb.index import FTS, BTree, HnswSq, IvfFlat
 from numpy.typing import NDArray
 
 from polyrank.errors import InputError, StoreError
@@ -168,6 +168,11 @@ class LanceStore(Store):
         wanted = [name for name in columns if name not in hidden] + more
         return search.select(wanted).to_arrow()
 
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        search = self._table.search().where(f"id IN ({', '.join(map(_literal, ids))})")
+        table = search.select(["id", "rows"]).limit(len(ids)).to_arrow()
+        return zip(table["id"].to_pylist(), map(_matrix, table["rows"]), strict=True)
+
     def _delete(self, ids: list[str]) -> None:
         self._table.delete(f"id IN ({', '.join(map(_literal, ids))})")
 
@@ -189,6 +194,7 @@ class LanceStore(Store):
                 self._table.create_index("bits", config=IvfFlat(distance_type="hamming"))
             else:
                 self._table.create_index("vector", config=HnswSq(distance_type="cosine"))
+            self._table.create_index("id", config=BTree())
         self._table.optimize(cleanup_older_than=timedelta(minutes=1))
 
     def _index_text(self) -> None:

@@ -4,7 +4,7 @@ An int8 vector it has not. "binary" searches bits and chooses the best by half-p
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,11 +177,18 @@ class PostgresStore(Store):
 
     def _found(self, row: Sequence[Any]) -> Found:
         name, text, facts, data, score = row
-        rows = None
-        if data is not None:
-            flat = np.frombuffer(data, row_dtype(self.settings)).astype(np.float32)
-            rows = flat.reshape(-1, self.settings.row_dimensions)
-        return Found(name, text, float(score), facts, rows)
+        return Found(name, text, float(score), facts, self._unpacked(data))
+
+    def _unpacked(self, data: bytes | None) -> Float32Array | None:
+        if data is None:
+            return None
+        flat = np.frombuffer(data, row_dtype(self.settings)).astype(np.float32)
+        return flat.reshape(-1, self.settings.row_dimensions)
+
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        select = sql.SQL("SELECT id, rows FROM {} WHERE id = ANY(%s)").format(self._table)
+        rows = self._connection.execute(select, (ids,))
+        return ((name, self._unpacked(data)) for name, data in rows)
 
     def _delete(self, ids: list[str]) -> None:
         remove = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table)

@@ -6,7 +6,7 @@ best of what the copies find.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,12 @@ class QdrantStore(Store):
         ).points
         return [_found(point) for point in points]
 
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        points = self._client.retrieve(
+            self._name, [uuid_of(name) for name in ids], with_payload=["id"], with_vectors=["rows"]
+        )
+        return ((point.payload["id"], _matrix(point)) for point in points if point.payload)
+
     def _delete(self, ids: list[str]) -> None:
         self._client.delete(self._name, [uuid_of(name) for name in ids], wait=True)
 
@@ -183,6 +189,10 @@ def _dtype(params: Any) -> str:
 
 def _found(point: Any) -> Found:
     facts = dict(point.payload)
+    score = float(point.score)
+    return Found(facts.pop("id"), facts.pop("text"), score, facts, _matrix(point))
+
+
+def _matrix(point: Any) -> Float32Array | None:
     given = (point.vector or {}).get("rows")
-    rows = None if given is None else np.asarray(given, np.float32)
-    return Found(facts.pop("id"), facts.pop("text"), float(point.score), facts, rows)
+    return None if given is None else np.asarray(given, np.float32)

@@ -5,7 +5,7 @@ Where this Python's own SQLite loads no extensions, as on macOS, pysqlite3 takes
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,9 @@ class SqliteStore(Store):
         )
         rows = self._connection.execute(select, (words, *values, top_k)).fetchall()
         return self._entries.found((row[0] for row in rows), (row[1] for row in rows), False)
+
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        return self._entries.rows(ids)
 
     def _delete(self, ids: list[str]) -> None:
         with self._entries.writing():

@@ -6,7 +6,7 @@ server of Weaviate.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -227,6 +227,16 @@ class WeaviateStore(Store):
             parts.append(Filter.by_property(name).equal(float(value) if is_number else value))
         return Filter.all_of(parts) if parts else None
 
+    def _get_rows(self, ids: list[str]) -> Iterable[tuple[str, Float32Array | None]]:
+        names = [uuid_of(name) for name in ids]
+        hits = self._collection.query.fetch_objects(
+            filters=Filter.by_id().contains_any(names),
+            limit=len(ids),
+            include_vector=["rows"],
+            return_properties=[_NAME],
+        ).objects
+        return ((hit.properties[_NAME], _matrix(hit)) for hit in hits)
+
     def _delete(self, ids: list[str]) -> None:
         names = [uuid_of(name) for name in ids]
         done = self._collection.data.delete_many(where=Filter.by_id().contains_any(names))
@@ -295,8 +305,11 @@ def _rows(entry: Entry) -> dict[str, Any]:
 
 
 def _found(hit: Any) -> Found:
-    given = hit.vector.get("rows")
-    rows = None if given is None else np.asarray(given, np.float32)
+    name, text = hit.properties[_NAME], hit.properties["text"]
     facts = json.loads(hit.properties[_FACTS])
-    score = 1 - float(hit.metadata.distance)
-    return Found(hit.properties[_NAME], hit.properties["text"], score, facts, rows)
+    return Found(name, text, 1 - float(hit.metadata.distance), facts, _matrix(hit))
+
+
+def _matrix(hit: Any) -> Float32Array | None:
+    given = hit.vector.get("rows")
+    return None if given is None else np.asarray(given, np.float32)
