@@ -18,6 +18,7 @@ ARGUMENTS = {
     "bulk classify": ["nowhere", "--output", "nowhere"],
     "bulk embed": ["nowhere", "--output", "nowhere"],
     "bulk rerank": ["nowhere", "--output", "nowhere"],
+    "compress drop-layers": ["nowhere", "nowhere", "--layers", "1"],
     "compress onnx": ["nowhere", "nowhere"],
     "compress quantize": ["--data", "nowhere", "--output", "nowhere"],
     "compress report": ["nowhere"],

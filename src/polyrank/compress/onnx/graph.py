@@ -233,9 +233,8 @@ class _Graph:
 
     def _pooled(self, rows: str, mode: PoolingMode) -> str:
         """Return one row of the tokens that are no padding."""
-        first = self._constant("first", np.array(0, np.int64))
         if mode == "cls":
-            return self._add("Gather", rows, first, axis=1)
+            return self._add("Gather", rows, self._whole(0), axis=1)
         axis = self._constant("sequence_axes", np.array([1], np.int64))
         last = self._constant("last_axes", np.array([2], np.int64))
         mask = self._add("Cast", ATTENTION_MASK, to=TensorProto.FLOAT)

@@ -6,16 +6,15 @@ Embeddings Inference, whose documented rules a test follows.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import onnx
 from onnx import ModelProto
 
+from polyrank._files import building, publish
 from polyrank.checkpoint.building import check_free, copy_rest
 from polyrank.checkpoint.files import read_object, read_plain
 from polyrank.checkpoint.layouts import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -150,10 +149,7 @@ def export_onnx(
     _check_head(checkpoint, head)
     outputs = (LOGITS,) if head.spec.labels else shape.outputs
     shown = VECTORS if VECTORS in outputs else outputs[0]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as made:
-        folder = Path(made) / output.name
-        folder.mkdir()
+    with building(output) as folder:
         if layout == "sentence-transformers":
             copy_rest(checkpoint.spec.folder, folder, ())
         written, is_external = [], False
@@ -168,7 +164,7 @@ def export_onnx(
         _write_settings(checkpoint, head, folder, layout, is_external=is_external)
         record = {"source": checkpoint.spec.name, "files": [asdict(each) for each in written]}
         _write(folder / RECORD_FILE, record)
-        os.replace(folder, output)
+        publish(folder, output)
     return tuple(written)
 
 

@@ -4,15 +4,14 @@ Tensors are copied from the mapped file block by block, never widened or gathere
 memory taken does not grow with the checkpoint.
 """
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from polyrank._files import replacing
 from polyrank.checkpoint.header import TensorInfo, read_header
+from polyrank.checkpoint.saving import CopiedTensor, copy_tensors
 from polyrank.checkpoint.weights import Weights
 from polyrank.compress.vocabulary.pieces import Int64Array
 
@@ -27,7 +26,6 @@ VOCABULARY_TENSORS = (
     "cls.predictions.bias",
 )
 _BLOCK_BYTES = 1 << 22
-_ALIGNMENT = 8  # of the header, as the format asks
 
 
 def write_trimmed(weights: Weights, rows: Int64Array, vocab_size: int, path: Path) -> None:
@@ -40,25 +38,19 @@ def write_trimmed(weights: Weights, rows: Int64Array, vocab_size: int, path: Pat
         path: The file.
     """
     infos = [info for file in weights.paths for info in read_header(file).values()]
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for info in infos:
-        is_cut = _has_row_a_piece(info, vocab_size)
-        size = info.size_bytes // vocab_size * len(rows) if is_cut else info.size_bytes
-        shape = (len(rows), *info.shape[1:]) if is_cut else info.shape
-        offsets = [end, end + size]
-        header[info.name] = {"dtype": info.dtype, "shape": shape, "data_offsets": offsets}
-        end += size
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % _ALIGNMENT)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        for info in infos:
-            file.writelines(
-                _row_blocks(info, rows, vocab_size)
-                if _has_row_a_piece(info, vocab_size)
-                else _blocks(info)
-            )
+    copy_tensors([_trimmed(info, rows, vocab_size) for info in infos], path)
+
+
+def _trimmed(info: TensorInfo, rows: Int64Array, vocab_size: int) -> CopiedTensor:
+    if not _has_row_a_piece(info, vocab_size):
+        return CopiedTensor.of(info)
+    return CopiedTensor(
+        info.name,
+        info.dtype,
+        (len(rows), *info.shape[1:]),
+        info.size_bytes // vocab_size * len(rows),
+        partial(_row_blocks, info, rows, vocab_size),
+    )
 
 
 def _has_row_a_piece(info: TensorInfo, vocab_size: int) -> bool:
@@ -76,16 +68,3 @@ def _row_blocks(info: TensorInfo, rows: Int64Array, vocab_size: int) -> Iterator
     step = max(1, _BLOCK_BYTES // max(1, width))
     for start in range(0, len(rows), step):
         yield table[rows[start : start + step]].tobytes()
-
-
-def _blocks(info: TensorInfo) -> Iterator[bytes]:
-    """Yield the bytes of a tensor."""
-    with info.path.open("rb") as file:
-        file.seek(info.offset_bytes)
-        yield from _read(file, info.size_bytes)
-
-
-def _read(file: IO[bytes], size: int) -> Iterator[bytes]:
-    while size > 0 and (block := file.read(min(size, _BLOCK_BYTES))):
-        size -= len(block)
-        yield block

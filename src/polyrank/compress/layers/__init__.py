@@ -1,0 +1,1 @@
+"""Checkpoints with fewer layers."""
