@@ -24,7 +24,8 @@ DIMENSIONS = 384
 def start(docs: Path, url: str) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-c", COMMAND, "index", str(docs), "--store", url, "--quiet"]
     return subprocess.Popen(
-        [*arguments, "--passage-tokens", "16", "--threads", "1"], stdout=subprocess.DEVNULL
+        [*arguments, "--rows", "--passage-tokens", "16", "--threads", "1"],
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -42,9 +43,10 @@ def lay(docs: Path, chance: random.Random) -> None:
 
 
 def contents(url: str) -> list[tuple[Any, ...]]:
-    with open_store(url, dimensions=DIMENSIONS, create=False) as store:
+    sizes = {"dimensions": DIMENSIONS, "row_dimensions": DIMENSIONS}
+    with open_store(url, **sizes, create=False) as store:
         select = (
-            "SELECT id, text, metadata, vector FROM polyrank_entries JOIN polyrank_vectors "
+            "SELECT id, text, metadata, vector, rows FROM polyrank_entries JOIN polyrank_vectors "
             "ON polyrank_vectors.rowid = number ORDER BY id"
         )
         rows = store._connection.execute(select).fetchall()  # type: ignore[attr-defined]
