@@ -25,7 +25,7 @@ _VECTORS = {
     "int8, half of the dimensions": (0.5, 0.5),
     "binary, rescored by int8": (1.125, 0.125),
 }
-_ROWS = {"float32": 4.0, "int8": 1.0, "int8, 4 joined into one": 0.25}
+_ROWS = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int8, 4 joined into one": 0.25}
 
 
 def plan_storage(num_passages: int, tokens_per_second: Mapping[str, int]) -> dict[str, Any]:
