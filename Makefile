@@ -16,7 +16,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -313,6 +313,9 @@ bench-calibration: $(VENV)/.test ## how good the default model's probabilities a
 
 calibrate: $(VENV)/.test ## fit polyrank-small's probabilities to training data, into the package (OPTIONS="--only rerank")
 	$(BIN)/python recipes/polyrank-small/calibrate.py --data $(DATA) --work build/calibration $(OPTIONS)
+
+bench-compress: $(VENV)/.test model ## ONNX files of each type of weights: bytes, speed, nDCG@10 (OPTIONS="--languages en,ar")
+	PYTHONPATH=. $(BIN)/python -m benchmarks.compress.onnx_files --data $(DATA) $(OPTIONS)
 
 bench-long: $(VENV)/.test ## documents of 2,000 tokens: passages beside cutting (OPTIONS="--documents 20 --queries 20")
 	$(BIN)/python benchmarks/long_documents.py --data $(DATA) $(OPTIONS)

@@ -1,9 +1,9 @@
 """ONNX files of one embedder side by side: bytes, speed and nDCG@10 under ONNX Runtime.
 
-``python -m benchmarks.compress.onnx_files --data DATA`` exports the base model by `polyrank compress
-onnx` in each type of weights; beside them stands ONNX Runtime's own dynamic quantisation of the
-float32 file, by output, which is what optimum and sentence-transformers' helpers call. All run in
-one process on the same padded batches, sorted by length, in turns. nDCG@10 is of XQuAD, exact search.
+The base model is exported by `polyrank compress onnx` in each type of weights; beside them stands
+ONNX Runtime's own dynamic quantisation of the float32 file, by output, which is what optimum's and
+sentence-transformers' helpers call. All run in one process on the same padded batches, sorted by
+length, in turns. nDCG@10 is of XQuAD, by exact search.
 """
 
 import argparse
@@ -170,18 +170,14 @@ def table(content: dict[str, Any], threads: int) -> str:
     lines = [
         "# ONNX files of multilingual-e5-small under ONNX Runtime",
         "",
-        "`make bench-compress` writes this page. "
-        + (__doc__ or "")
-        .split("\n\n")[1]
-        .split("DATA`` ")[1]
-        .replace("\n", " ")
-        .strip()
-        .capitalize(),
+        (__doc__ or "").split("\n\n")[1].replace("\n", " ").strip(),
+        "`make bench-compress` writes this page.",
         "",
         f"ONNX Runtime {content['onnxruntime']}, {content['cpu']}, {threads} threads; batches of "
         f"{BATCH}; {NUM_QUERIES} questions a language against 240 passages.",
         "",
-        f"| file | MB | × smaller | tokens/s | × quicker | nDCG@10 | change | {' | '.join(languages)} |",
+        "| file | MB | × smaller | tokens/s | × quicker | nDCG@10 | change | "
+        + f"{' | '.join(languages)} |",
         "|---" + "|---:" * (6 + len(languages)) + "|",
     ]
     for name, row in rows.items():

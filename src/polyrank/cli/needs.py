@@ -13,6 +13,7 @@ EXTRA_OF_COMMAND: Mapping[str, str] = {
     "eval": "eval",
     "serve": "server",
     "compress": "eval",
+    "compress distill": "train",
     "compress onnx": "onnx",
     "train": "train",
     "train first-stage-weight": "eval",

@@ -17,7 +17,7 @@ RELEVANCE_LABELS = ("irrelevant", "neutral", "relevant")
 LOSSES: Mapping[TrainTask, tuple[str, ...]] = {
     "reranker": ("listnet", "lambda", "bce", "margin-mse", "mse", "distill"),
     "classifier": ("cross-entropy",),
-    "embedder": ("contrastive", "margin-mse", "distill"),
+    "embedder": ("contrastive", "margin-mse", "distill", "vectors"),
 }
 """Losses of each task, the default first."""
 
@@ -91,8 +91,9 @@ class TrainingConfig:
         loss: What is minimised. A reranker's listnet and lambda look at whole lists, bce at each
             pair. An embedder's contrastive ranks each answer above all others of the batch.
             margin-mse and distill (a list's distribution), and mse for rerankers, learn a
-            teacher's scores, or those of the rows. Left out: listnet, contrastive, and a
-            classifier's cross-entropy.
+            teacher's scores, or those of the rows. An embedder's vectors learns a teacher's rows:
+            1 - cosine of the vectors and, on average, of the tokens' rows. Left out: listnet,
+            contrastive, and a classifier's cross-entropy.
         second_weight: Weight of the second loss: BCE beside a reranker's, which makes scores
             comparable across queries (0.3 beside listnet and lambda), contrastive beside an
             embedder's margin-mse or distill. 0 leaves it out.

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "bulk classify": ["nowhere", "--output", "nowhere"],
     "bulk embed": ["nowhere", "--output", "nowhere"],
     "bulk rerank": ["nowhere", "--output", "nowhere"],
+    "compress distill": ["nowhere", "nowhere", "--layers", "1", "--data", "nowhere"],
     "compress drop-layers": ["nowhere", "nowhere", "--layers", "1"],
     "compress onnx": ["nowhere", "nowhere"],
     "compress quantize": ["--data", "nowhere", "--output", "nowhere"],
@@ -99,9 +100,9 @@ def test_every_command_checks_its_extra_first() -> None:
         assert code == 1, name
         assert told.startswith(f"error: polyrank {name} needs "), told
         assert "not installed. Install with: " in told
-        assert ("torch --index-url" in told) == (
-            name.startswith("train ") and "first-stage" not in name
-        )
+        group = name.partition(" ")[0]
+        extra = EXTRA_OF_COMMAND.get(name, EXTRA_OF_COMMAND.get(group))
+        assert ("torch --index-url" in told) == (extra == "train")
     assert "polyrank.inference.model" not in heavy
 
 

@@ -2,6 +2,7 @@
 
 import typer
 
+from polyrank.cli.compress.distill import distill
 from polyrank.cli.compress.drop_layers import drop_layers
 from polyrank.cli.compress.export import export
 from polyrank.cli.compress.onnx import onnx
@@ -26,6 +27,7 @@ compress_app.command("trim")(trim)
 compress_app.command("table")(table)
 compress_app.command("export")(export)
 compress_app.command("drop-layers")(drop_layers)
+compress_app.command("distill")(distill)
 compress_app.command("onnx")(onnx)
 compress_app.command("quantize")(quantize)
 compress_app.command("report")(report)

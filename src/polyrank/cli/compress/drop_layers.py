@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from polyrank.checkpoint.hub import resolve_float
-from polyrank.checkpoint.reader import read_checkpoint
+from polyrank.checkpoint.reader import Checkpoint, read_checkpoint
 from polyrank.cli import options, screen
 from polyrank.cli.outputs import check_folder
 from polyrank.errors import ConfigError
@@ -48,21 +48,41 @@ def drop_layers(
         polyrank compress report intfloat/multilingual-e5-small six-layers --data data/xquad
     """
     check_folder(output)
-    if (layers is None) == (keep is None):
-        raise ConfigError("say either --layers, how many to keep, or --keep, which")
     from polyrank.compress.layers.drop import drop_layers as drop
-    from polyrank.compress.layers.drop import spread_layers
 
     folder, name = resolve_float(model, revision=revision)
     checkpoint = read_checkpoint(folder, name)
-    num_layers = checkpoint.spec.body.num_layers
-    kept = spread_layers(num_layers, layers) if layers else _numbers(keep or "")
+    kept = chosen_layers(checkpoint, layers, keep)
     made = drop(checkpoint, output, kept)
     if not screen.is_table_wanted(as_json, None):
         found = {"folder": str(output), "layers": made.spec.body.num_layers, "kept": list(kept)}
         sys.stdout.write(json.dumps(found) + "\n")
     words = ", ".join(map(str, kept))
-    screen.remark(f"wrote {output}: layers {words} of {num_layers}", quiet=quiet)
+    whole = checkpoint.spec.body.num_layers
+    screen.remark(f"wrote {output}: layers {words} of {whole}", quiet=quiet)
+
+
+def chosen_layers(checkpoint: Checkpoint, layers: int | None, keep: str | None) -> tuple[int, ...]:
+    """Return the numbers of the layers that stay.
+
+    Args:
+        checkpoint: Whose layers.
+        layers: How many.
+        keep: Or which, as they were typed.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ConfigError: If both or neither are given, or they are no such numbers.
+    """
+    if (layers is None) == (keep is None):
+        raise ConfigError("say either --layers, how many to keep, or --keep, which")
+    from polyrank.compress.layers.drop import spread_layers
+
+    if keep is not None:
+        return _numbers(keep)
+    return spread_layers(checkpoint.spec.body.num_layers, layers or 0)
 
 
 def _numbers(listed: str) -> tuple[int, ...]:

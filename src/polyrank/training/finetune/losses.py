@@ -25,6 +25,7 @@ passages would get 0.48, 0.17, 0.17 and 0.17."""
 CACHED_FROM = 128
 """Lists an update from which the contrastive loss keeps gradients instead of activations."""
 
+VECTORS = "vectors"
 _MINI_BATCH = 32
 _CONTRASTIVE_SCALE = 20.0
 
@@ -197,18 +198,26 @@ def _margins(lists: _Lists) -> tuple[list[list[str]], Tensor]:
 class VectorLoss(nn.Module):
     """The loss of an embedder: a weighted sum over columns query, answer, negatives."""
 
-    def __init__(self, model: SentenceTransformer, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        config: TrainingConfig,
+        teacher: SentenceTransformer | None = None,
+    ) -> None:
         """Make the loss.
 
         Args:
             model: The embedder that is trained.
             config: Which losses with which weights.
+            teacher: Whose rows are learnt; wanted for the loss "vectors". It reads the very
+                tokens that the model reads.
         """
         super().__init__()
         self.model = model
         self.weights = dict(config.losses)
-        parts = {name: _vector_loss(name, model) for name in self.weights}
+        parts = {name: _vector_loss(name, model) for name in self.weights if name != VECTORS}
         self.parts: Any = nn.ModuleDict(parts)
+        self._teacher = [] if teacher is None else [teacher]  # no part of what is trained or saved
 
     def forward(self, sentence_features: Any, labels: Tensor | None) -> dict[str, Tensor]:
         """Return each loss times its weight.
@@ -220,11 +229,32 @@ class VectorLoss(nn.Module):
         Returns:
             One value for each loss.
         """
-        vectors = [self.model(dict(part))["sentence_embedding"] for part in sentence_features]
-        return {
-            name: weight * self.parts[name].compute_loss_from_embeddings(vectors, labels)
-            for name, weight in self.weights.items()
+        found = [self.model(dict(part)) for part in sentence_features]
+        vectors = [each["sentence_embedding"] for each in found]
+        values = {
+            name: self._distance(sentence_features, found)
+            if name == VECTORS
+            else self.parts[name].compute_loss_from_embeddings(vectors, labels)
+            for name in self.weights
         }
+        return {name: weight * values[name] for name, weight in self.weights.items()}
+
+    def _distance(self, sentence_features: Any, found: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Return how far vectors and rows lie from the teacher's, mean over texts."""
+        (teacher,) = self._teacher
+        distances = []
+        for part, own in zip(sentence_features, found, strict=True):
+            with torch.no_grad():
+                wanted = teacher(dict(part))
+            mask = part["attention_mask"].bool()
+            rows = _one_less_cosine(own["token_embeddings"][mask], wanted["token_embeddings"][mask])
+            vectors = _one_less_cosine(own["sentence_embedding"], wanted["sentence_embedding"])
+            distances.append(rows + vectors)
+        return torch.stack(distances).mean()
+
+
+def _one_less_cosine(found: Tensor, wanted: Tensor) -> Tensor:
+    return 1 - nn.functional.cosine_similarity(found.float(), wanted.float(), dim=-1).mean()
 
 
 def _vector_loss(name: str, model: SentenceTransformer) -> nn.Module:
@@ -235,10 +265,12 @@ def _vector_loss(name: str, model: SentenceTransformer) -> nn.Module:
     return vector_losses.MultipleNegativesRankingLoss(model, scale=_CONTRASTIVE_SCALE)
 
 
-def embedder_loss(model: SentenceTransformer, config: TrainingConfig) -> nn.Module:
+def embedder_loss(
+    model: SentenceTransformer, config: TrainingConfig, teacher: SentenceTransformer | None
+) -> nn.Module:
     """Return the loss of an embedder; big batches of the contrastive loss alone are cached."""
     if tuple(config.losses) == ("contrastive",) and config.lists_per_step >= CACHED_FROM:
         return vector_losses.CachedMultipleNegativesRankingLoss(
             model, scale=_CONTRASTIVE_SCALE, mini_batch_size=_MINI_BATCH
         )
-    return VectorLoss(model, config)
+    return VectorLoss(model, config, teacher)

@@ -226,6 +226,7 @@ class _Run:
             self.journal,
             job.checkpoints,
             trainers.column_prompts(prompts, sum(job.config.num_negatives)),
+            self._embedder_teacher(),
         )
 
     def go(self) -> TrainingOutcome:
@@ -290,8 +291,20 @@ class _Run:
                 miner.pool(self.sources[place], language)
         return miner
 
-    def _teacher(self) -> Teacher | None:
+    def _embedder_teacher(self) -> Any:
+        """Return the embedder whose rows are learnt, or None."""
+        from polyrank.training.finetune.losses import VECTORS
+        from polyrank.training.finetune.start import load_teacher
+
+        if self.config.main_loss != VECTORS:
+            return None
         if self.job.teacher is None:
+            raise ConfigError('the loss "vectors" learns the rows of a --teacher: name one.')
+        folder, name = resolve_float(self.job.teacher)
+        return load_teacher(read_checkpoint(folder, name), self.checkpoint, self.start)
+
+    def _teacher(self) -> Teacher | None:
+        if self.job.teacher is None or self.config.main_loss == "vectors":
             return None
         if not self.config.needs_scores:
             raise ConfigError(

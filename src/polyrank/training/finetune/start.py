@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
+from polyrank.checkpoint.files import read_plain
 from polyrank.checkpoint.first_stage import FIRST_STAGE_KEY
 from polyrank.checkpoint.layouts import CONFIG_FILE, EXTRA_HEADS_KEY, TOKENIZER_FILE
 from polyrank.checkpoint.reader import Checkpoint
@@ -111,6 +112,35 @@ def load_start(checkpoint: Checkpoint, config: TrainingConfig, device: str) -> S
             if ".embeddings." in name:
                 parameter.requires_grad = False
     return start
+
+
+def load_teacher(teacher: Checkpoint, student: Checkpoint, start: Start) -> Any:
+    """Load an embedder whose rows a student learns.
+
+    Args:
+        teacher: The embedder.
+        student: What is trained.
+        start: The same, loaded.
+
+    Returns:
+        A sentence transformer that is not trained, on the student's device.
+
+    Raises:
+        ConfigError: If the two do not read the same tokens, or give rows of other widths.
+        CapabilityError: If the teacher is int8 or no embedder.
+    """
+    _check_trainable(teacher)
+    files = teacher.tokenizer_file, student.tokenizer_file
+    widths = teacher.spec.body.hidden_size, student.spec.body.hidden_size
+    if len({read_plain(file) for file in files}) > 1 or len(set(widths)) > 1:
+        raise ConfigError(
+            f"{teacher.spec.name} cannot teach {student.spec.name} its rows: tokenizer and width "
+            f"must be the same; they are {widths[0]} and {widths[1]} wide. Start from the "
+            "teacher's own layers (`polyrank compress drop-layers`)."
+        )
+    model = _load_embedder(teacher, str(start.model.device)).model
+    model.max_seq_length = start.model.max_seq_length
+    return model.requires_grad_(requires_grad=False).eval()
 
 
 def _check_trainable(checkpoint: Checkpoint) -> None:

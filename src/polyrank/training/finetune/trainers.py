@@ -310,6 +310,7 @@ def make_trainer(
     journal: Journal,
     folder: Path,
     prompts: Mapping[str, str],
+    teacher: Any = None,
 ) -> Any:
     """Return a trainer for a start checkpoint.
 
@@ -322,6 +323,7 @@ def make_trainer(
         journal: Where lists are counted.
         folder: Where checkpoints go.
         prompts: Text before each column's texts (embedders).
+        teacher: A sentence transformer whose rows are learnt (the loss "vectors"), or None.
 
     Returns:
         The trainer; its `train` starts or resumes.
@@ -337,7 +339,7 @@ def make_trainer(
         trainer = _VectorTrainer(
             **common,
             args=SentenceTransformerTrainingArguments(**arguments),
-            loss=embedder_loss(start.model, config),
+            loss=embedder_loss(start.model, config, teacher),
             data_collator=vectors,
         )
     else:
