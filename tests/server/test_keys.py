@@ -59,6 +59,8 @@ def test_other_keys_are_refused(locked: Running, value: str) -> None:
 def test_health_and_metrics_need_no_key(locked: Running) -> None:
     for path in ("/health", "/ping", "/live", "/ready", "/metrics", "/.well-known/ready"):
         assert locked.call(path).status in (200, 204)
+    for path in ("/v2/health/live", "/v2/health/ready"):
+        assert locked.call(path).status == 200
 
 
 def test_key_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,9 @@ class Site:
         return [
             *(Path(path, _probe(ready, 200)) for path in ("/health", "/ping", "/ready")),
             Path("/live", _probe(live, 200)),
+            # KServe's
+            Path("/v2/health/ready", _probe(ready, 200)),
+            Path("/v2/health/live", _probe(live, 200)),
             # Weaviate wants 204
             *(Path(f"{start}/.well-known/ready", _probe(ready, 204)) for start in _WEAVIATE),
             *(Path(f"{start}/.well-known/live", _probe(live, 204)) for start in _WEAVIATE),
