@@ -9,7 +9,7 @@ from polyrank import Embedder, Reranker
 from polyrank.checkpoint.hub import default_model_folder
 from polyrank.checkpoint.reader import read_checkpoint
 from polyrank.compress.layers.drop import drop_layers
-from polyrank.errors import CapabilityError, ConfigError
+from polyrank.errors import CapabilityError, ConfigError, DataError
 from tests.toys import marked_rows, write_lines
 from tests.unit.cli.test_evaluate import call_app
 
@@ -68,3 +68,15 @@ def test_rows_are_learnt_of_a_teacher_alike(checkpoint, tmp_path, rows):
             *("train", "embedder", start, "-o", str(tmp_path / "no"), "--teacher", other),
             *arguments,
         )
+
+
+@pytest.mark.parametrize(
+    ("data", "error"), [((), ConfigError), (("--data", "nowhere.jsonl"), DataError)]
+)
+def test_a_run_that_cannot_begin_leaves_nothing(checkpoint, tmp_path, data, error):
+    teacher = str(checkpoint("multilingual-e5-small"))
+    arguments = ("compress", "distill", teacher, str(tmp_path / "out"), "--layers", "1", *data)
+    for _ in range(2):  # the second call is not told of a folder that the first one left
+        with pytest.raises(error, match=r"nothing to train on|nowhere\.jsonl"):
+            call_app(*arguments)
+        assert list(tmp_path.iterdir()) == []

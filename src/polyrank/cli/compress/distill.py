@@ -49,7 +49,8 @@ def distill(
     checkpoint = read_checkpoint(folder, name)
     task, loss = _taught(checkpoint)
     start = output.with_name(f"{output.name}.start")
-    if not (resume and start.is_dir()):
+    is_new = not (resume and start.is_dir())
+    if is_new:
         from polyrank.compress.layers.drop import drop_layers
 
         kept = chosen_layers(checkpoint, layers, keep)
@@ -60,7 +61,13 @@ def distill(
         options["assignments"] = [*_TEXTS_ALONE, *(options["assignments"] or ())]
     options["loss"] = options["loss"] or loss
     given = {**options, "model": str(start), "output": output, "teacher": str(folder)}
-    finetune(task, given, resume=resume)
+    try:
+        finetune(task, given, resume=resume)
+    except BaseException:
+        # a run that can be resumed has checkpoints, and needs what it started from
+        if is_new and not output.with_name(f"{output.name}.checkpoints").exists():
+            shutil.rmtree(start)
+        raise
     shutil.rmtree(start)
 
 
