@@ -17,7 +17,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image check-deploy lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image check-deploy lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity web test-web bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -335,6 +335,21 @@ bench-long: $(VENV)/.test ## documents of 2,000 tokens: passages beside cutting 
 bench-kernels: native ## time each part of a layer on one thread (POLYRANK_ISA=avx2 for another path)
 	$(CMAKE) --build build/native --target bench_kernels
 	build/native/bench_kernels $(OPTIONS)
+
+# the whole package: TypeScript by tsc, C++ by emscripten
+web/dist/polyrank.wasm: web/CMakeLists.txt $(wildcard web/native/* web/src/*) $(wildcard src/polyrank/native/*)
+	@command -v emcmake >/dev/null || { echo "make web needs emscripten and Node.js 20 or newer (Debian: apt-get install emscripten)" >&2; exit 1; }
+	cd web && npm install --no-package-lock --no-audit --no-fund
+	cd web && npm run build
+	emcmake $(CMAKE) -S web -B build/web --log-level=NOTICE
+	$(CMAKE) --build build/web
+	cp build/web/polyrank.wasm $@
+
+web: web/dist/polyrank.wasm ## build polyrank-web, the encoder as WebAssembly with its JavaScript, into web/dist
+
+test-web: $(VENV)/.test web/dist/polyrank.wasm ## compare polyrank-web under Node with the Python library (DATA: texts in 40 languages)
+	POLYRANK_ISA=portable $(BIN)/python web/test/expected.py web/test/expected.json --data $(DATA)/eval
+	cd web && npm test
 
 bench-load: $(VENV)/.test ## load a full-size seeded XLM-R-large beside transformers: time and memory
 	$(BIN)/python benchmarks/load_large.py

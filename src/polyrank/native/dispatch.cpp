@@ -17,7 +17,7 @@ constexpr int kMaxPaths = 10;
 
 // Best first; ends with a path without kernels.
 const Path* paths() {
-  static const CpuFeatures& cpu = cpu_features();
+  [[maybe_unused]] static const CpuFeatures& cpu = cpu_features();
   static const Path found[kMaxPaths] = {
 #ifdef POLYRANK_HAVE_AMX
       {kKernelsAmx, cpu.amx_int8 && cpu.amx_bf16 && cpu.avx512 && cpu.avx512_vnni &&

@@ -1,5 +1,5 @@
 // For any processor, by what every one of its kind has: SSE2 on x86-64, NEON without dot product on
-// 64-bit ARM, plain C++ elsewhere. Always built and tested.
+// 64-bit ARM, SIMD of 128 bits in WebAssembly, plain C++ elsewhere. Always built and tested.
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -8,6 +8,8 @@
 #include <emmintrin.h>
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 #include "kernels.h"
@@ -117,6 +119,44 @@ __attribute__((noinline)) void tile_s8(const int8_t* q, size_t ld, const int8_t*
       vst1q_s32(sums + i * kPanelOutputs + v * 2, vpaddq_s32(c[i][v], c[i][v + 1]));
     }
   }
+}
+
+#elif defined(__wasm_simd128__)
+using Step = int16_t;  // i32x4.dot_i16x8_s multiplies 16 bits
+constexpr int kRowsS8 = 3;
+
+// Half a panel, 8 outputs.
+template <int kRows>
+__attribute__((noinline)) void half_tile_s8(const int16_t* q, size_t ld, const int8_t* panel,
+                                            size_t depth, int32_t* sums) {
+  v128_t c[kRows][4];  // two partial sums for each of two outputs
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < 4; ++v) c[i][v] = wasm_i32x4_splat(0);
+  }
+  for (size_t d = 0; d < depth; d += 4) {
+    v128_t a[kRows];
+    for (int i = 0; i < kRows; ++i) a[i] = wasm_v128_load64_splat(q + i * ld + d);
+    for (int v = 0; v < 4; ++v) {
+      const v128_t b = wasm_i16x8_load8x8(panel + d * kPanelOutputs + v * 8);
+      for (int i = 0; i < kRows; ++i) {
+        c[i][v] = wasm_i32x4_add(c[i][v], wasm_i32x4_dot_i16x8(a[i], b));
+      }
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < 4; v += 2) {
+      const v128_t even = wasm_i32x4_shuffle(c[i][v], c[i][v + 1], 0, 2, 4, 6);
+      const v128_t odd = wasm_i32x4_shuffle(c[i][v], c[i][v + 1], 1, 3, 5, 7);
+      wasm_v128_store(sums + i * kPanelOutputs + v * 2, wasm_i32x4_add(even, odd));
+    }
+  }
+}
+
+template <int kRows, int kPanels>
+inline void tile_s8(const int16_t* q, size_t ld, const int8_t* panel, size_t depth,
+                    int32_t* sums) {
+  half_tile_s8<kRows>(q, ld, panel, depth, sums);
+  half_tile_s8<kRows>(q, ld, panel + 32, depth, sums + 8);
 }
 
 #else

@@ -9,18 +9,24 @@
 namespace polyrank {
 namespace {
 
+// std::bit_cast, which the standard library of Debian's emscripten lacks.
+template <typename To, typename From>
+constexpr To same_bits(From value) {
+  return __builtin_bit_cast(To, value);
+}
+
 // Without branches, so that compilers take several at a time.
 inline float half_to_float(uint16_t h) {
   const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
   // below the smallest normal half the exponent is 2^-14 without a leading 1
-  const float denormal = std::bit_cast<float>(magnitude + (113u << 23)) - 6.103515625e-5f;
+  const float denormal = same_bits<float>(magnitude + (113u << 23)) - 6.103515625e-5f;
   uint32_t bits = magnitude + ((h & 0x7c00) == 0x7c00 ? 224u << 23 : 112u << 23);
-  bits = (h & 0x7c00) == 0 ? std::bit_cast<uint32_t>(denormal) : bits;
-  return std::bit_cast<float>(bits | static_cast<uint32_t>(h & 0x8000) << 16);
+  bits = (h & 0x7c00) == 0 ? same_bits<uint32_t>(denormal) : bits;
+  return same_bits<float>(bits | static_cast<uint32_t>(h & 0x8000) << 16);
 }
 
 inline float bfloat_to_float(uint16_t b) {
-  return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
+  return same_bits<float>(static_cast<uint32_t>(b) << 16);
 }
 
 // Adds n values, read one by one, to as many floats, or writes them there.
