@@ -17,7 +17,7 @@ CMAKE ?= cmake
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 
-.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-ray check docs format wheels test-wheel image test-image check-deploy lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity web test-web bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
+.PHONY: help demo demo-search test-index-kills install model test test-slow test-wire test-integrations test-integrations-lowest test-stores test-onnx-layouts test-bulk test-bulk-kills test-ray check docs format wheels test-wheel image test-image check-deploy lock sbom audit native check-native check-native-arm sanitize sanitize-build attack fuzz bench-parity web test-web bench-load bench-engines bench-server bench-infinity bench-goodput bench-overhead bench-latency bench-stores attack-server soak-server bench-rows bench-scale bench-ray-serve bench-long bench-compress bench-kernels bench-quality bench-candidates bench-calibration calibrate eval-base clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -122,6 +122,9 @@ in_bulk = RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 $(BULK)/bin/python -m pytest tests/bul
 
 test-bulk: $(BULK)/.ready ## run bulk jobs on Ray, from an object store, in Spark and Dask, and kill their parts
 	$(in_bulk) $(OPTIONS)
+
+test-bulk-kills: $(BULK)/.ready ## hurt bulk jobs at random: actors, nodes, drivers, the object store, partitions (KILLS=30)
+	RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 $(BULK)/bin/python -m tests.bulk.kills --kills $(or $(KILLS),30)
 
 test-ray: $(BULK)/.ready ## run the server on Ray Serve: all protocols again, and replicas that come and go under load
 	$(BULK)/bin/python -m pytest tests/ray --override-ini filterwarnings=default $(OPTIONS)
