@@ -31,6 +31,8 @@ def writer(path: Path, function: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", WRITER.format(function=function), str(path)],
         stdout=subprocess.PIPE,
         text=True,
+        # a shell's background job, as CI may be, hands on that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n"
